@@ -1,0 +1,60 @@
+# `make run` serves, `make test` tests; both set up what they need first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DIGITS := simple_cnn two_block_cnn lenet5
+PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
+
+.PHONY: setup run export test test-slow test-gpu lint format proto bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelzoo needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# Serve, on port 8001, metrics on 8002; the digits models are trained and exported first if absent.
+run: $(DIGITS:%=models/%-digits/1/manifest.json)
+	exec $(BIN)/modelzoo serve
+
+# Train and export the digits models anew, as further versions.
+export: $(READY)
+	$(BIN)/modelzoo export $(DIGITS)
+
+models/%-digits/1/manifest.json: | $(READY)
+	$(BIN)/modelzoo export $*
+
+# Everything that is not slow: under five minutes on two cores.
+test: $(READY)
+	$(BIN)/pytest -m "not slow and not gpu"
+
+# Training to full accuracy, conformance, wheels: under thirty minutes on two cores.
+test-slow: $(READY)
+	$(BIN)/pytest -m "slow and not gpu"
+
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Regenerate the stubs after a change of a .proto file.
+proto: $(READY)
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=proto $(PROTOS)
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
+
+bench: $(READY)
+	$(BIN)/python -m bench.served
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,28 @@
+"""Everything that can be wrong with what is on disk, or with a picture.
+
+ArtifactError              an artifact that must not be served
+├── ManifestError          manifest.json is missing, malformed or contradicts itself
+├── DamagedFileError       a file is missing, or is not the one that was published
+└── GoldenError            the network does not give PyTorch's answers
+PictureError               a picture that cannot be decoded, or is too large to try
+"""
+
+
+class ArtifactError(Exception):
+    """An artifact that must not be served; the message says why, in one line."""
+
+
+class ManifestError(ArtifactError):
+    """``manifest.json`` is missing, malformed or contradicts itself."""
+
+
+class DamagedFileError(ArtifactError):
+    """A file of the artifact is missing, or is not the one that was published."""
+
+
+class GoldenError(ArtifactError):
+    """The network does not give PyTorch's answers to the golden images."""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be decoded, or is too large to try; the message says why."""

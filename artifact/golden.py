@@ -1,0 +1,118 @@
+"""The golden answers, and the one comparison with them.
+
+`export` writes a few real inputs with PyTorch's answers; `server`, `verify` and `export` hold what a
+session answers against them, here and nowhere else.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from artifact.errors import GoldenError
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+# Largest absolute difference of a probability, by precision and provider. TF32 rounds fp32 convolutions
+# on CUDA to a 10-bit mantissa; int8 also differs between CPUs with and without VNNI.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "fp32": {CPU_PROVIDER: 1e-5, CUDA_PROVIDER: 5e-3},
+    "fp16": {CUDA_PROVIDER: 1e-2},
+    "int8": {CPU_PROVIDER: 5e-2},
+}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real inputs and PyTorch's answers.
+
+    Attributes:
+        images: uint8 ``[N, H, W, C]``.
+        probabilities: float32 ``[N, K]``.
+    """
+
+    images: npt.NDArray[np.uint8]
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far answers are from the expected ones.
+
+    Attributes:
+        images: images compared.
+        max_abs_difference: of a probability; NaN where an answer is NaN.
+        top1_agreements: images whose most probable label is the same.
+        top1_flips: images whose label differs although the expected margin between first and second
+            is more than twice the tolerance, so that no rounding excuses it.
+        tolerance: largest difference that is allowed.
+    """
+
+    images: int
+    max_abs_difference: float
+    top1_agreements: int
+    top1_flips: int
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every difference is within the tolerance and no label flipped."""
+        return self.max_abs_difference <= self.tolerance and self.top1_flips == 0  # False for NaN
+
+    def require(self, what: str) -> None:
+        """Insist that the comparison passed.
+
+        Raises:
+            GoldenError: it did not; says by how much, about ``what``.
+        """
+        if not self.passed:
+            raise GoldenError(
+                f"{what}: answers differ from PyTorch's by up to {self.max_abs_difference:.2g} "
+                f"(allowed {self.tolerance:.2g}), {self.top1_flips} of {self.images} labels changed"
+            )
+
+
+def compare(expected: npt.NDArray[np.float32], got: npt.NDArray[np.float32], tolerance: float) -> Comparison:
+    """Compare probabilities ``[N, K]`` with the expected ones.
+
+    Raises:
+        GoldenError: the shapes differ, or there is nothing to compare.
+    """
+    if expected.shape != got.shape or expected.size == 0:
+        raise GoldenError(f"expected probabilities of shape {expected.shape}, got {got.shape}")
+    same = expected.argmax(axis=1) == got.argmax(axis=1)  # [N]
+    second, first = np.sort(expected, axis=1)[:, -2:].T  # [N] each
+    return Comparison(
+        images=len(expected),
+        max_abs_difference=float(np.abs(expected - got).max()),
+        top1_agreements=int(same.sum()),
+        top1_flips=int((~same & (first - second > 2 * tolerance)).sum()),
+        tolerance=tolerance,
+    )
+
+
+def write(path: Path, golden: Golden) -> None:
+    """Write a golden file."""
+    np.savez_compressed(path, images=golden.images, probabilities=golden.probabilities)
+
+
+def read(path: Path) -> Golden:
+    """Read a golden file.
+
+    Raises:
+        GoldenError: it cannot be read, or does not hold images with as many answers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            golden = Golden(images=arrays["images"], probabilities=arrays["probabilities"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise GoldenError(f"{path.name} cannot be read: {error}") from error
+    images, probabilities = golden.images, golden.probabilities
+    if images.dtype != np.uint8 or images.ndim != 4 or probabilities.dtype != np.float32:
+        raise GoldenError(f"{path.name} does not hold uint8 [N, H, W, C] images and float32 probabilities")
+    if probabilities.ndim != 2 or not 0 < len(images) == len(probabilities):
+        raise GoldenError(f"{path.name} does not hold one row of probabilities per image")
+    return golden

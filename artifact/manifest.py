@@ -1,0 +1,180 @@
+"""Reads, checks and writes ``manifest.json``, the JSON form of ``modelzoo.v1.Manifest``.
+
+`export` fills a manifest and writes it; `server` and `verify` read one and trust nothing in it that
+was not checked here: every name is a plain file name, every file is the one that was published.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from artifact import layout
+from artifact.errors import DamagedFileError, ManifestError
+from modelzoo.v1 import manifest_pb2
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # no separator, no leading dot: stays in its folder
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HASH_CHUNK_BYTES = 1 << 20
+MAX_SIDE_PX = 4096  # far above any classifier of the catalog (Inception v3: 299)
+
+
+def read(folder: Path) -> manifest_pb2.Manifest:
+    """Read and check the manifest of the artifact in ``folder``.
+
+    The files that it names are not looked at; see `check_files`.
+
+    Raises:
+        ManifestError: the file is missing or is no JSON, holds an unknown field, a value is missing or
+            out of range, or it describes another model or version than the folder's.
+    """
+    path = folder / layout.MANIFEST
+    try:
+        manifest = json_format.Parse(path.read_text("utf-8"), manifest_pb2.Manifest())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{layout.MANIFEST} cannot be read: {_reason(error)}") from error
+    except json_format.ParseError as error:
+        raise ManifestError(f"{layout.MANIFEST} is not a manifest: {error}") from error
+    check(manifest)
+    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
+        raise ManifestError(
+            f"{layout.MANIFEST} describes {manifest.name}/{manifest.version}, "
+            f"but lies in {folder.parent.name}/{folder.name}"
+        )
+    return manifest
+
+
+def write(manifest: manifest_pb2.Manifest, folder: Path) -> None:
+    """Check a manifest and write it into ``folder``.
+
+    Raises:
+        ManifestError: a value is missing or out of range.
+    """
+    check(manifest)
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
+    (folder / layout.MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def check(manifest: manifest_pb2.Manifest) -> None:
+    """Check everything that a manifest can say wrong by itself.
+
+    Raises:
+        ManifestError: names the first problem.
+    """
+    for problem in _problems(manifest):
+        raise ManifestError(f"{layout.MANIFEST}: {problem}")
+
+
+def check_files(manifest: manifest_pb2.Manifest, folder: Path) -> None:
+    """Check that every file the manifest names is there and unchanged.
+
+    Raises:
+        DamagedFileError: names the file.
+    """
+    for file in _files(manifest):
+        path = folder / file.name
+        try:
+            found = describe_file(path)
+        except OSError as error:
+            raise DamagedFileError(f"{file.name} cannot be read: {_reason(error)}") from error
+        if found.sha256 != file.sha256:
+            raise DamagedFileError(
+                f"{file.name} is not the file that was published: sha256 {found.sha256[:12]}…, "
+                f"the manifest says {file.sha256[:12]}…"
+            )
+
+
+def describe_file(path: Path) -> manifest_pb2.File:
+    """Hash and measure a file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    size_bytes = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return manifest_pb2.File(name=path.name, sha256=digest.hexdigest(), size_bytes=size_bytes)
+
+
+def read_labels(manifest: manifest_pb2.Manifest, folder: Path) -> tuple[str, ...]:
+    """Read the labels, in the order of the network's outputs.
+
+    Raises:
+        DamagedFileError: the file cannot be read, or holds another number of labels than it should.
+    """
+    try:
+        labels = tuple((folder / manifest.labels.name).read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"{manifest.labels.name} cannot be read: {_reason(error)}") from error
+    if len(labels) != manifest.label_count:
+        raise DamagedFileError(
+            f"{manifest.labels.name} holds {len(labels)} labels, the manifest says {manifest.label_count}"
+        )
+    return labels
+
+
+def _files(manifest: manifest_pb2.Manifest) -> Iterator[manifest_pb2.File]:
+    yield manifest.labels
+    yield manifest.golden
+    for precision in manifest.precisions:
+        yield precision.file
+
+
+def _problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
+    if not layout.MODEL_NAME.fullmatch(manifest.name):
+        yield f"name {manifest.name!r} is not a model's name"
+    if manifest.version < 1:
+        yield "version is missing or below 1"
+    if not manifest.architecture:
+        yield "architecture is missing"
+    if manifest.parameters < 1:
+        yield "parameters is missing or below 1"
+    if manifest.label_count < 2:
+        yield "label_count is missing or below 2"
+    yield from _input_problems(manifest)
+    yield from _precision_problems(manifest)
+    for file in _files(manifest):
+        if not _FILE_NAME.fullmatch(file.name):
+            yield f"{file.name!r} is not a plain file name"
+        if not _SHA256.fullmatch(file.sha256):
+            yield f"the sha256 of {file.name!r} is not 64 hexadecimal digits"
+    if manifest.HasField("accuracy") and not 0 <= manifest.accuracy.correct <= manifest.accuracy.images:
+        yield "accuracy counts more right answers than images"
+
+
+def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
+    pixels = manifest.input
+    for side, length_px in (("height", pixels.height), ("width", pixels.width)):
+        if not 1 <= length_px <= MAX_SIDE_PX:
+            yield f"input.{side} is not in 1..{MAX_SIDE_PX}"
+    if pixels.channels not in (1, 3):
+        yield "input.channels is neither 1 nor 3"
+    if not len(pixels.mean) == len(pixels.std) == pixels.channels:
+        yield "input.mean and input.std need one value per channel"
+    if not max(pixels.height, pixels.width) <= manifest.preprocessing.resize_shorter_px <= MAX_SIDE_PX:
+        yield "preprocessing.resize_shorter_px is smaller than the input, or missing"
+    if manifest.preprocessing.interpolation not in (
+        manifest_pb2.INTERPOLATION_BILINEAR,
+        manifest_pb2.INTERPOLATION_BICUBIC,
+    ):
+        yield "preprocessing.interpolation is missing"
+
+
+def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
+    names = [precision.name for precision in manifest.precisions]
+    if not names or names[0] != "fp32":
+        yield "precisions does not start with fp32"
+    for name in names:
+        if name not in layout.MODEL_FILES:
+            yield f"precision {name!r} is unknown"
+        if names.count(name) > 1:
+            yield f"precision {name!r} is there twice"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,42 @@
+"""What every command shares: how it prints, and how it refuses."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+REFUSED = 1  # exit code; 2 is a wrong command line, and Typer's own
+
+
+class RefusedError(Exception):
+    """The command cannot do what it was asked; the message is all that the user sees."""
+
+
+@contextmanager
+def refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn these exceptions, and a missing extra, into one line on standard error and exit code 1."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        refuse(f"this command needs a package that is not installed: {error.name}; see README.md, Install")
+    except Exception as error:
+        if not isinstance(error, (RefusedError, *kinds)):
+            raise
+        refuse(str(error))
+
+
+def refuse(message: str) -> None:
+    """Print why on standard error and end with exit code 1."""
+    err.print(f"modelzoo: {message}", markup=False)
+    raise typer.Exit(REFUSED)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON for a program to read."""
+    typer.echo(json.dumps(value, indent=2))

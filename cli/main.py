@@ -1,0 +1,142 @@
+"""The command line: names, options and their help; what they do lies in the file of each command.
+
+Options read the environment too: `MODELZOO_ADDRESS`, `MODELZOO_REPOSITORY` and so on.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="modelzoo",
+    help="Classic image classifiers, from a name to an answer: export them to ONNX, serve them over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Repository = Annotated[
+    Path, typer.Option(help="Folder of the exported models.", envvar="MODELZOO_REPOSITORY")
+]
+Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="MODELZOO_ADDRESS")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+_MODELS = Path("models")
+_ADDRESS = "127.0.0.1:8001"
+
+
+@app.command("list")
+def list_(repository: Repository = _MODELS, as_json: AsJson = False) -> None:
+    """List the catalog: name, year, parameters, paper, what weights exist, what is exported."""
+    from cli import catalog
+
+    catalog.show(repository, as_json=as_json)
+
+
+@app.command()
+def export(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Architectures of the catalog.")],
+    weights: Annotated[
+        str, typer.Option(help="What to train on: digits.", envvar="MODELZOO_WEIGHTS")
+    ] = "digits",
+    repository: Repository = _MODELS,
+) -> None:
+    """Train architectures, export them to ONNX, prove that nothing changed, publish."""
+    from cli import export as command
+
+    command.run(names, weights, repository)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Models; all where none is named.")
+    ] = None,
+    repository: Repository = _MODELS,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:<n>.", envvar="MODELZOO_DEVICE")] = "auto",
+) -> None:
+    """Check artifacts again: hashes, and the golden answers on this machine's device."""
+    from cli import verify as command
+
+    command.run(names or [], repository, device)
+
+
+@app.command()
+def serve(
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of the models.", show_default="models")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all.", show_default="127.0.0.1")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of the gRPC services.", show_default="8001")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the metrics.", show_default="8002")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:<n>.", show_default="auto")] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="Images that run together.", show_default="32")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json.", show_default="text")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with these and further settings.", envvar="MODELZOO_CONFIG"),
+    ] = None,
+) -> None:
+    """Serve the models of a repository over gRPC until SIGTERM.
+
+    Every setting is also an environment variable, MODELZOO_GRPC_PORT say, and a TOML key, grpc_port.
+    """
+    from cli import serve as command
+
+    command.run(
+        {
+            "repository": repository,
+            "host": host,
+            "grpc_port": grpc_port,
+            "metrics_port": metrics_port,
+            "device": device,
+            "max_batch_size": max_batch_size,
+            "log_format": log_format,
+        },
+        config,
+    )
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
+    model: Annotated[str, typer.Option(help="Name of the model.", envvar="MODELZOO_MODEL")],
+    address: Address = _ADDRESS,
+    top_k: Annotated[
+        int | None, typer.Option(help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a server what pictures show."""
+    from cli import classify as command
+
+    command.run(images, model, address, top_k, as_json=as_json)
+
+
+@app.command()
+def status(
+    address: Address = _ADDRESS,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Print nothing; exit 0 if the server serves, else 1.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a running server holds: models, versions, states, memory."""
+    from cli import status as command
+
+    command.run(address, ready=ready, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,50 @@
+"""`modelzoo status`."""
+
+import typer
+from google.protobuf import json_format
+from rich.table import Table
+
+from cli.console import REFUSED, RefusedError, out, print_json, refusing
+from client.client import Client, ClientError
+from modelzoo.v1 import classifier_pb2
+
+
+def run(address: str, *, ready: bool, as_json: bool) -> None:
+    """Ask a server for its models, or only whether it serves."""
+    with refusing(), Client(address) as client:
+        try:
+            if ready:
+                raise typer.Exit(0 if client.is_serving() else REFUSED)
+            models = client.list_models()
+        except ClientError as error:
+            if error.code.name == "UNAVAILABLE":
+                raise RefusedError(f"no server answers at {address}") from error
+            raise RefusedError(str(error)) from error
+    if as_json:
+        print_json(
+            [
+                json_format.MessageToDict(
+                    model, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                )
+                for model in models
+            ]
+        )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "version", "state", "precision", "device"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("memory", justify="right", no_wrap=True)
+    table.add_column("")
+    for model in models:
+        state = classifier_pb2.ModelState.Name(model.state).removeprefix("MODEL_STATE_")
+        memory_bytes = model.host_memory_bytes + model.device_memory_bytes
+        table.add_row(
+            model.name,
+            str(model.version),
+            state,
+            model.precision or "-",
+            model.device,
+            f"{memory_bytes / 1e6:,.1f} MB" if memory_bytes else "-",
+            model.reason,
+        )
+    out.print(table)

@@ -1,0 +1,203 @@
+"""A blocking client: pictures in, labels out.
+
+Encoded pictures are sent as they are and arrays as raw pixels; nothing is preprocessed here, because the
+artifact on the server knows how.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+DEFAULT_TIMEOUT_S = 30.0
+_MAX_MESSAGE_BYTES = 256 << 20  # answers are small; this only must not be the limit that is met first
+
+Picture = bytes | npt.NDArray[np.uint8]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of a picture.
+
+    Attributes:
+        text: the label.
+        index: its position in the model's labels, from 0.
+        probability: how sure the model is, 0 to 1.
+    """
+
+    text: str
+    index: int
+    probability: float
+
+
+class ClientError(Exception):
+    """The server refused, or could not be asked.
+
+    Attributes:
+        code: gRPC's status.
+        field: path of the request's field that is wrong, ``images[3]`` say; empty where no field is.
+        retry_delay_s: when the server wants to be asked again; None where it did not say.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, field: str, retry_delay_s: float | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+        self.retry_delay_s = retry_delay_s
+
+
+class Client:
+    """A connection to a server, to be shared by threads and closed after use.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: how long a call may take, unless it says otherwise.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                # A channel of its own connection: two clients of one process do not share a socket.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._classifier = classifier_pb2_grpc.ClassifierServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def classify(
+        self,
+        model: str,
+        pictures: Sequence[Picture],
+        top_k: int | None = None,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[list[Label]]:
+        """Classify pictures.
+
+        Args:
+            model: name of the model.
+            pictures: JPEG or PNG files, or uint8 arrays ``[H, W, C]`` of the model's own shape.
+            top_k: labels per picture; None leaves it to the server (5).
+            version: None for the one that serves.
+            timeout_s: None for the client's own.
+
+        Returns:
+            For every picture its labels, most probable first.
+
+        Raises:
+            ClientError: the server refused the request, or cannot be reached.
+            TypeError: an array that is not uint8 ``[H, W, C]``.
+        """
+        response = self.classify_raw(model, pictures, top_k, version, timeout_s)
+        return [
+            [Label(label.label, label.label_index, label.probability) for label in classification.labels]
+            for classification in response.classifications
+        ]
+
+    def classify_raw(
+        self,
+        model: str,
+        pictures: Sequence[Picture],
+        top_k: int | None = None,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> classifier_pb2.ClassifyResponse:
+        """Classify pictures as `classify` does, and give the whole response, timing included."""
+        request = classifier_pb2.ClassifyRequest(
+            model=model, images=[_image(picture) for picture in pictures], top_k=top_k, version=version
+        )
+        return self._call(self._classifier.Classify, request, timeout_s)
+
+    def list_models(self) -> list[classifier_pb2.ModelStatus]:
+        """List every model of the server, whatever its state.
+
+        Raises:
+            ClientError: the server cannot be reached.
+        """
+        return list(self._call(self._classifier.ListModels, classifier_pb2.ListModelsRequest()).models)
+
+    def get_model(self, name: str, version: int | None = None) -> classifier_pb2.GetModelResponse:
+        """Describe one model: its status, manifest and labels.
+
+        Raises:
+            ClientError: there is no such model, or the server cannot be reached.
+        """
+        return self._call(
+            self._classifier.GetModel, classifier_pb2.GetModelRequest(name=name, version=version)
+        )
+
+    def is_serving(self, model: str = "") -> bool:
+        """Ask the standard health service about a model, or about the whole server.
+
+        Raises:
+            ClientError: there is no such model, or the server cannot be reached.
+        """
+        check = self._health.Check  # type: ignore[attr-defined] # the stubs of this stub miss its methods
+        response = self._call(check, health_pb2.HealthCheckRequest(service=model))
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        timeout_s: float | None = None,
+    ) -> Response:
+        try:
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as error:
+            raise _client_error(error) from error
+
+
+def _image(picture: Picture) -> classifier_pb2.Image:
+    if isinstance(picture, bytes):
+        return classifier_pb2.Image(encoded=picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3:
+        raise TypeError(f"pixels must be uint8 [H, W, C], not {picture.dtype} {list(picture.shape)}")
+    height, width, channels = picture.shape
+    pixels = classifier_pb2.Pixels(height=height, width=width, channels=channels, data=picture.tobytes())
+    return classifier_pb2.Image(pixels=pixels)
+
+
+def _client_error(error: grpc.RpcError) -> ClientError:
+    """Take a refusal apart: its status, and the details that the server added."""
+    field, retry_delay_s = "", None
+    if not isinstance(error, grpc.Call):
+        raise TypeError("an error of a call is the call itself") from error
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        elif detail.Unpack(retry_info):
+            retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
+    return ClientError(error.code(), error.details() or error.code().name, field, retry_delay_s)

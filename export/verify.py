@@ -1,0 +1,69 @@
+"""The proof: an exported file answers as PyTorch does, at batch sizes it was not exported with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from artifact import golden
+from artifact.errors import GoldenError
+from export.graph import INPUT, OUTPUT
+from modelzoo.v1 import manifest_pb2
+
+BATCH_SIZES = (1, 2, 3, 7, 32)
+
+Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+
+def open_on_cpu(path: Path) -> Run:
+    """Open an ONNX file with ONNX Runtime's CPU provider.
+
+    Returns:
+        A function from uint8 ``[N, H, W, C]`` to float32 ``[N, K]``.
+    """
+    session = onnxruntime.InferenceSession(path, providers=[golden.CPU_PROVIDER])
+
+    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        probabilities: npt.NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]
+        return probabilities
+
+    return run
+
+
+def in_batches(run: Run, images: npt.NDArray[np.uint8], batch_size: int) -> npt.NDArray[np.float32]:
+    """Answer all images, ``batch_size`` at a time; the last batch may be smaller."""
+    starts = range(0, len(images), batch_size)
+    return np.concatenate([run(images[start : start + batch_size]) for start in starts])  # [N, K]
+
+
+def parity(
+    run: Run, images: npt.NDArray[np.uint8], expected: npt.NDArray[np.float32], tolerance: float
+) -> list[manifest_pb2.Parity]:
+    """Hold the answers at every batch size against PyTorch's, on the CPU.
+
+    Stricter than the golden comparison: every single label must be PyTorch's.
+
+    Raises:
+        GoldenError: a difference beyond ``tolerance``, or another label.
+    """
+    found = []
+    for batch_size in BATCH_SIZES:
+        comparison = golden.compare(expected, in_batches(run, images, batch_size), tolerance)
+        comparison.require(f"batch size {batch_size}")
+        if comparison.top1_agreements != comparison.images:
+            changed = comparison.images - comparison.top1_agreements
+            raise GoldenError(
+                f"batch size {batch_size}: {changed} of {comparison.images} labels are not PyTorch's"
+            )
+        found.append(
+            manifest_pb2.Parity(
+                provider=golden.CPU_PROVIDER,
+                batch_size=batch_size,
+                images=comparison.images,
+                max_abs_difference=comparison.max_abs_difference,
+                top1_agreements=comparison.top1_agreements,
+            )
+        )
+    return found

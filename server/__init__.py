@@ -1,0 +1,6 @@
+"""Answers: loads artifacts into ONNX Runtime and classifies pictures over gRPC."""
+
+import os
+
+# ONNX Runtime reports usage data unless it is told not to before it starts.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,127 @@
+"""The classifier service: a request's way through decoding, batcher and ranking."""
+
+import time
+
+import grpc
+
+from modelzoo.v1 import classifier_pb2
+from server.batcher import Batcher
+from server.decoding import Decoder
+from server.edge import Edge
+from server.errors import InvalidRequestError, ModelNotFoundError, ModelZooError
+from server.metrics import UNKNOWN_MODEL, Metrics
+from server.ranking import DEFAULT_TOP_K, rank
+from server.repository import ReadyModel, Repository
+
+SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["ClassifierService"].full_name
+
+
+class Classifier:
+    """Answers ``modelzoo.v1.ClassifierService``.
+
+    Args:
+        max_images: in one request.
+    """
+
+    def __init__(
+        self, repository: Repository, decoder: Decoder, batcher: Batcher, metrics: Metrics, max_images: int
+    ) -> None:
+        self._repository = repository
+        self._decoder = decoder
+        self._batcher = batcher
+        self._metrics = metrics
+        self._max_images = max_images
+
+    def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
+        """Give the service's handlers, each wrapped by the edge."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Classify": edge.unary(SERVICE, "Classify", classifier_pb2.ClassifyRequest, self.classify),
+                "ListModels": edge.unary(
+                    SERVICE, "ListModels", classifier_pb2.ListModelsRequest, self.list_models
+                ),
+                "GetModel": edge.unary(SERVICE, "GetModel", classifier_pb2.GetModelRequest, self.get_model),
+            },
+        )
+
+    async def classify(
+        self, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
+    ) -> classifier_pb2.ClassifyResponse:
+        """Classify every image of the request, or none of them.
+
+        Raises:
+            ModelZooError: one of its subclasses.
+        """
+        started_s = time.monotonic()
+        code = grpc.StatusCode.CANCELLED  # unless it ends otherwise below
+        name = request.model
+        try:
+            model = self._repository.ready(name, _version(request))
+            response = await self._classify(model, request, deadline_s)
+        except ModelNotFoundError as error:
+            code, name = error.status, UNKNOWN_MODEL
+            raise
+        except ModelZooError as error:
+            code = error.status
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            raise
+        else:
+            code = grpc.StatusCode.OK
+            model.metrics.duration.observe(time.monotonic() - started_s)
+            model.metrics.images.inc(len(request.images))
+            return response
+        finally:
+            self._metrics.request_ended(name, code)
+
+    async def list_models(
+        self, request: classifier_pb2.ListModelsRequest, deadline_s: float | None
+    ) -> classifier_pb2.ListModelsResponse:
+        """List every model, whatever its state."""
+        del request, deadline_s
+        return classifier_pb2.ListModelsResponse(models=[model.status for model in self._repository])
+
+    async def get_model(
+        self, request: classifier_pb2.GetModelRequest, deadline_s: float | None
+    ) -> classifier_pb2.GetModelResponse:
+        """Describe one model, whatever its state.
+
+        Raises:
+            ModelNotFoundError: there is none of that name or version.
+        """
+        del deadline_s
+        model = self._repository.get(request.name, _version(request))
+        return classifier_pb2.GetModelResponse(
+            status=model.status, manifest=model.manifest, labels=model.labels
+        )
+
+    async def _classify(
+        self, model: ReadyModel, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
+    ) -> classifier_pb2.ClassifyResponse:
+        if not 1 <= len(request.images) <= self._max_images:
+            raise InvalidRequestError("images", f"{len(request.images)} images, not 1 to {self._max_images}")
+        top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, len(model.labels))
+        if not 1 <= top_k <= len(model.labels):
+            raise InvalidRequestError("top_k", f"{top_k} labels, not 1 to {len(model.labels)}")
+        decode_started_s = time.monotonic()
+        rows = await self._decoder.decode(request.images, model.manifest)
+        decode_s = time.monotonic() - decode_started_s
+        model.metrics.decode.observe(decode_s)
+        answer = await self._batcher.submit(model.queue, rows, deadline_s)
+        return classifier_pb2.ClassifyResponse(
+            model=model.status.name,
+            version=model.status.version,
+            classifications=rank(answer.probabilities, model.labels, top_k),
+            timing=classifier_pb2.Timing(
+                decode_us=round(decode_s * 1e6),
+                queue_us=round(answer.queue_s * 1e6),
+                infer_us=round(answer.infer_s * 1e6),
+                batch_size=answer.batch_size,
+            ),
+        )
+
+
+def _version(request: classifier_pb2.ClassifyRequest | classifier_pb2.GetModelRequest) -> int | None:
+    return request.version if request.HasField("version") else None

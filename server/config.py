@@ -1,0 +1,93 @@
+"""The settings of a server: flags, before environment, before a TOML file, before the defaults.
+
+The only place that reads the environment.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from server.errors import StartError
+from server.machine import core_count
+
+Port = Annotated[int, Field(ge=0, le=65535)]  # 0: whatever is free
+_DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
+
+
+class Settings(BaseSettings):
+    """What a server may be told; every field is also an environment variable ``MODELZOO_<NAME>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELZOO_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    repository: Path = Path("models")
+    """Folder of the models."""
+    host: str = "127.0.0.1"
+    """Address that both ports listen on; 0.0.0.0 for every interface."""
+    grpc_port: Port = 8001
+    """Port of the gRPC services."""
+    metrics_port: Port = 8002
+    """Port of the Prometheus metrics, under /metrics."""
+    device: Annotated[str, StringConstraints(pattern=_DEVICE)] = "auto"
+    """auto, cpu or cuda:<n>; auto takes cuda:0 where it works, else the CPU."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the log's lines."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Images that run together."""
+    max_queue_size: Annotated[int, Field(ge=1)] = 1024
+    """Images that may wait for one model before more are refused."""
+    max_images_per_request: Annotated[int, Field(ge=1)] = 256
+    """Images in one request."""
+    max_message_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20
+    """Size of one request."""
+    max_image_pixels: Annotated[int, Field(ge=1)] = 40_000_000
+    """Width times height of one picture."""
+    max_decoding_images: Annotated[int, Field(ge=1)] = 1024
+    """Pictures that may wait for a decoder before more are refused."""
+    decoder_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
+    """Pictures that are decoded at the same time."""
+    lanes: Annotated[int, Field(ge=1)] = 1
+    """Batches that run at the same time on the CPU; a CUDA device always has one lane."""
+    threads_per_lane: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
+    """Threads of one batch on the CPU."""
+    grace_s: Annotated[float, Field(ge=0)] = 20.0
+    """Time that accepted requests have to end when the server is told to stop."""
+
+    @model_validator(mode="after")
+    def _a_request_must_fit_the_queue(self) -> Self:
+        if self.max_images_per_request > min(self.max_queue_size, self.max_decoding_images):
+            raise ValueError("max_images_per_request is larger than max_queue_size or max_decoding_images")
+        return self
+
+
+def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
+    """Put the settings together.
+
+    Args:
+        flags: what the command line said, by field name; None means it said nothing.
+        config: a TOML file with keys named like the fields.
+
+    Raises:
+        StartError: the file cannot be read, or a value is unknown or not allowed.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        beneath = tomllib.loads(config.read_text("utf-8")) if config else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StartError(f"settings file {config} cannot be read: {error}") from error
+    try:
+        return Settings(**(beneath | EnvSettingsSource(Settings)() | given))
+    except ValidationError as error:
+        raise StartError(f"settings: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    return ": ".join((*(str(part) for part in problem["loc"]), message))

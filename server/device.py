@@ -1,0 +1,141 @@
+"""Which device runs the networks, found out by running a network on it.
+
+ONNX Runtime falls back to the CPU without an exception when CUDA does not work. Here a session is
+opened so that it cannot, and the answer decides: asked-for devices that do not work stop the start,
+`auto` takes the CPU and says so.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from artifact.golden import CPU_PROVIDER, CUDA_PROVIDER
+from server.errors import StartError
+
+# A convolution of 4 x 4 pixels: cuDNN is loaded only when the first convolution runs, so a session that
+# merely opens proves nothing. tests/server/test_device.py builds it anew and compares.
+_PROBE = Path(__file__).with_name("probe.onnx")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that runs networks.
+
+    Attributes:
+        name: ``cpu`` or ``cuda:0``.
+        ordinal: the CUDA device's number; None for the CPU.
+        threads: threads of one run on the CPU.
+    """
+
+    name: str
+    ordinal: int | None
+    threads: int
+
+    @property
+    def provider(self) -> str:
+        """Give ONNX Runtime's name of the execution provider."""
+        return CPU_PROVIDER if self.ordinal is None else CUDA_PROVIDER
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The device that was chosen.
+
+    Attributes:
+        fallback_reason: why it is not the CUDA device that `auto` tried first; empty where it is.
+    """
+
+    device: Device
+    fallback_reason: str = ""
+
+
+def choose(requested: str, threads: int) -> Choice:
+    """Find a device that works.
+
+    Args:
+        requested: ``auto``, ``cpu`` or ``cuda:<ordinal>``.
+        threads: threads of one run, where the CPU is chosen.
+
+    Raises:
+        StartError: ``requested`` names a device that does not work.
+    """
+    onnxruntime.set_default_logger_severity(
+        4
+    )  # fatal only: its own stream knows no format and no level of ours
+    if requested == "cpu":
+        return Choice(_proved(Device("cpu", None, threads)))
+    name = "cuda:0" if requested == "auto" else requested
+    try:
+        return Choice(_proved(Device(name, int(name.removeprefix("cuda:")), 1)))
+    except StartError as error:
+        if requested != "auto":
+            raise
+        return Choice(_proved(Device("cpu", None, threads)), fallback_reason=str(error))
+
+
+def open_session(path: Path, device: Device) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on a device, there or nowhere.
+
+    Raises:
+        Exception: ONNX Runtime's own, when the file or the device is not usable.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.log_severity_level = 4  # fatal only: what goes wrong is raised, and told once
+    # A spinning thread burns the core that decodes the next picture.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A few bytes of graph can ask for gigabytes of constants.
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(64 << 20))
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]
+    if device.ordinal is not None:
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = [
+            (
+                CUDA_PROVIDER,
+                {
+                    "device_id": str(device.ordinal),
+                    "arena_extend_strategy": "kSameAsRequested",
+                    "cudnn_conv_algo_search": "HEURISTIC",
+                    "prefer_nhwc": "1",
+                },
+            )
+        ]
+    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+    session.disable_fallback()  # else one failed run would silently rebuild the session on the CPU
+    if session.get_providers()[0] != device.provider:
+        raise RuntimeError(
+            f"ONNX Runtime opened the session on {session.get_providers()}, not {device.provider}"
+        )
+    return session
+
+
+def _proved(device: Device) -> Device:
+    """Run a convolution; what the first session costs is also paid here, and by no model.
+
+    Raises:
+        StartError: it did not run.
+    """
+    try:
+        session = open_session(_PROBE, device)
+        session.run(None, {session.get_inputs()[0].name: np.zeros((1, 1, 4, 4), np.float32)})
+    except Exception as error:
+        reason = (_missing_library() if device.ordinal is not None else "") or str(error).strip()
+        raise StartError(f"device {device.name} does not work: {reason}") from error
+    return device
+
+
+def _missing_library() -> str:
+    """Tell which shared library keeps the CUDA provider from loading; empty where none does.
+
+    ONNX Runtime itself says only that there was no provider.
+    """
+    provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(provider))
+    except OSError as error:
+        return str(error) if "cannot open shared object" in str(error) else ""
+    return ""

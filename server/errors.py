@@ -1,0 +1,78 @@
+"""Everything that can go wrong, and the gRPC status each becomes.
+
+ModelZooError                INTERNAL
+├── InvalidRequestError      INVALID_ARGUMENT    which field, and why
+├── ModelNotFoundError       NOT_FOUND           no such name or version
+├── ModelNotReadyError       UNAVAILABLE         loading, draining or failed
+├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full; retry with backoff
+├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing
+└── InferenceError           INTERNAL            the device failed the batch
+StartError                   no status: the server does not start; the message says why
+"""
+
+from typing import ClassVar
+
+import grpc
+
+
+class ModelZooError(Exception):
+    """What a client may be told; `edge` turns it into the status of the call."""
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+
+
+class InvalidRequestError(ModelZooError):
+    """The request itself is wrong.
+
+    Args:
+        field: path of the field, ``images[3]`` say.
+        reason: what is wrong with it, in one line.
+    """
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class ModelNotFoundError(ModelZooError):
+    """No model of that name or version."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class ModelNotReadyError(ModelZooError):
+    """The model is loading, draining or failed, or the server is stopping."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class OverloadedError(ModelZooError):
+    """There is no room for these images now.
+
+    Args:
+        reason: what is full, in one line.
+        retry_delay_s: when to try again at the earliest.
+    """
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, reason: str, retry_delay_s: float) -> None:
+        super().__init__(reason)
+        self.retry_delay_s = retry_delay_s
+
+
+class ExpiredError(ModelZooError):
+    """The deadline passed while the images waited."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class InferenceError(ModelZooError):
+    """The device failed the batch; the log has the cause."""
+
+
+class StartError(Exception):
+    """The server cannot start: a setting, a port or a device is not usable; the message says which."""

@@ -1,0 +1,86 @@
+"""The threads of one device: every call of ONNX Runtime for that device is made on one of them."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from server.batcher import Batcher
+
+Result = TypeVar("Result")
+
+
+class Lane:
+    """Runs batches, the next one the moment a thread is free, and whatever else the device must do.
+
+    Args:
+        wake: the batcher's condition; waited on while there is nothing to do.
+        batcher: gives the batches.
+        threads: one for a CUDA device, whose graphs belong to a thread; on the CPU they share each
+            model's session.
+    """
+
+    def __init__(self, wake: threading.Condition, batcher: Batcher, threads: int) -> None:
+        self._wake = wake
+        self._batcher = batcher
+        self._calls: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"lane-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def call(self, function: Callable[[], Result]) -> Future[Result]:
+        """Run a function between two batches.
+
+        Raises:
+            RuntimeError: the lane has stopped.
+        """
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - it is for whoever waits for the future
+                future.set_exception(error)
+
+        with self._wake:
+            if self._stopping:
+                raise RuntimeError("the lane has stopped")
+            self._calls.append(run)
+            self._wake.notify()
+        return future
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what is queued, then end the threads.
+
+        Returns:
+            False where a thread was still busy after ``timeout_s``.
+        """
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _loop(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for the next thing to do; None when the lane stops."""
+        with self._wake:
+            while True:
+                if self._calls:
+                    return self._calls.popleft()
+                if (batch := self._batcher.take()) is not None:
+                    return batch.run
+                if self._stopping:
+                    return None
+                self._wake.wait()

@@ -1,0 +1,100 @@
+"""From an artifact's folder to a network that has proved itself on this device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from artifact import golden, manifest
+from artifact.errors import GoldenError
+from artifact.golden import Comparison, Golden
+from modelzoo.v1 import manifest_pb2
+from server.device import Device
+from server.network import Network, OnnxNetwork, OpenNetwork
+
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose files are all what was published."""
+
+    folder: Path
+    manifest: manifest_pb2.Manifest
+    labels: tuple[str, ...]
+    golden: Golden
+
+
+def read(folder: Path) -> Artifact:
+    """Read an artifact and check every file of it.
+
+    Raises:
+        ArtifactError: it is not what was published, or contradicts itself.
+    """
+    described = manifest.read(folder)
+    manifest.check_files(described, folder)
+    labels = manifest.read_labels(described, folder)
+    expected = golden.read(folder / described.golden.name)
+    shape = (described.input.height, described.input.width, described.input.channels)
+    if expected.images.shape[1:] != shape or expected.probabilities.shape[1] != described.label_count:
+        raise GoldenError(f"{described.golden.name} does not fit the manifest's input and labels")
+    return Artifact(folder, described, labels, expected)
+
+
+def open_and_prove(
+    artifact: Artifact,
+    precision: str,
+    device: Device,
+    batch_sizes: Sequence[int],
+    open_network: OpenNetwork = OnnxNetwork,
+) -> tuple[Network, Comparison]:
+    """Open an artifact's network on a device and hold its answers against the golden ones.
+
+    Raises:
+        GoldenError: an answer is not PyTorch's, or the graph is not what the manifest says.
+        Exception: whatever ONNX Runtime raises.
+    """
+    described = next(p for p in artifact.manifest.precisions if p.name == precision)
+    tolerance = _tolerance(described, device.provider)
+    network = open_network(artifact.folder / described.file.name, artifact.manifest, device)
+    return network, prove(network, artifact.golden, batch_sizes, tolerance)
+
+
+def prove(network: Network, expected: Golden, batch_sizes: Sequence[int], tolerance: float) -> Comparison:
+    """Run a network at every batch size and hold its answers against the golden ones.
+
+    This is also the warm-up: the largest size comes first, so that the memory it takes is taken before
+    the first request.
+
+    Returns:
+        The comparison with the largest difference.
+
+    Raises:
+        GoldenError: an answer is not PyTorch's.
+        Exception: whatever the network raises.
+    """
+    worst: Comparison | None = None
+    for batch_size in sorted(set(batch_sizes), reverse=True):
+        # Fewer golden images than seats: they come round again.
+        chosen = np.resize(np.arange(len(expected.images)), batch_size)
+        answers = network.infer([expected.images[index] for index in chosen])
+        comparison = golden.compare(expected.probabilities[chosen], answers, tolerance)
+        comparison.require(f"batch size {batch_size}")
+        if worst is None or comparison.max_abs_difference > worst.max_abs_difference:
+            worst = comparison
+    if worst is None:
+        raise ValueError("no batch size to prove")
+    return worst
+
+
+def _tolerance(precision: manifest_pb2.Precision, provider: str) -> float:
+    """Find how far answers may be from PyTorch's.
+
+    Raises:
+        GoldenError: the manifest does not say, so nothing was promised for this provider.
+    """
+    for tolerance in precision.tolerances:
+        if tolerance.provider == provider:
+            return tolerance.max_abs_difference
+    raise GoldenError(f"the manifest states no tolerance for {precision.name} with {provider}")

@@ -1,0 +1,81 @@
+"""What this machine has: cores that we may use, memory that we take."""
+
+import ctypes
+import gc
+import os
+from pathlib import Path
+
+import pynvml
+
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # version 2: "<quota> <period>" in microseconds, or "max"
+_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+_SMAPS = Path("/proc/self/smaps_rollup")
+
+
+def core_count() -> int:
+    """Count the cores that this process may use: its affinity, cut by the container's CPU quota."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def host_memory_bytes() -> int:
+    """Measure the memory that this process alone occupies on the host, without files and libraries.
+
+    Freed memory is first given back to the system; without that, a model loaded into the holes that
+    another left would seem to cost nothing.
+    """
+    gc.collect()
+    _trim()
+    for line in _SMAPS.read_text("ascii").splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{_SMAPS} has no line 'Anonymous:'")
+
+
+class GpuMemory:
+    """The memory of one CUDA device, as the driver counts it for all processes together.
+
+    Per-process figures are not used: they are missing or wrong inside containers.
+
+    Args:
+        ordinal: the device's number, as in ``cuda:0``.
+
+    Raises:
+        OSError: the driver does not answer.
+    """
+
+    def __init__(self, ordinal: int) -> None:
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(ordinal)
+        except pynvml.NVMLError as error:
+            raise OSError(f"NVML does not answer for device {ordinal}: {error}") from error
+
+    def used_bytes(self) -> int:
+        """Measure what is taken."""
+        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+    def total_bytes(self) -> int:
+        """Give the size."""
+        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total)
+
+
+def _cpu_quota() -> float | None:
+    try:
+        quota, period = _CGROUP_CPU_MAX.read_text("ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota = (_CGROUP_V1 / "cpu.cfs_quota_us").read_text("ascii").strip()
+            period = (_CGROUP_V1 / "cpu.cfs_period_us").read_text("ascii").strip()
+        except OSError:
+            return None
+    if quota == "max" or int(quota) <= 0:
+        return None
+    return int(quota) / int(period)
+
+
+def _trim() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; musl gives memory back by itself
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,246 @@
+"""Every metric of the server, declared once, on a registry that is given.
+
+Series are bound when a model is loaded or a method is registered: nothing is looked up per request, and
+every series is there, at zero, from the first scrape on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+NAMESPACE = "modelzoo"
+UNKNOWN_MODEL = "_unknown"  # one series for all names that clients make up
+
+# 0.25 ms to 16 s: from LeNet on a GPU to VGG-19 in a full queue on two CPU cores.
+DURATION_BUCKETS_S = (
+    *(0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+Stage = Literal["decode", "queue", "infer"]
+STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
+Unanswered = Literal["queue_full", "expired", "cancelled", "failed"]
+UNANSWERED: tuple[Unanswered, ...] = ("queue_full", "expired", "cancelled", "failed")
+STATES = ("unloaded", "loading", "ready", "draining", "failed")
+
+
+class WatchedQueue(Protocol):
+    """A queue whose length is read at every scrape."""
+
+    max_queue_size: int
+
+    @property
+    def waiting(self) -> int:
+        """Give the number of waiting images."""
+
+
+class BatcherMetrics:
+    """What the batcher counts, bound to one model."""
+
+    def __init__(
+        self,
+        batch_size: Histogram,
+        queue: Histogram,
+        infer: Histogram,
+        unanswered: Mapping[Unanswered, Counter],
+    ) -> None:
+        self.batch_size = batch_size
+        self.queue = queue
+        self.infer = infer
+        self.unanswered = unanswered
+
+
+class RequestMetrics:
+    """What the classifier counts, bound to one model."""
+
+    def __init__(self, duration: Histogram, decode: Histogram, images: Counter) -> None:
+        self.duration = duration
+        self.decode = decode
+        self.images = images
+
+
+class RpcMetrics:
+    """What the edge counts, bound to one method; named as the stock gRPC dashboards expect."""
+
+    def __init__(
+        self, started: Counter, handled: Mapping[grpc.StatusCode, Counter], handling: Histogram
+    ) -> None:
+        self.started = started
+        self.handled = handled
+        self.handling = handling
+
+
+class Metrics:
+    """All metrics of one server.
+
+    Args:
+        registry: where they are registered; a server of its own has a registry of its own.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def counter(name: str, text: str, labels: list[str]) -> Counter:
+            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
+
+        def gauge(name: str, text: str, labels: list[str]) -> Gauge:
+            return Gauge(name, text, labels, namespace=NAMESPACE, registry=registry)
+
+        def seconds(name: str, text: str, labels: list[str], namespace: str = NAMESPACE) -> Histogram:
+            return Histogram(
+                name, text, labels, namespace=namespace, registry=registry, buckets=DURATION_BUCKETS_S
+            )
+
+        self._rpc_started = Counter(
+            "grpc_server_started_total",
+            "RPCs that began.",
+            ["grpc_type", "grpc_service", "grpc_method"],
+            registry=registry,
+        )
+        self._rpc_handled = Counter(
+            "grpc_server_handled_total",
+            "RPCs that ended, by their status.",
+            ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
+            registry=registry,
+        )
+        self._rpc_handling = seconds(
+            "grpc_server_handling_seconds",
+            "Time from the request's arrival to its answer.",
+            ["grpc_type", "grpc_service", "grpc_method"],
+            namespace="",
+        )
+        self._request_duration = seconds(
+            "request_duration_seconds",
+            "Time from a classification request's arrival to its answer, successful ones only.",
+            ["model"],
+        )
+        self._stage_duration = seconds(
+            "stage_duration_seconds",
+            "Time in one stage: decode and queue once a request, infer once a batch.",
+            ["model", "stage"],
+        )
+        self._requests = counter(
+            "requests_total", "Classification requests that ended, by their status.", ["model", "code"]
+        )
+        self._images = counter("images_total", "Images that were answered.", ["model"])
+        self._unanswered = counter(
+            "unanswered_images_total",
+            "Images that were refused or dropped after decoding, or whose batch the device failed.",
+            ["model", "reason"],
+        )
+        self._batch_size = Histogram(
+            "batch_size_images",
+            "Images that ran together.",
+            ["model"],
+            namespace=NAMESPACE,
+            registry=registry,
+            buckets=BATCH_BUCKETS,
+        )
+        self._queue_images = gauge("queue_images", "Images that wait for a batch.", ["model"])
+        self._queue_limit = gauge("queue_limit_images", "Images that may wait before refusal.", ["model"])
+        self._model_state = gauge(
+            "model_state",
+            "1 for the state that the model is in, 0 for the others.",
+            ["model", "version", "state"],
+        )
+        self._model_memory = gauge(
+            "model_memory_bytes",
+            "Memory that loading and warming up the model took, measured.",
+            ["model", "version", "device"],
+        )
+        self._model_load = gauge(
+            "model_load_seconds", "Time that loading, warming up and checking took.", ["model", "version"]
+        )
+        self._device = gauge(
+            "device_info", "The device that serves, and the one that was asked for.", ["device", "requested"]
+        )
+        self._fallback = gauge(
+            "device_fallback", "1 where the server runs on the CPU because CUDA did not work, else 0.", []
+        )
+
+    def for_method(self, service: str, method: str) -> RpcMetrics:
+        """Bind the metrics of a unary method, every status at zero."""
+        labels = ("unary", service, method)
+        return RpcMetrics(
+            started=self._rpc_started.labels(*labels),
+            handled={code: self._rpc_handled.labels(*labels, _camel(code)) for code in grpc.StatusCode},
+            handling=self._rpc_handling.labels(*labels),
+        )
+
+    def for_requests(self, model: str) -> RequestMetrics:
+        """Bind what the classifier counts for a model."""
+        self.request_ended(model, grpc.StatusCode.OK, 0)
+        return RequestMetrics(
+            duration=self._request_duration.labels(model),
+            decode=self._stage_duration.labels(model, "decode"),
+            images=self._images.labels(model),
+        )
+
+    def request_ended(self, model: str, code: grpc.StatusCode, count: int = 1) -> None:
+        """Count a classification request; ``model`` is a known model's name or `UNKNOWN_MODEL`."""
+        self._requests.labels(model, code.name).inc(count)
+
+    def for_batcher(self, model: str) -> BatcherMetrics:
+        """Bind what the batcher counts for a model."""
+        return BatcherMetrics(
+            batch_size=self._batch_size.labels(model),
+            queue=self._stage_duration.labels(model, "queue"),
+            infer=self._stage_duration.labels(model, "infer"),
+            unanswered={reason: self._unanswered.labels(model, reason) for reason in UNANSWERED},
+        )
+
+    def watch_queue(self, model: str, queue: WatchedQueue) -> None:
+        """Read a model's queue at every scrape."""
+        self._queue_images.labels(model).set_function(lambda: queue.waiting)
+        self._queue_limit.labels(model).set(queue.max_queue_size)
+
+    def set_state(self, model: str, version: int, state: str) -> None:
+        """Record the state of a model: one of `STATES`."""
+        for candidate in STATES:
+            self._model_state.labels(model, str(version), candidate).set(candidate == state)
+
+    def set_loaded(self, model: str, version: int, seconds: float, memory_bytes: Mapping[str, int]) -> None:
+        """Record what loading cost; ``memory_bytes`` by device, the host being ``cpu``."""
+        self._model_load.labels(model, str(version)).set(seconds)
+        for device, taken_bytes in memory_bytes.items():
+            self._model_memory.labels(model, str(version), device).set(taken_bytes)
+
+    def set_device(self, device: str, requested: str, *, fell_back: bool) -> None:
+        """Record which device serves."""
+        self._device.labels(device, requested).set(1)
+        self._fallback.set(fell_back)
+
+
+class DeviceMemoryCollector(Collector):
+    """The memory of a CUDA device, read at every scrape.
+
+    Args:
+        device: its name, ``cuda:0``.
+        used_bytes: measures what all processes take together.
+        total_bytes: gives the size.
+    """
+
+    def __init__(self, device: str, used_bytes: Callable[[], int], total_bytes: Callable[[], int]) -> None:
+        self._device = device
+        self._used_bytes = used_bytes
+        self._total_bytes = total_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the device."""
+        for name, text, read in (
+            ("used", "Device memory that all processes take together.", self._used_bytes),
+            ("total", "Device memory there is.", self._total_bytes),
+        ):
+            family = GaugeMetricFamily(f"{NAMESPACE}_device_memory_{name}_bytes", text, labels=["device"])
+            family.add_metric([self._device], read())
+            yield family
+
+
+def _camel(code: grpc.StatusCode) -> str:
+    """Write a status as the stock dashboards do: ``InvalidArgument``, ``OK``."""
+    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")

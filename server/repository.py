@@ -1,0 +1,248 @@
+"""The models that this server holds, and their lives.
+
+UNLOADED → LOADING → READY → DRAINING, or FAILED with a reason that a client can read. One model that
+fails leaves the others serving.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from artifact import layout
+from artifact.errors import ArtifactError
+from artifact.golden import Comparison
+from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server import loading
+from server.batcher import Batcher
+from server.device import Device
+from server.errors import ModelNotFoundError, ModelNotReadyError
+from server.lane import Lane
+from server.loading import PRECISION
+from server.metrics import Metrics, RequestMetrics
+from server.network import Network, OpenNetwork
+from server.queues import ModelQueue
+
+State = classifier_pb2.ModelState
+
+
+@dataclass
+class Model:
+    """One model of the repository.
+
+    Attributes:
+        status: what a client may know.
+        manifest: absent until it was read.
+        labels: K of them; empty until they were read.
+        queue: takes its images; absent until READY.
+    """
+
+    entry: layout.Entry
+    status: classifier_pb2.ModelStatus
+    metrics: RequestMetrics
+    manifest: manifest_pb2.Manifest | None = None
+    labels: tuple[str, ...] = ()
+    queue: ModelQueue | None = None
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model that serves: everything that classifying needs."""
+
+    status: classifier_pb2.ModelStatus
+    metrics: RequestMetrics
+    manifest: manifest_pb2.Manifest
+    labels: tuple[str, ...]
+    queue: ModelQueue
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Measures what is taken now, in bytes.
+
+    Attributes:
+        host: of this process.
+        device: of the CUDA device; absent where there is none.
+    """
+
+    host: Callable[[], int]
+    device: Callable[[], int] | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    network: Network
+    comparison: Comparison
+    host_bytes: int
+    device_bytes: int
+
+
+@dataclass
+class Repository:
+    """Finds, loads and hands out models.
+
+    Attributes:
+        folder: the model repository.
+        on_state: told whenever a model's state changes: name and state.
+    """
+
+    folder: Path
+    device: Device
+    lane: Lane
+    batcher: Batcher
+    metrics: Metrics
+    memory: Memory
+    open_network: OpenNetwork
+    max_batch_size: int
+    max_queue_size: int
+    log: FilteringBoundLogger
+    on_state: Callable[[str, "State.ValueType"], None]
+    _models: dict[str, Model] = field(default_factory=dict)
+
+    def find(self) -> None:
+        """Take note of the newest version of every model in the folder; load none."""
+        for entry in layout.newest(self.folder):
+            status = classifier_pb2.ModelStatus(
+                name=entry.name,
+                version=entry.version,
+                device=self.device.name,
+                max_batch_size=self.max_batch_size,
+            )
+            self._models[entry.name] = Model(entry, status, self.metrics.for_requests(entry.name))
+            self._set_state(self._models[entry.name], State.MODEL_STATE_UNLOADED)
+
+    async def load_all(self) -> None:
+        """Load every model that was found, one after the other, so that memory can be told apart."""
+        for model in self._models.values():
+            await self._load(model)
+
+    def drain(self) -> None:
+        """Take no more requests, for any model."""
+        for model in self._models.values():
+            if model.status.state == State.MODEL_STATE_READY:
+                self._set_state(model, State.MODEL_STATE_DRAINING)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def get(self, name: str, version: int | None = None) -> Model:
+        """Find a model, whatever its state; any version (None) means the one that this server holds.
+
+        Raises:
+            ModelNotFoundError: there is none of that name or version.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFoundError(f"no model is called {name!r}")
+        if version is not None and version != model.entry.version:
+            raise ModelNotFoundError(
+                f"{name} has no version {version} here; version {model.entry.version} is"
+            )
+        return model
+
+    def ready(self, name: str, version: int | None = None) -> ReadyModel:
+        """Find a model that serves.
+
+        Raises:
+            ModelNotFoundError: there is none of that name or version.
+            ModelNotReadyError: it is loading, draining or failed.
+        """
+        model = self.get(name, version)
+        status = model.status
+        if status.state != State.MODEL_STATE_READY or model.manifest is None or model.queue is None:
+            reason = f": {status.reason}" if status.reason else ""
+            raise ModelNotReadyError(f"{name} is {state_name(status.state)}{reason}")
+        return ReadyModel(status, model.metrics, model.manifest, model.labels, model.queue)
+
+    async def _load(self, model: Model) -> None:
+        entry = model.entry
+        log = self.log.bind(model=entry.name, version=entry.version)
+        self._set_state(model, State.MODEL_STATE_LOADING)
+        started_s = time.monotonic()
+        try:
+            loaded = await self._open(model)
+        except ArtifactError as error:
+            model.status.reason = str(error)
+            log.error("model_failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
+            self._set_state(model, State.MODEL_STATE_FAILED)
+            return
+        except Exception:  # ONNX Runtime's, say: this model fails, the others go on
+            model.status.reason = "the network could not be loaded; the server's log has the cause"
+            log.exception("model_failed")
+            self._set_state(model, State.MODEL_STATE_FAILED)
+            return
+        described = _required(model.manifest)
+        model.queue = ModelQueue(
+            entry.name,
+            loaded.network,
+            described.label_count,
+            self.max_batch_size,
+            self.max_queue_size,
+            self.metrics.for_batcher(entry.name),
+        )
+        self.batcher.add(model.queue)
+        self.metrics.watch_queue(entry.name, model.queue)
+        load_s = time.monotonic() - started_s
+        taken = {"cpu": loaded.host_bytes}
+        if self.memory.device is not None:
+            taken[self.device.name] = loaded.device_bytes
+        self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
+        model.status.precision = PRECISION
+        model.status.host_memory_bytes = loaded.host_bytes
+        model.status.device_memory_bytes = loaded.device_bytes
+        self._set_state(model, State.MODEL_STATE_READY)
+        log.info(
+            "model_ready",
+            device=self.device.name,
+            precision=PRECISION,
+            load_s=round(load_s, 3),
+            host_memory_bytes=loaded.host_bytes,
+            device_memory_bytes=loaded.device_bytes,
+            max_abs_difference=loaded.comparison.max_abs_difference,
+        )
+
+    async def _open(self, model: Model) -> _Loaded:
+        """Read, check and open an artifact.
+
+        Raises:
+            ArtifactError: the artifact is not what was published, or does not give PyTorch's answers.
+            Exception: whatever ONNX Runtime raises.
+        """
+        artifact = await asyncio.to_thread(loading.read, model.entry.folder)
+        model.manifest, model.labels = artifact.manifest, artifact.labels
+
+        def open_and_prove() -> _Loaded:
+            host_before, device_before = self.memory.host(), self._device_bytes()
+            network, comparison = loading.open_and_prove(
+                artifact, PRECISION, self.device, (1, self.max_batch_size), self.open_network
+            )
+            return _Loaded(
+                network,
+                comparison,
+                host_bytes=max(0, self.memory.host() - host_before),
+                device_bytes=max(0, self._device_bytes() - device_before),
+            )
+
+        return await asyncio.wrap_future(self.lane.call(open_and_prove))
+
+    def _device_bytes(self) -> int:
+        return 0 if self.memory.device is None else self.memory.device()
+
+    def _set_state(self, model: Model, state: "State.ValueType") -> None:
+        model.status.state = state
+        self.metrics.set_state(model.entry.name, model.entry.version, state_name(state))
+        self.on_state(model.entry.name, state)
+
+
+def state_name(state: "State.ValueType") -> str:
+    """Write a state as people do: ``ready``."""
+    return State.Name(state).removeprefix("MODEL_STATE_").lower()
+
+
+def _required(described: manifest_pb2.Manifest | None) -> manifest_pb2.Manifest:
+    if described is None:
+        raise RuntimeError("a loaded model has a manifest. This is a bug.")
+    return described

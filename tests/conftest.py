@@ -1,0 +1,130 @@
+"""What tests of several rooms share: exported models, and servers to ask."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import Client
+from export import pipeline
+from export.recipes import Recipe
+from server import logs
+from server.app import Server
+from server.config import Settings
+from server.network import OnnxNetwork, OpenNetwork
+from zoo import catalog
+
+# A minute of training is for the slow tests; these networks only have to be real.
+QUICK = {"simple_cnn": 8, "two_block_cnn": 2, "lenet5": 2}  # epochs
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pipeline.Exported]:
+    """The digits models, briefly trained, by the names they serve under; all in one repository."""
+    repository = tmp_path_factory.mktemp("models")
+    return {
+        f"{name}-digits": pipeline.export(
+            catalog.find(name), "digits", repository, Recipe(epochs=epochs, learning_rate=1e-2)
+        )
+        for name, epochs in QUICK.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def repository(exported: dict[str, pipeline.Exported]) -> Path:
+    """A repository with the digits models; not to be changed."""
+    return next(iter(exported.values())).folder.parent.parent
+
+
+@pytest.fixture
+def scratch_repository(repository: Path, tmp_path: Path) -> Path:
+    """A copy of the repository, to be damaged."""
+    return Path(shutil.copytree(repository, tmp_path / "models"))
+
+
+@dataclass
+class Running:
+    """A server on free ports, in a thread of this process with an event loop of its own."""
+
+    settings: Settings
+    open_network: OpenNetwork = OnnxNetwork
+    ready: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread.start()
+        self._started.wait()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.server.metrics_port}/metrics"
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._told_to_stop.set)
+            self._thread.join()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told_to_stop = asyncio.Event()
+        self.server = Server(self.settings, logs.make("text"), self.open_network)
+        try:
+            self.ready = await self.server.start()
+        except Exception as error:  # noqa: BLE001 - for the test to see
+            self.error = error
+            return
+        finally:
+            self._started.set()
+        await self._told_to_stop.wait()
+        await self.server.stop()
+
+
+StartServer = Callable[..., Running]
+
+
+@pytest.fixture
+def start_server(repository: Path) -> Iterator[StartServer]:
+    """Starts servers; settings by name; `open_network` gives another network than the real one."""
+    running: list[Running] = []
+
+    def start(open_network: OpenNetwork = OnnxNetwork, **settings: Any) -> Running:
+        defaults = {"repository": repository, "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
+        running.append(Running(Settings(**(defaults | settings)), open_network))
+        if running[-1].error is not None:
+            raise running[-1].error
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Running]:
+    """One server with the digits models, for every test that leaves it as it was."""
+    running = Running(Settings(repository=repository, grpc_port=0, metrics_port=0, device="cpu"))
+    if running.error is not None:
+        raise running.error
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[Client]:
+    """A client of the shared server."""
+    with server.client() as client:
+        yield client

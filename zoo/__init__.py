@@ -1,0 +1,1 @@
+"""What the networks are: architectures, their papers, their inputs; no weights, no files."""
