@@ -30,7 +30,7 @@ models/%-digits/1/manifest.json: | $(READY)
 
 # Everything that is not slow: under five minutes on two cores.
 test: $(READY)
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest
 
 # Training to full accuracy, conformance, wheels: under thirty minutes on two cores.
 test-slow: $(READY)
@@ -53,8 +53,9 @@ proto: $(READY)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=proto $(PROTOS)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
 
+# Measure a running server (`make run` in another terminal).
 bench: $(READY)
-	$(BIN)/python -m bench.served
+	$(BIN)/python -m bench.served lenet5-digits
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

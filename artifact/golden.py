@@ -4,7 +4,6 @@
 session answers against them, here and nowhere else.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,13 +105,13 @@ def read(path: Path) -> Golden:
         GoldenError: it cannot be read, or does not hold images with as many answers.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            golden = Golden(images=arrays["images"], probabilities=arrays["probabilities"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        # Opened here, because NumPy leaves a file that it cannot read open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            images, probabilities = np.asarray(arrays["images"]), np.asarray(arrays["probabilities"])
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
         raise GoldenError(f"{path.name} cannot be read: {error}") from error
-    images, probabilities = golden.images, golden.probabilities
     if images.dtype != np.uint8 or images.ndim != 4 or probabilities.dtype != np.float32:
         raise GoldenError(f"{path.name} does not hold uint8 [N, H, W, C] images and float32 probabilities")
     if probabilities.ndim != 2 or not 0 < len(images) == len(probabilities):
         raise GoldenError(f"{path.name} does not hold one row of probabilities per image")
-    return golden
+    return Golden(images, probabilities)

@@ -36,7 +36,7 @@ def read(folder: Path) -> manifest_pb2.Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{layout.MANIFEST} cannot be read: {_reason(error)}") from error
     except json_format.ParseError as error:
-        raise ManifestError(f"{layout.MANIFEST} is not a manifest: {error}") from error
+        raise ManifestError(f"{layout.MANIFEST} is not a manifest: {_reason(error)}") from error
     check(manifest)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise ManifestError(
@@ -53,7 +53,12 @@ def write(manifest: manifest_pb2.Manifest, folder: Path) -> None:
         ManifestError: a value is missing or out of range.
     """
     check(manifest)
-    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
+    text = json_format.MessageToJson(
+        manifest,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,  # seed 0 is a seed
+        indent=2,
+    )
     (folder / layout.MANIFEST).write_text(text + "\n", "utf-8")
 
 
@@ -177,4 +182,5 @@ def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    """Say it in one line: protobuf lists all fields after an unknown one."""
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -5,11 +5,14 @@ header is read first, and decides whether the rest is worth decoding.
 """
 
 import io
+import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
@@ -17,15 +20,28 @@ from modelzoo.v1 import manifest_pb2
 Pixels = npt.NDArray[np.uint8]
 
 Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
+# Pillow warns of what it repairs, odd EXIF say, in words from the file, and Python keeps every one of them.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_SIZE_OFFSET = 16  # after the magic, the length and the name of the IHDR chunk
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_JPEG_SCAN = b"\xff\xda"  # "start of scan"; inside entropy-coded data 0xff is always escaped
+# What begins a segment, or ends the picture. The others have no payload, or libjpeg skips none: escaped
+# 0xff of the entropy-coded data (0x00), what is not defined (below 0xc0), RST0..7, SOI (0xd8), fill bytes.
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 but DHT, JPG, DAC
-_JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length: TEM, RST0..7, SOI
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 
 _MODES = {1: "L", 3: "RGB"}
+_UPRIGHT = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _FILTERS = {
     manifest_pb2.INTERPOLATION_BILINEAR: Image.Resampling.BILINEAR,
     manifest_pb2.INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
@@ -67,11 +83,17 @@ def decode(
     width_px, height_px = _size(encoded)
     if width_px * height_px > limits.max_pixels:
         raise PictureError(f"{width_px} x {height_px} pixels are more than the {limits.max_pixels:,} allowed")
-    if encoded.startswith(_JPEG_MAGIC) and (scans := encoded.count(_JPEG_SCAN)) > limits.max_scans:
+    if encoded.startswith(_JPEG_MAGIC) and (scans := _jpeg_scans(encoded)) > limits.max_scans:
         raise PictureError(f"{scans} progressive scans are more than the {limits.max_scans} allowed")
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
-            image = _in_mode(ImageOps.exif_transpose(opened), _MODES[shape.channels])
+            if opened.size != (width_px, height_px):  # else a second header would pass unmeasured
+                raise PictureError("damaged or truncated: the headers give several sizes")
+            image = _in_mode(_upright(opened), _MODES[shape.channels])
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:  # its own words are an address in memory
+        raise PictureError("damaged or truncated: no picture follows the header") from error
     except Exception as error:
         raise PictureError(f"damaged or truncated: {_first_line(error)}") from error
     return _fit(image, shape, preprocessing, limits)
@@ -118,10 +140,17 @@ def _fit(
     return np.asarray(image, np.uint8).reshape(shape.height, shape.width, shape.channels)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # while the file is open; a PNG may say its orientation after its pixels
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
         wide = np.asarray(image).astype(np.uint32)  # [H, W], 0..65535
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    image.info.pop("transparency", None)  # dropped, and not converted too
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -153,18 +182,34 @@ def _png_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Walk the segments up to the frame header: 0xff, marker, length (which counts itself), payload."""
-    position = 2  # after SOI
-    while (position := encoded.find(b"\xff", position)) >= 0 and position + 9 <= len(encoded):
-        marker = encoded[position + 1]
-        if marker in _JPEG_FRAMES:  # length, precision (1 byte), height, width
-            height_px = int.from_bytes(encoded[position + 5 : position + 7], "big")
-            return int.from_bytes(encoded[position + 7 : position + 9], "big"), height_px
-        if marker == 0xFF or marker in _JPEG_BARE:  # fill byte, or no payload
-            position += 1 if marker == 0xFF else 2
-            continue
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    for marker, position in _jpeg_segments(encoded):
+        if marker in _JPEG_FRAMES:  # length (2 bytes), precision (1), height (2), width (2)
+            sides = encoded[position + 3 : position + 7]
+            if len(sides) < 4:
+                return None
+            return int.from_bytes(sides[2:], "big"), int.from_bytes(sides[:2], "big")
     return None
+
+
+def _jpeg_scans(encoded: bytes) -> int:
+    return sum(marker == _JPEG_SCAN for marker, _ in _jpeg_segments(encoded))
+
+
+def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Walk as libjpeg does, up to the end of the picture; what follows it (a film, say) is not looked at.
+
+    Whatever libjpeg would take for a scan must come up here, or scans could hide from being counted.
+
+    Yields:
+        A segment's marker, and where its length (2 bytes that count themselves) and payload begin.
+    """
+    position = 2  # after SOI
+    while found := _JPEG_MARKER.search(encoded, position):
+        marker, position = found[1][0], found.end()
+        if marker == _JPEG_END:
+            return
+        yield marker, position
+        position += max(2, int.from_bytes(encoded[position : position + 2], "big"))
 
 
 def _first_line(error: Exception) -> str:

@@ -47,11 +47,13 @@ def publish(folder: Path, description: manifest_pb2.Manifest) -> Path:
         The published folder.
 
     Raises:
-        ManifestError: the manifest is not valid.
+        ManifestError: the manifest is not valid, or another model's.
         DamagedFileError: the folder lacks a file that the manifest names.
         OSError: the repository cannot be written.
     """
     model_folder = folder.parent
+    if description.name != model_folder.name:
+        raise ManifestError(f"{description.name!r} cannot be published as {model_folder.name!r}")
     model_folder_fd = os.open(model_folder, os.O_RDONLY)
     try:
         fcntl.flock(model_folder_fd, fcntl.LOCK_EX)

@@ -48,7 +48,7 @@ def run(names: list[str], weights: str, repository: Path) -> None:
 
 
 class _Bars:
-    """Shows an export's steps on standard error."""
+    """Shows an export's steps on standard error: as a bar on a terminal, else as lines."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -60,6 +60,7 @@ class _Bars:
             TimeRemainingColumn(),
             console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
         self._task: TaskID = self._progress.add_task(name, total=None, note="")
 
@@ -72,6 +73,8 @@ class _Bars:
 
     def step(self, what: str) -> None:
         """Show the step that began."""
+        if not err.is_terminal:
+            err.print(f"{self._name}: {what}")
         self._progress.update(self._task, description=f"{self._name}: {what}", note="")
 
     def epoch(self, epoch: "Epoch", epochs: int) -> None:

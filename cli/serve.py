@@ -34,4 +34,4 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
 
     with refusing(StartError):
         settings = server_config.load(flags, config)
-        uvloop.run(app.serve(settings, logs.make(settings.log_format), hint))
+        uvloop.run(app.serve(settings, logs.make(settings.log_format, sys.stderr), hint))

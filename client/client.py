@@ -116,7 +116,7 @@ class Client:
 
         Raises:
             ClientError: the server refused the request, or cannot be reached.
-            TypeError: an array that is not uint8 ``[H, W, C]``.
+            TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
         """
         response = self.classify_raw(model, pictures, top_k, version, timeout_s)
         return [
@@ -132,7 +132,12 @@ class Client:
         version: int | None = None,
         timeout_s: float | None = None,
     ) -> classifier_pb2.ClassifyResponse:
-        """Classify pictures as `classify` does, and give the whole response, timing included."""
+        """Classify pictures as `classify` does, and give the whole response, timing included.
+
+        Raises:
+            ClientError: the server refused the request, or cannot be reached.
+            TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
+        """
         request = classifier_pb2.ClassifyRequest(
             model=model, images=[_image(picture) for picture in pictures], top_k=top_k, version=version
         )
@@ -181,6 +186,8 @@ class Client:
 def _image(picture: Picture) -> classifier_pb2.Image:
     if isinstance(picture, bytes):
         return classifier_pb2.Image(encoded=picture)
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(f"a picture is a file's bytes or an array, not {type(picture).__name__}")
     if picture.dtype != np.uint8 or picture.ndim != 3:
         raise TypeError(f"pixels must be uint8 [H, W, C], not {picture.dtype} {list(picture.shape)}")
     height, width, channels = picture.shape

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from client.client import DEFAULT_ADDRESS, Client, ClientError, Picture
@@ -61,43 +63,45 @@ def closed_loop(load: Load, address: str = DEFAULT_ADDRESS) -> Report:
     """Run a load to its end; the clients start together, connected already.
 
     Raises:
-        ClientError: the server cannot be reached at the start.
+        ClientError: the server cannot be reached at the start, or has no such model.
+        TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
+        ValueError: no client, or no picture.
     """
+    if load.clients < 1 or not load.pictures:
+        raise ValueError(f"{load.clients} clients with {len(load.pictures)} pictures ask nothing")
     lock = threading.Lock()
-    barrier = threading.Barrier(load.clients + 1)
+    started_s: list[float] = []
+    barrier = threading.Barrier(load.clients, action=lambda: started_s.append(time.monotonic()))
     latencies_s: list[float] = []
     answers: list[tuple[int, int]] = []
     batch_sizes: list[int] = []
     errors: list[str] = []
 
-    def run(number: int) -> None:
-        with Client(address) as client:
-            barrier.wait()
-            for turn in range(load.requests):
-                first = (number * load.requests + turn) * load.images_per_request
-                indices = [(first + offset) % len(load.pictures) for offset in range(load.images_per_request)]
-                asked_s = time.monotonic()
-                try:
-                    response = client.classify_raw(load.model, [load.pictures[i] for i in indices], top_k=1)
-                except ClientError as error:
-                    with lock:
-                        errors.append(str(error))
-                    continue
-                answered_s = time.monotonic()
-                labels = [result.labels[0].label_index for result in response.classifications]
+    def run(number: int, client: Client) -> None:
+        barrier.wait()
+        for turn in range(load.requests):
+            first = (number * load.requests + turn) * load.images_per_request
+            indices = [(first + offset) % len(load.pictures) for offset in range(load.images_per_request)]
+            asked_s = time.monotonic()
+            try:
+                response = client.classify_raw(load.model, [load.pictures[i] for i in indices], top_k=1)
+            except ClientError as error:
                 with lock:
-                    latencies_s.append(answered_s - asked_s)
-                    answers.extend(zip(indices, labels, strict=True))
-                    batch_sizes.append(response.timing.batch_size)
+                    errors.append(str(error))
+                continue
+            answered_s = time.monotonic()
+            labels = [result.labels[0].label_index for result in response.classifications]
+            with lock:
+                latencies_s.append(answered_s - asked_s)
+                answers.extend(zip(indices, labels, strict=True))
+                batch_sizes.append(response.timing.batch_size)
 
-    with Client(address) as probe:
-        probe.get_model(load.model)
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(load.clients)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    started_s = time.monotonic()
-    for thread in threads:
-        thread.join()
-    duration_s = time.monotonic() - started_s
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in range(load.clients)]
+        for client in clients:
+            client.get_model(load.model)  # connects
+        with ThreadPoolExecutor(load.clients) as pool:
+            for running in [pool.submit(run, number, client) for number, client in enumerate(clients)]:
+                running.result()
+        duration_s = time.monotonic() - started_s[0]
     return Report(sorted(latencies_s), answers, batch_sizes, errors, duration_s)

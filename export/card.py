@@ -58,7 +58,7 @@ def _draw_losses(path: Path, training: Training) -> None:
         numbers,
         [epoch.training_loss for epoch in epochs],
         color=_TRAINING_COLOUR,
-        label="training (shifted images)",
+        label="training (shifted images, smoothed labels)",
     )
     axes.plot(
         numbers, [epoch.validation_loss for epoch in epochs], color=_VALIDATION_COLOUR, label="validation"
@@ -72,6 +72,8 @@ def _draw_losses(path: Path, training: Training) -> None:
             label=f"kept: epoch {best.number}",
         )
     axes.set(xlabel="epoch", ylabel="cross entropy (log scale)", yscale="log", title="Loss")
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=_DPI)
@@ -82,7 +84,8 @@ def _draw_confusion(path: Path, labels: Sequence[str], confusion: npt.NDArray[np
     figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     # The diagonal would drown the mistakes, so colour counts only them.
     mistakes = confusion - np.diag(np.diag(confusion))
-    axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1, mistakes.max()))
+    most = max(1, mistakes.max())
+    axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=2 * most)  # half the scale, so that figures stay legible
     for row, column in np.argwhere(confusion):
         right = row == column
         axes.text(
@@ -126,7 +129,7 @@ def _page(manifest: manifest_pb2.Manifest, training: Training) -> str:
         f"(validation loss {best.validation_loss:.4f}), seed {training.recipe.seed} |",
         f"| file | `{fp32.file.name}`, {fp32.file.size_bytes:,} bytes, sha256 `{fp32.file.sha256}` |",
         "",
-        *(["Differs from the paper:", "", *(f"- {deviation}" for deviation in manifest.deviations), ""]),
+        *_deviations(manifest),
         "![training and validation loss by epoch](loss.png)",
         "",
         "![confusion matrix on the held-out images](confusion.png)",
@@ -140,6 +143,13 @@ def _origin(manifest: manifest_pb2.Manifest) -> str:
         return f"`{manifest.architecture}`, a notebook exercise without a paper."
     paper = manifest.paper
     return f"`{manifest.architecture}`: {paper.authors}, [{paper.title}]({paper.link}), {paper.year}."
+
+
+def _deviations(manifest: manifest_pb2.Manifest) -> list[str]:
+    if not manifest.deviations:
+        return []
+    original = "paper" if manifest.HasField("paper") else "notebook"
+    return [f"Differs from the {original}:", "", *(f"- {said}" for said in manifest.deviations), ""]
 
 
 def _require(best: Epoch | None) -> Epoch:

@@ -76,22 +76,26 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     The file holds its weights, and neither stack traces nor paths of the machine that wrote it.
 
     Raises:
-        GraphError: the graph has another signature than an artifact's, or an operator of
-            `FORBIDDEN_OPERATORS` is left.
+        GraphError: torch cannot export the network, the graph has another signature than an artifact's,
+            or an operator of `FORBIDDEN_OPERATORS` is left.
     """
     spec = served.input_spec
     # Two images, because a batch of one would be taken for a constant.
     example = torch.zeros((2, spec.height, spec.width, spec.channels), dtype=torch.uint8)
-    program = torch.onnx.export(
-        served.eval(),
-        (example,),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS, min=1, max=_MAX_EXPORT_BATCH)},),
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            served.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH_AXIS, min=1, max=_MAX_EXPORT_BATCH)},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:  # its own message is a page of advice
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise GraphError(f"torch cannot export the network: {cause}") from error
     if program is None:
         raise GraphError("the exporter wrote nothing")
     model = program.model_proto

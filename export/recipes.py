@@ -22,6 +22,7 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
+    label_smoothing: float = 0.0
     max_shift_ratio: float = 1 / 8
     threads: int = 1
     seed: int = 0
@@ -33,7 +34,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("two_block_cnn", "digits"): Recipe(
         epochs=100, learning_rate=2e-2, weight_decay=1e-3, max_shift_ratio=2 / 28
     ),
-    ("lenet5", "digits"): Recipe(weight_decay=5e-2, max_shift_ratio=2 / 32),
+    ("lenet5", "digits"): Recipe(weight_decay=5e-2, label_smoothing=0.1, max_shift_ratio=2 / 32),
 }
 
 

@@ -21,8 +21,8 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        training_loss: mean cross entropy while training, on shifted images.
-        validation_loss: mean cross entropy on the validation part.
+        training_loss: mean cross entropy while training: shifted images, smoothed labels.
+        validation_loss: mean cross entropy on the validation part, labels as they are.
         validation_accuracy_ratio: share of validation images that got the right label.
         images_per_s: training speed.
     """
@@ -86,7 +86,9 @@ def train(
         total_loss = 0.0
         for chosen in _batches(len(labels), recipe.batch_size, generator):
             batch = _shifted(images[chosen], recipe.max_shift_ratio, generator)
-            loss = functional.cross_entropy(served.logits(batch), labels[chosen])
+            loss = functional.cross_entropy(
+                served.logits(batch), labels[chosen], label_smoothing=recipe.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -96,6 +98,8 @@ def train(
         if not math.isfinite(training_loss):
             raise DivergedError(f"the training loss became {training_loss} in epoch {number}")
         validation_loss, accuracy_ratio = _evaluate(served, validation)
+        if not math.isfinite(validation_loss):
+            raise DivergedError(f"the validation loss became {validation_loss} in epoch {number}")
         images_per_s = len(labels) / (time.monotonic() - epoch_started)
         epoch = Epoch(number, training_loss, validation_loss, accuracy_ratio, images_per_s)
         result.epochs.append(epoch)
@@ -113,7 +117,7 @@ def probabilities(served: ServedNetwork, images: np.ndarray, batch_size: int = 2
     """Give PyTorch's probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
     served.eval()
     parts = [
-        served(torch.from_numpy(images[start : start + batch_size]))
+        served(torch.tensor(images[start : start + batch_size]))
         for start in range(0, len(images), batch_size)
     ]
     return torch.cat(parts).numpy()

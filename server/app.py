@@ -8,6 +8,7 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -54,8 +55,11 @@ _CONNECTION_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+_MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more
+
+
 class Server:
-    """A server: `start` it, `stop` it. Lives on one event loop.
+    """A server: `open` it, `load` its models, `stop` it. Lives on one event loop.
 
     Args:
         open_network: opens a model's network; tests may give another.
@@ -77,13 +81,8 @@ class Server:
         self.grpc_port = 0
         self.metrics_port = 0
 
-    async def start(self) -> list[str]:
-        """Open both ports, then load every model.
-
-        Until a model is READY, requests for it are answered with UNAVAILABLE.
-
-        Returns:
-            The names of the models that are READY.
+    async def open(self) -> None:
+        """Open both ports; requests for a model are answered with UNAVAILABLE until it is READY.
 
         Raises:
             StartError: a port or the device is not usable.
@@ -133,12 +132,19 @@ class Server:
             lanes=lanes,
             threads_per_lane=device.threads,
         )
+
+    async def load(self) -> list[str]:
+        """Load every model, and report what serves.
+
+        Returns:
+            The names of the models that are READY.
+        """
         await self._repository.load_all()
         ready = [m.entry.name for m in self._repository if m.status.state == State.MODEL_STATE_READY]
         if ready:
             self._log.info("serving", models=ready)
         else:
-            self._log.warning("no_model_ready", repository=str(settings.repository))
+            self._log.warning("no_model_ready", repository=str(self._settings.repository))
         await self._health.set_server(serving=bool(ready))
         return ready
 
@@ -147,12 +153,13 @@ class Server:
         if self._stopping:
             return
         self._stopping = True
+        ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", grace_s=self._settings.grace_s)
         await self._health.drain()
         self._repository.drain()
         await self._grpc.stop(self._settings.grace_s)
         self._batcher.close()
-        stopped = await asyncio.to_thread(self._lane.stop, self._settings.grace_s)
+        stopped = await asyncio.to_thread(self._lane.stop, max(0.0, ends_s - time.monotonic()))
         self._stack.close()
         self._log.info("stopped", lane_idle=stopped)
 
@@ -171,10 +178,11 @@ class Server:
         self._stack.callback(http.shutdown)
         self.metrics_port = http.server_port
         self._grpc = grpc.aio.server(
+            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
             options=[
                 *_CONNECTION_OPTIONS,
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ]
+            ],
         )
         service = Classifier(
             self._repository, self._decoder, self._batcher, metrics, settings.max_images_per_request
@@ -273,14 +281,15 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop.set)
     server = Server(settings, log)
-    starting = loop.create_task(server.start())
+    await server.open()
+    loading = loop.create_task(server.load())
     stopping = loop.create_task(told_to_stop.wait())
-    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
-        on_serving(server, starting.result())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        on_serving(server, loading.result())
         await stopping
-    else:  # told to stop while models are loading
-        starting.cancel()
+    else:
+        loading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await starting
+            await loading
     await server.stop()

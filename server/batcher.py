@@ -14,6 +14,7 @@ import numpy as np
 
 from artifact.pictures import Pixels
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
+from server.handover import hand_over
 from server.network import Probabilities
 from server.queues import Answer, BatchTimes, ModelQueue, Seats, Submission
 
@@ -46,7 +47,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - whatever the device raises, the lane goes on
             outcome = error
         times = BatchTimes(started_s, time.monotonic(), len(self.rows))
-        self.loop.call_soon_threadsafe(self._settle, outcome, times)
+        hand_over(self.loop, self._settle, outcome, times)
 
     def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
         metrics = self.queue.metrics
@@ -127,8 +128,10 @@ class Batcher:
             return await submission.future
         finally:
             with self._wake:
-                if left := queue.remove(submission):
-                    queue.metrics.unanswered["cancelled"].inc(left)
+                left = queue.remove(submission)
+            if left:
+                late = deadline_s is not None and time.monotonic() >= deadline_s
+                queue.metrics.unanswered["expired" if late else "cancelled"].inc(left)
 
     def take(self) -> Batch | None:
         """Bind the next batch: of the model whose oldest image has waited longest, as many as fit.
@@ -140,7 +143,7 @@ class Batcher:
         for queue in self._queues:
             for late in queue.expired(now_s):
                 error = ExpiredError("the deadline passed in the queue")
-                self._loop.call_soon_threadsafe(late.fail, error)
+                hand_over(self._loop, late.fail, error)
         waiting = [queue for queue in self._queues if queue.oldest_s is not None]
         if not waiting:
             return None

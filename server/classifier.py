@@ -1,5 +1,6 @@
 """The classifier service: a request's way through decoding, batcher and ranking."""
 
+import asyncio
 import time
 
 import grpc
@@ -7,7 +8,7 @@ import grpc
 from modelzoo.v1 import classifier_pb2
 from server.batcher import Batcher
 from server.decoding import Decoder
-from server.edge import Edge
+from server.edge import Edge, why_cancelled
 from server.errors import InvalidRequestError, ModelNotFoundError, ModelZooError
 from server.metrics import UNKNOWN_MODEL, Metrics
 from server.ranking import DEFAULT_TOP_K, rank
@@ -54,7 +55,7 @@ class Classifier:
             ModelZooError: one of its subclasses.
         """
         started_s = time.monotonic()
-        code = grpc.StatusCode.CANCELLED  # unless it ends otherwise below
+        code = grpc.StatusCode.INTERNAL  # unless it ends otherwise below
         name = request.model
         try:
             model = self._repository.ready(name, _version(request))
@@ -65,8 +66,8 @@ class Classifier:
         except ModelZooError as error:
             code = error.status
             raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL
+        except asyncio.CancelledError:
+            code = why_cancelled(deadline_s)
             raise
         else:
             code = grpc.StatusCode.OK

@@ -16,6 +16,7 @@ from artifact.errors import PictureError
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.errors import InvalidRequestError, OverloadedError
+from server.handover import hand_over
 
 _RETRY_DELAY_S = 0.1  # a few pictures of a camera's size
 
@@ -107,7 +108,7 @@ class Decoder:
 
     def _ended(self, loop: asyncio.AbstractEventLoop, count: int, _: object) -> None:
         """Make room again, however the job ended; called on the thread where it did."""
-        loop.call_soon_threadsafe(self._release, count)
+        hand_over(loop, self._release, count)
 
     def _release(self, count: int) -> None:
         self._waiting -= count

@@ -55,9 +55,7 @@ class Edge:
                 response = await handler(_parse(request_type, body), deadline_s)
                 answer = response.SerializeToString()
             except asyncio.CancelledError:  # the client hung up, or its deadline passed
-                late = deadline_s is not None and time.monotonic() >= deadline_s
-                code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-                _ended(metrics, code, started_s)
+                _ended(metrics, why_cancelled(deadline_s), started_s)
                 raise
             except ModelZooError as error:
                 _ended(metrics, error.status, started_s)
@@ -72,6 +70,12 @@ class Edge:
             return answer
 
         return grpc.unary_unary_rpc_method_handler(call)
+
+
+def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
+    """Tell a passed deadline from a client that hung up; both cancel the call."""
+    late = deadline_s is not None and time.monotonic() >= deadline_s
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 def _parse(request_type: type[Request], body: bytes) -> Request:

@@ -138,9 +138,7 @@ class Repository:
         if model is None:
             raise ModelNotFoundError(f"no model is called {name!r}")
         if version is not None and version != model.entry.version:
-            raise ModelNotFoundError(
-                f"{name} has no version {version} here; version {model.entry.version} is"
-            )
+            raise ModelNotFoundError(f"{name} has no version {version} here, only {model.entry.version}")
         return model
 
     def ready(self, name: str, version: int | None = None) -> ReadyModel:

@@ -1,6 +1,7 @@
 """What tests of several rooms share: exported models, and servers to ask."""
 
 import asyncio
+import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ class Running:
     settings: Settings
     open_network: OpenNetwork = OnnxNetwork
     ready: list[str] = field(default_factory=list)
+    log: io.StringIO = field(default_factory=io.StringIO)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -81,9 +83,10 @@ class Running:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._told_to_stop = asyncio.Event()
-        self.server = Server(self.settings, logs.make("text"), self.open_network)
+        self.server = Server(self.settings, logs.make("json", self.log), self.open_network)
         try:
-            self.ready = await self.server.start()
+            await self.server.open()
+            self.ready = await self.server.load()
         except Exception as error:  # noqa: BLE001 - for the test to see
             self.error = error
             return

@@ -132,7 +132,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "no local response normalisation, which the network of 2012 has after its first two convolutions",
             "the fourth convolution has 256 maps, as in torchvision; the paper's footnote says 384",
             "one softmax; the paper trains 1000 independent logistic units",
-            "Kaiming initialisation; the paper names none",
+            "Kaiming initialisation of the convolutions",
         ),
     ),
     _vgg("vgg11", 132_863_336),

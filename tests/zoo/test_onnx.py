@@ -31,7 +31,12 @@ SLOW = pytest.mark.slow  # 2 to 25 s each on two cores, together more than a min
         ("lenet5", 32, {"Conv": 3, "Gemm": 2, "MaxPool": 2, "Reshape": 1, "Tanh": 4}),
         ("simple_cnn", 8, {"Conv": 1, "Gemm": 2, "MaxPool": 1, "Relu": 2, "Reshape": 1}),
         ("two_block_cnn", 28, {"Conv": 2, "Gemm": 1, "MaxPool": 2, "Relu": 2, "Reshape": 1}),
-        ("zfnet", 64, {"Conv": 5, "Gemm": 3, "LRN": 2, "MaxPool": 3, "Relu": 7, "Reshape": 1}),
+        pytest.param(
+            "zfnet",
+            64,
+            {"Conv": 5, "Gemm": 3, "LRN": 2, "MaxPool": 3, "Relu": 7, "Reshape": 1},
+            marks=SLOW,
+        ),
         pytest.param(
             "alexnet", 64, {"Conv": 5, "Gemm": 3, "MaxPool": 3, "Relu": 7, "Reshape": 1}, marks=SLOW
         ),

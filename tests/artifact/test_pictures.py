@@ -1,0 +1,262 @@
+"""Pictures become the pixels that Pillow and torchvision make of them, and exactly the right ones."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from artifact import pictures
+from modelzoo.v1 import manifest_pb2
+
+MODES = {1: "L", 3: "RGB"}
+RESAMPLING = {
+    manifest_pb2.INTERPOLATION_BILINEAR: InterpolationMode.BILINEAR,
+    manifest_pb2.INTERPOLATION_BICUBIC: InterpolationMode.BICUBIC,
+}
+SIZES_PX = [(40, 30), (31, 47), (30, 31), (14, 14), (9, 7), (90, 15), (15, 90)]  # width, height
+
+
+def noise(width_px: int, height_px: int, channels: int, seed: int = 0) -> np.ndarray:
+    """Smooth noise, uint8 [H, W, C]: blocks of four, so that JPEG has something to keep."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height_px // 2 + 1, width_px // 2 + 1, channels), np.uint8)
+    return coarse.repeat(2, axis=0).repeat(2, axis=1)[:height_px, :width_px]
+
+
+def save(image: Image.Image, file_format: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, file_format, **options)
+    return stream.getvalue()
+
+
+def palette_image(width_px: int, height_px: int) -> Image.Image:
+    image = Image.fromarray(noise(width_px, height_px, 1)[:, :, 0]).convert("P")
+    image.putpalette(np.random.default_rng(1).integers(0, 256, 768, np.uint8).tobytes())
+    return image
+
+
+# A picture in every form that a file can have, and the RGB or grey picture that it shows.
+FORMS: dict[str, Callable[[int, int], bytes]] = {
+    "JPEG grey": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]), "JPEG"),
+    "JPEG RGB": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "JPEG", quality=90),
+    "JPEG CMYK": lambda w, h: save(Image.fromarray(noise(w, h, 4), "CMYK"), "JPEG", quality=90),
+    "JPEG progressive": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "JPEG", progressive=True),
+    "PNG grey": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]), "PNG"),
+    "PNG RGB": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "PNG"),
+    "PNG RGBA": lambda w, h: save(Image.fromarray(noise(w, h, 4)), "PNG"),
+    "PNG palette": lambda w, h: save(palette_image(w, h), "PNG"),
+    "PNG palette, transparent": lambda w, h: save(palette_image(w, h), "PNG", transparency=bytes(range(256))),
+    "PNG LA": lambda w, h: save(Image.fromarray(noise(w, h, 2)), "PNG"),
+    "PNG 1-bit": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]).convert("1"), "PNG"),
+}
+
+
+def exact(
+    width_px: int, height_px: int, channels: int
+) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+    """An input of a picture's own size: nothing is resampled."""
+    return manifest_pb2.Input(
+        height=height_px, width=width_px, channels=channels
+    ), manifest_pb2.Preprocessing(
+        resize_shorter_px=min(width_px, height_px), interpolation=manifest_pb2.INTERPOLATION_BILINEAR
+    )
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """ITU-R BT.601 in 16-bit fixed point, as Pillow has it; uint8 [H, W, 3] to [H, W, 1]."""
+    weighted = rgb.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)[:, :, np.newaxis]
+
+
+@pytest.mark.parametrize("interpolation", RESAMPLING)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_gives_what_pillow_and_torchvision_give(
+    form: str, channels: int, interpolation: "manifest_pb2.Interpolation.ValueType"
+) -> None:
+    height_px, width_px, shorter_px = 13, 10, 14
+    shape = manifest_pb2.Input(height=height_px, width=width_px, channels=channels)
+    preprocessing = manifest_pb2.Preprocessing(resize_shorter_px=shorter_px, interpolation=interpolation)
+    fitted = transforms.Compose(
+        [
+            transforms.Resize(shorter_px, RESAMPLING[interpolation]),
+            transforms.CenterCrop((height_px, width_px)),
+        ]
+    )
+    for size in SIZES_PX:
+        encoded = FORMS[form](*size)
+        image = Image.open(io.BytesIO(encoded))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")  # else Pillow warns
+        wanted = np.asarray(fitted(image.convert(MODES[channels]))).reshape(height_px, width_px, channels)
+        pixels = pictures.decode(encoded, shape, preprocessing)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        np.testing.assert_array_equal(pixels, wanted, err_msg=f"{size}")
+
+
+@pytest.mark.parametrize("size", SIZES_PX)
+def test_lossless_files_give_exactly_their_pixels(size: tuple[int, int]) -> None:
+    rgb_shape, grey_shape = exact(*size, 3), exact(*size, 1)
+    rgb, grey = noise(*size, 3), noise(*size, 1)
+    np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGB"](*size), *rgb_shape), rgb)
+    np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGB"](*size), *grey_shape), luma(rgb))
+    np.testing.assert_array_equal(pictures.decode(FORMS["PNG grey"](*size), *grey_shape), grey)
+    np.testing.assert_array_equal(
+        pictures.decode(FORMS["PNG grey"](*size), *rgb_shape), grey.repeat(3, axis=2)
+    )
+
+
+def test_transparency_is_dropped_and_the_colours_beneath_it_stay() -> None:
+    rgb_shape, grey_shape = exact(16, 12, 3), exact(16, 12, 1)
+    rgba, grey_alpha = noise(16, 12, 4), noise(16, 12, 2)
+    np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGBA"](16, 12), *rgb_shape), rgba[:, :, :3])
+    np.testing.assert_array_equal(pictures.decode(FORMS["PNG LA"](16, 12), *grey_shape), grey_alpha[:, :, :1])
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)
+    shown = palette[noise(16, 12, 1)[:, :, 0]]
+    for form in ("PNG palette", "PNG palette, transparent"):
+        np.testing.assert_array_equal(pictures.decode(FORMS[form](16, 12), *rgb_shape), shown)
+        np.testing.assert_array_equal(pictures.decode(FORMS[form](16, 12), *grey_shape), luma(shown))
+    one_colour_transparent = save(Image.fromarray(rgba[:, :, :3]), "PNG", transparency=(1, 2, 3))
+    np.testing.assert_array_equal(pictures.decode(one_colour_transparent, *rgb_shape), rgba[:, :, :3])
+
+
+def test_cmyk_is_ink_on_white_paper() -> None:
+    inks = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
+    for ink, colour in inks.items():
+        encoded = save(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95)
+        pixels = pictures.decode(encoded, *exact(16, 16, 3))
+        assert np.abs(pixels.astype(int) - colour).max() <= 2  # JPEG rounds
+
+
+def test_one_bit_pixels_become_black_and_white() -> None:
+    bits = np.random.default_rng(0).random((12, 16)) < 0.5
+    encoded = save(Image.fromarray(bits), "PNG")
+    wanted = np.where(bits, 255, 0)[:, :, np.newaxis]
+    np.testing.assert_array_equal(pictures.decode(encoded, *exact(16, 12, 1)), wanted)
+    np.testing.assert_array_equal(pictures.decode(encoded, *exact(16, 12, 3)), wanted.repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_grey_is_divided_by_257_and_rounded(channels: int) -> None:
+    levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    encoded = save(Image.fromarray(levels), "PNG")
+    pixels = pictures.decode(encoded, *exact(256, 256, channels))
+    wanted = np.rint(levels / 257).astype(np.uint8)  # no tie: 257 is odd
+    np.testing.assert_array_equal(pixels, wanted[:, :, np.newaxis].repeat(channels, axis=2))
+    assert pixels[0, 0, 0] == 0
+    assert pixels[0, 128, 0] == 0
+    assert pixels[0, 129, 0] == 1
+    assert pixels[1, 0, 0] == 1  # 256; Pillow's own conversion says 255 from here on
+    assert pixels[1, 1, 0] == 1
+    assert pixels[128, 127, 0] == 128  # 32,895 = 128 x 257 - 1
+    assert pixels[255, 255, 0] == 255
+
+
+# What to do with the pixels of a file to see them as the camera did, by EXIF orientation (Exif 2.32, 4.6.4).
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_pictures_are_turned_upright(file_format: str, orientation: int) -> None:
+    image = Image.fromarray(noise(20, 12, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    lying = pictures.decode(save(image, file_format), *exact(20, 12, 3))
+    wanted = TURNS[orientation](lying)
+    height_px, width_px, _ = wanted.shape
+    upright = pictures.decode(save(image, file_format, exif=exif), *exact(width_px, height_px, 3))
+    np.testing.assert_array_equal(upright, wanted)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_16_bit_grey_is_turned_upright_too(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    grey = noise(20, 12, 1)
+    encoded = save(Image.fromarray(grey[:, :, 0].astype(np.uint16) * 257), "PNG", exif=exif)
+    wanted = TURNS[orientation](grey)
+    height_px, width_px, _ = wanted.shape
+    np.testing.assert_array_equal(pictures.decode(encoded, *exact(width_px, height_px, 1)), wanted)
+
+
+def test_an_unknown_orientation_is_taken_for_upright() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    pixels = noise(20, 12, 3)
+    encoded = save(Image.fromarray(pixels), "PNG", exif=exif)
+    np.testing.assert_array_equal(pictures.decode(encoded, *exact(20, 12, 3)), pixels)
+
+
+def test_a_progressive_jpeg_gives_the_pixels_of_the_plain_one() -> None:
+    image = Image.fromarray(noise(40, 30, 3))
+    plain, progressive = (save(image, "JPEG", progressive=flag) for flag in (False, True))
+    assert plain != progressive
+    shape = exact(40, 30, 3)
+    np.testing.assert_array_equal(pictures.decode(progressive, *shape), pictures.decode(plain, *shape))
+
+
+def test_of_several_pictures_in_a_file_the_first_is_taken() -> None:
+    first, second = (Image.fromarray(noise(20, 12, 3, seed)) for seed in (0, 1))
+    both = save(first, "MPO", save_all=True, append_images=[second])
+    shape = exact(20, 12, 3)
+    np.testing.assert_array_equal(pictures.decode(both, *shape), pictures.decode(save(first, "JPEG"), *shape))
+
+
+def test_what_follows_a_jpeg_is_not_looked_at() -> None:
+    encoded = FORMS["JPEG RGB"](20, 12)
+    film = np.random.default_rng(0).bytes(1 << 20) + b"\xff\xda" * 200  # phones append one to a photograph
+    shape = exact(20, 12, 3)
+    np.testing.assert_array_equal(pictures.decode(encoded + film, *shape), pictures.decode(encoded, *shape))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES_PX)
+def test_fitting_pixels_is_decoding_their_png(size: tuple[int, int], channels: int) -> None:
+    pixels = noise(*size, channels)
+    encoded = save(Image.fromarray(pixels.squeeze()), "PNG")
+    shape = manifest_pb2.Input(height=11, width=12, channels=channels)
+    preprocessing = manifest_pb2.Preprocessing(
+        resize_shorter_px=12, interpolation=manifest_pb2.INTERPOLATION_BICUBIC
+    )
+    fitted = pictures.fit(pixels, shape, preprocessing)
+    assert fitted.shape == (11, 12, channels)
+    np.testing.assert_array_equal(fitted, pictures.decode(encoded, shape, preprocessing))
+
+
+def test_odd_exif_neither_refuses_a_picture_nor_fills_the_log() -> None:
+    # One entry of four bytes a number, 255 of them, at an offset far behind the end of the file.
+    entry = b"\x32\x01" + b"\x02\x00" + b"\xff\x00\x00\x00" + b"\xff\xff\x00\x00"
+    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0" + b"\x01\0" + entry + b"\0\0\0\0"
+    encoded = save(Image.fromarray(noise(20, 12, 3)), "JPEG", exif=exif)
+    with pytest.warns(UserWarning, match="Tag data larger than file"):
+        Image.open(io.BytesIO(encoded)).getexif().get(ExifTags.Base.Orientation)
+    code = (
+        "import sys\n"
+        "from artifact import pictures\n"
+        "from modelzoo.v1 import manifest_pb2\n"
+        "shape = manifest_pb2.Input(height=12, width=20, channels=3)\n"
+        "fit = manifest_pb2.Preprocessing(resize_shorter_px=12, interpolation=1)\n"
+        "sys.stdout.buffer.write(pictures.decode(sys.stdin.buffer.read(), shape, fit).tobytes())\n"
+    )
+    # In a process of its own: pytest makes errors of warnings, a server does not.
+    done = subprocess.run([sys.executable, "-c", code], input=encoded, capture_output=True, check=True)
+    assert done.stderr == b""
+    plain = save(Image.fromarray(noise(20, 12, 3)), "JPEG")
+    assert done.stdout == pictures.decode(plain, *exact(20, 12, 3)).tobytes()

@@ -1,0 +1,219 @@
+"""The command line as a user meets it: real processes, exit codes, tables, one-line refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from artifact import layout
+from server.config import Settings
+from zoo.catalog import CATALOG
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+MODELS = ("lenet5-digits", "simple_cnn-digits", "two_block_cnn-digits")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run `modelzoo` in an empty folder; environment variables by keyword."""
+
+    def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODELZOO_")}
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=inherited | {"COLUMNS": "160"} | environment,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def picture(repository: Path) -> Path:
+    return repository / MODELS[0] / "1" / layout.CARD / layout.EXAMPLE
+
+
+def refused(done: "subprocess.CompletedProcess[str]") -> str:
+    """Check that a command refused in one line, and give the line."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("modelzoo: ")
+    return line
+
+
+def test_list_shows_every_row_of_the_catalog(run: Run, repository: Path) -> None:
+    done = run("list", "--repository", repository)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [spec.name for spec in CATALOG]
+    [lenet] = [line for line in lines if line.startswith("lenet5")]
+    for part in ("1998", "61,706", "LeCun", "digits", "lenet5-digits/1"):
+        assert part in lenet
+
+
+def test_list_as_json_has_everything(run: Run, repository: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(run("list", "--json", "--repository", repository).stdout)}
+    assert len(rows) == len(CATALOG)
+    assert rows["lenet5"]["exported"] == ["lenet5-digits/1"]
+    assert rows["resnet50"] | {"deviations": None} == {
+        "name": "resnet50",
+        "year": 2015,
+        "parameters": 25_557_032,
+        "paper": "Deep Residual Learning for Image Recognition",
+        "link": "https://arxiv.org/abs/1512.03385",
+        "deviations": None,
+        "weights": [],
+        "exported": [],
+    }
+    assert rows["simple_cnn"]["paper"] is None
+
+
+def test_classify_prints_a_table_that_a_person_can_read(run: Run, server, picture: Path) -> None:
+    done = run("classify", picture, picture, "--model", MODELS[0], "--address", server.address, "--top-k", 3)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["picture", "label", "probability"]
+    assert len(rows) == 6
+    probabilities = [float(row.replace(str(picture), "").split()[1]) for row in rows[:3]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_classify_as_json_gives_labels_with_probabilities(run: Run, server, picture: Path) -> None:
+    done = run("classify", picture, "--json", MODELZOO_MODEL=MODELS[0], MODELZOO_ADDRESS=server.address)
+    [answer] = json.loads(done.stdout)
+    assert answer["picture"] == str(picture)
+    assert len(answer["labels"]) == 5
+    assert answer["labels"][0].keys() == {"text", "index", "probability"}
+
+
+def test_classify_names_the_file_that_is_no_picture(run: Run, server, picture: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    done = run("classify", picture, text, "--model", MODELS[0], "--address", server.address)
+    assert refused(done) == f"modelzoo: {text}: neither a JPEG nor a PNG file"
+
+
+def test_classify_refuses_what_cannot_be_asked(run: Run, server, picture: Path) -> None:
+    asked = ("--address", server.address)
+    assert "no model is called 'resnet'" in refused(run("classify", picture, "--model", "resnet", *asked))
+    line = refused(run("classify", picture, "--model", MODELS[0], "--top-k", 11, *asked))
+    assert line == "modelzoo: top_k: 11 labels, not 1 to 10"
+    line = refused(run("classify", "nowhere.png", "--model", MODELS[0], *asked))
+    assert line == "modelzoo: cannot read nowhere.png: no such file or directory"
+    line = refused(run("classify", picture, "--model", MODELS[0], "--address", "127.0.0.1:1"))
+    assert line == "modelzoo: no server answers at 127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("classify",),
+        ("classify", "a.png"),
+        ("train",),
+        ("serve", "--grpc-port", "many"),
+        ("classify", "a.png", "--model", "m", "--top-k", "some"),
+        ("export",),
+    ],
+)
+def test_a_wrong_command_line_exits_2_with_its_usage(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_shows_models_and_states(run: Run, server) -> None:
+    done = run("status", "--address", server.address)
+    assert done.returncode == 0
+    rows = [line.split()[:5] for line in done.stdout.splitlines()[1:]]
+    assert rows == [[name, "1", "READY", "fp32", "cpu"] for name in MODELS]
+
+
+def test_status_as_json(run: Run, server) -> None:
+    models = json.loads(run("status", "--json", "--address", server.address).stdout)
+    assert [model["name"] for model in models] == list(MODELS)
+    assert {model["state"] for model in models} == {"MODEL_STATE_READY"}
+    assert {(model["precision"], model["device"], model["max_batch_size"]) for model in models} == {
+        ("fp32", "cpu", 32)
+    }
+
+
+def test_status_ready_is_a_probe(run: Run, server, start_server, tmp_path: Path) -> None:
+    done = run("status", "--ready", "--address", server.address)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    empty = start_server(repository=tmp_path)
+    assert run("status", "--ready", "--address", empty.address).returncode == 1
+    assert "no server answers" in refused(run("status", "--ready", "--address", "127.0.0.1:1"))
+
+
+def test_verify_checks_every_artifact_on_this_machine(run: Run, repository: Path) -> None:
+    done = run("verify", "--repository", repository, "--device", "cpu")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == list(MODELS)
+    assert all(row[2] == "CPUExecutionProvider" and float(row[3]) <= 1e-5 and row[-1] == "ok" for row in rows)
+
+
+def test_verify_names_what_fails_and_exits_1(run: Run, scratch_repository: Path) -> None:
+    (scratch_repository / MODELS[1] / "1/labels.txt").write_text("0\n")
+    done = run("verify", "--repository", scratch_repository, "--device", "cpu")
+    assert done.returncode == 1
+    assert "modelzoo: 1 of 3 models failed" in done.stderr
+    [failed] = [line for line in done.stdout.splitlines() if "FAILED" in line]
+    assert failed.startswith(MODELS[1])
+    assert "labels.txt is not the file that was published" in failed
+    assert done.stdout.count(" ok") == 2
+
+
+def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: Path) -> None:
+    line = refused(run("verify", "resnet50-digits", "--repository", repository, "--device", "cpu"))
+    assert "holds no model called 'resnet50-digits'" in line
+    assert "holds no model" in refused(run("verify", "--repository", tmp_path, "--device", "cpu"))
+    line = refused(run("verify", "--repository", repository, "--device", "cuda:9"))
+    assert "device cuda:9 does not work" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("lenet6",), "lenet5"),
+        (("resnet18",), "resnet18 cannot be trained on 'digits' here"),
+        (("lenet5", "--weights", "cifar"), "lenet5 cannot be trained on 'cifar' here"),
+        (("lenet5", "resnet18"), "resnet18 cannot be trained on 'digits' here"),
+    ],
+)
+def test_export_refuses_before_it_trains(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    assert complaint in refused(run("export", *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_publishes_and_says_what_it_measured(run: Run, tmp_path: Path) -> None:
+    done = run("export", "simple_cnn", "--repository", tmp_path / "zoo")
+    assert done.returncode == 0
+    folder = tmp_path / "zoo/simple_cnn-digits/1"
+    assert done.stdout.startswith(str(folder))
+    assert "of 360 held-out images right" in done.stdout
+    assert json.loads((folder / "manifest.json").read_text())["accuracy"]["images"] == 360
+
+
+def test_the_help_names_every_default_of_the_server(run: Run) -> None:
+    shown = " ".join(run("serve", "--help").stdout.split())
+    for name in ("repository", "host", "grpc_port", "metrics_port", "device", "max_batch_size", "log_format"):
+        assert f"[default: ({Settings.model_fields[name].default})]" in shown, name
+
+
+def test_importing_the_command_line_opens_no_room() -> None:
+    rooms = {"server", "export", "zoo", "artifact", "client", "torch"}
+    code = f"import sys, cli.main; print({rooms!r} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,219 @@
+"""An exported file holds the network and its wrapping, and nothing of the machine that wrote it."""
+
+import getpass
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from google.protobuf.message import Message
+from torch import nn
+
+from export import graph, pipeline
+from zoo.spec import InputSpec
+
+Exported = dict[str, pipeline.Exported]
+
+WRAPPING = {"Transpose": 1, "Cast": 1, "Mul": 1, "Add": 1, "Softmax": 1}
+OPERATORS = {
+    "simple_cnn-digits": WRAPPING | {"Conv": 1, "Relu": 2, "MaxPool": 1, "Reshape": 1, "Gemm": 2},
+    "two_block_cnn-digits": WRAPPING | {"Conv": 2, "Relu": 2, "MaxPool": 2, "Reshape": 1, "Gemm": 1},
+    "lenet5-digits": WRAPPING | {"Conv": 3, "Tanh": 4, "MaxPool": 2, "Reshape": 1, "Gemm": 2},
+}
+GREY = InputSpec(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
+
+
+def model_path(exported: Exported, name: str) -> Path:
+    return exported[name].folder / "model.onnx"
+
+
+def messages(message: Message) -> Iterator[Message]:
+    """A message and everything inside it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in value if field.is_repeated else (value,):
+                yield from messages(child)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_graph_holds_the_network_its_wrapping_and_nothing_else(exported: Exported, name: str) -> None:
+    # Batch normalisation is folded into the convolution before it.
+    assert graph.operators(model_path(exported, name)) == Counter(OPERATORS[name])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_signature_is_the_artifacts(exported: Exported, name: str) -> None:
+    model = onnx.load(model_path(exported, name))
+    shape = exported[name].manifest.input
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version == 10
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
+    assert len(model.functions) == 0
+    (images,), (probabilities,) = model.graph.input, model.graph.output
+    assert (images.name, probabilities.name) == ("images", "probabilities")
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert probabilities.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    sides = [
+        [dim.dim_param or dim.dim_value for dim in v.type.tensor_type.shape.dim]
+        for v in (images, probabilities)
+    ]
+    assert sides == [["N", shape.height, shape.width, shape.channels], ["N", 10]]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_file_says_nothing_of_the_machine_that_wrote_it(exported: Exported, name: str) -> None:
+    path = model_path(exported, name)
+    for message in messages(onnx.load(path)):
+        fields = {field.name for field, _ in message.ListFields()}
+        assert not fields & {"metadata_props", "doc_string", "external_data"}
+    content = path.read_bytes()
+    root = Path(graph.__file__).parent.parent
+    places = {str(root), sys.prefix, os.fspath(Path.cwd()), os.fspath(Path.home()), str(path.parent)} - {"/"}
+    words = {"site-packages", ".py", 'File "', "Traceback", "forward(", "nn.Module", "/home/", "/tmp/"}
+    if len(getpass.getuser()) > 3:
+        words.add(f"/{getpass.getuser()}/")
+    assert [word for word in sorted(places | words) if word.encode() in content] == []
+
+
+def test_unstripped_the_file_would_have_said_it(tmp_path: Path) -> None:
+    served = graph.ServedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), GREY).eval()
+    program = torch.onnx.export(
+        served, (torch.zeros((2, 8, 8, 1), dtype=torch.uint8),), dynamo=True, verbose=False
+    )
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    assert b"graph.py" in content
+    assert any(
+        field.name == "metadata_props" for m in messages(program.model_proto) for field, _ in m.ListFields()
+    )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_weights_are_inside_the_file(exported: Exported, name: str) -> None:
+    model = onnx.load(model_path(exported, name), load_external_data=False)
+    assert not any(onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
+    weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if len(tensor.dims) > 1)
+    networks = sum(p.numel() for p in exported[name].served.parameters() if p.dim() > 1)
+    assert networks <= weights <= networks + 2  # scale and shift
+
+
+def test_pixels_are_normalised_as_the_specification_says() -> None:
+    spec = InputSpec(channels=3, height=4, width=5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+    class Means(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels.mean((-2, -1))  # [N, 3]
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+    logits = graph.ServedNetwork(Means(), spec).logits(torch.tensor(images)).numpy()
+    wanted = ((images / 255 - spec.mean) / spec.std).mean(axis=(1, 2))  # [N, 3], double precision
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+    probabilities = graph.ServedNetwork(Means(), spec)(torch.tensor(images)).numpy()
+    exponentials = np.exp(wanted)
+    np.testing.assert_allclose(
+        probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), rtol=0, atol=1e-5
+    )
+
+
+def test_any_batch_size_runs_though_two_images_were_exported(exported: Exported) -> None:
+    one = exported["lenet5-digits"]
+    session = onnxruntime.InferenceSession(one.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (67, 32, 32, 1), np.uint8)
+    (whole,) = session.run(None, {"images": images})
+    assert whole.shape == (67, 10)
+    with torch.no_grad():
+        np.testing.assert_allclose(whole, one.served(torch.tensor(images)).numpy(), rtol=0, atol=1e-5)
+    for count in (1, 5):
+        (part,) = session.run(None, {"images": images[:count]})
+        np.testing.assert_allclose(part, whole[:count], rtol=0, atol=1e-6)
+
+
+class Ranged(nn.Module):
+    """Numbers the images of a batch."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)[:, :10] + torch.arange(pixels.shape[0])[:, None]
+
+
+class Picked(nn.Module):
+    """Picks values by a list of indices."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)[:, torch.tensor([1, 0, 3])]
+
+
+class Sized(nn.Module):
+    """Makes a tensor as large as the batch."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)[:, :10] + torch.ones(pixels.shape[0], 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "left"), [(Ranged(), "Range, Shape"), (Picked(), "Gather"), (Sized(), "Expand, Shape")]
+)
+def test_shape_arithmetic_that_is_left_is_refused_by_name(
+    network: nn.Module, left: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        graph.GraphError, match=rf"^shape arithmetic or control flow is left in the graph: {left}"
+    ):
+        graph.to_onnx(graph.ServedNetwork(network, GREY), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Viewed(nn.Module):
+    """Flattens by the batch's size, which becomes a plain Reshape."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.view(pixels.shape[0], -1)
+
+
+def test_a_view_by_the_size_of_the_batch_is_no_shape_arithmetic(tmp_path: Path) -> None:
+    graph.to_onnx(graph.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
+    assert graph.operators(tmp_path / "model.onnx") == Counter(WRAPPING | {"Reshape": 1})
+
+
+class TwoImages(nn.Module):
+    """Works for two images and no other number."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(2, 64)
+
+
+class FirstOnly(nn.Module):
+    """Answers one image, however many there are."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)[:1]
+
+
+@pytest.mark.parametrize("network", [TwoImages(), FirstOnly()])
+def test_a_fixed_batch_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(graph.GraphError, match=r"^the graph's signature is .*, not .*'N'"):
+        graph.to_onnx(graph.ServedNetwork(network, GREY), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Undecided(nn.Module):
+    """Looks at its numbers before it decides what to do."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        flat = pixels.flatten(1)
+        return flat if pixels.sum() > 0 else -flat
+
+
+def test_what_torch_cannot_export_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        graph.GraphError, match=r"^torch cannot export the network: .*data-dependent"
+    ) as caught:
+        graph.to_onnx(graph.ServedNetwork(Undecided(), GREY), tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

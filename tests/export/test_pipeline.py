@@ -1,0 +1,260 @@
+"""What an export publishes is true, whole, and the same again; what fails publishes nothing."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from artifact import golden, layout, manifest, pictures
+from export import card, datasets, pipeline, recipes, train
+from export.recipes import Recipe
+from zoo import catalog
+
+Exported = dict[str, pipeline.Exported]
+NAMES = ("simple_cnn-digits", "two_block_cnn-digits", "lenet5-digits")
+QUICK = Recipe(epochs=1, learning_rate=1e-2)
+
+
+def onnx_answers(one: pipeline.Exported, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(one.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], {"images": images})
+    return probabilities
+
+
+def fitted_test(one: pipeline.Exported) -> datasets.Split:
+    test = datasets.load("digits", seed=0).test
+    return test.fitted(one.manifest.input, one.manifest.preprocessing)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_manifest_is_the_one_that_was_handed_back(exported: Exported, name: str) -> None:
+    one = exported[name]
+    read = manifest.read(one.folder)
+    assert read == one.manifest
+    manifest.check_files(read, one.folder)
+    assert (read.name, read.version) == (name, 1)
+    assert set(contents(one.folder)) == {
+        "manifest.json",
+        "model.onnx",
+        "labels.txt",
+        "golden.npz",
+        "card/README.md",
+        "card/loss.png",
+        "card/confusion.png",
+        "card/example.png",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_manifest_repeats_what_the_catalog_says(exported: Exported, name: str) -> None:
+    described = exported[name].manifest
+    spec = catalog.find(name.removesuffix("-digits"))
+    assert described.architecture == spec.name
+    assert described.parameters == spec.parameters
+    assert list(described.deviations) == list(spec.deviations)
+    assert (described.input.height, described.input.width) == (spec.input.height, spec.input.width)
+    assert described.input.channels == spec.input.channels
+    assert list(described.input.mean) == list(spec.input.mean)
+    assert list(described.input.std) == list(spec.input.std)
+    assert described.preprocessing.resize_shorter_px == max(spec.input.height, spec.input.width)
+    assert described.HasField("paper") == (spec.paper is not None)
+    if spec.paper is not None:
+        paper = described.paper
+        assert (paper.title, paper.authors) == (spec.paper.title, spec.paper.authors)
+        assert (paper.year, paper.link) == (spec.paper.year, spec.paper.link)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stated_accuracy_is_that_of_the_file_on_the_held_out_images(
+    exported: Exported, name: str
+) -> None:
+    one = exported[name]
+    test = fitted_test(one)
+    right = int((onnx_answers(one, test.images).argmax(axis=1) == test.labels).sum())
+    assert one.manifest.accuracy.images == 360
+    assert one.manifest.accuracy.correct == right
+    assert right > 180  # it has learned, so that the comparison says something
+    assert one.manifest.accuracy.split == "held-out 20 % of scikit-learn's digits, stratified, seed 0"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stated_evidence_is_complete(exported: Exported, name: str) -> None:
+    (fp32,) = exported[name].manifest.precisions
+    assert (fp32.name, fp32.file.name) == ("fp32", "model.onnx")
+    assert [(parity.batch_size, parity.images, parity.top1_agreements) for parity in fp32.parity] == [
+        (batch_size, 360, 360) for batch_size in (1, 2, 3, 7, 32)
+    ]
+    assert all(parity.max_abs_difference <= 1e-5 for parity in fp32.parity)
+    assert {tolerance.provider: tolerance.max_abs_difference for tolerance in fp32.tolerances} == {
+        "CPUExecutionProvider": 1e-5,
+        "CUDAExecutionProvider": 5e-3,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_golden_answers_are_pytorchs(exported: Exported, name: str) -> None:
+    one = exported[name]
+    stored = golden.read(one.folder / one.manifest.golden.name)
+    np.testing.assert_array_equal(stored.images, fitted_test(one).images[:16])
+    assert stored.probabilities.shape == (16, 10)
+    np.testing.assert_allclose(
+        stored.probabilities, train.probabilities(one.served, stored.images), rtol=0, atol=1e-6
+    )
+    assert not np.array_equal(stored.probabilities, onnx_answers(one, stored.images))  # not the file's own
+
+
+def test_the_labels_are_the_datasets(exported: Exported) -> None:
+    for one in exported.values():
+        assert (one.folder / "labels.txt").read_text("utf-8") == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+        assert one.manifest.label_count == 10
+
+
+def test_the_training_and_the_tools_are_on_record(exported: Exported) -> None:
+    for one in exported.values():
+        weights = one.manifest.weights
+        assert (weights.dataset, weights.seed) == ("digits", 0)
+        assert 1 <= weights.best_epoch <= weights.epochs
+        assert weights.training_s > 0
+        assert {"torch", "onnx", "onnxruntime-gpu", "numpy", "pillow"} <= one.manifest.tools.keys()
+        for tool, version in one.manifest.tools.items():
+            assert version == importlib.metadata.version(tool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_of_the_card_is_a_held_out_picture_and_classifies(exported: Exported, name: str) -> None:
+    one = exported[name]
+    encoded = (one.folder / layout.CARD / layout.EXAMPLE).read_bytes()
+    test = datasets.load("digits", seed=0).test
+    image = Image.open(one.folder / layout.CARD / layout.EXAMPLE)
+    np.testing.assert_array_equal(np.asarray(image), test.images[0, :, :, 0])
+    pixels = pictures.decode(encoded, one.manifest.input, one.manifest.preprocessing)
+    np.testing.assert_allclose(
+        onnx_answers(one, pixels[np.newaxis]),
+        train.probabilities(one.served, fitted_test(one).images[:1]),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pictures_of_the_card_open_and_are_not_blank(exported: Exported, name: str) -> None:
+    for picture in ("loss.png", "confusion.png"):
+        with Image.open(exported[name].folder / layout.CARD / picture) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 400
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_the_card_gives_the_figures_of_the_manifest(exported: Exported, name: str) -> None:
+    one = exported[name]
+    described = one.manifest
+    page = (one.folder / layout.CARD / "README.md").read_text("utf-8")
+    accuracy, worst = described.accuracy, max(p.max_abs_difference for p in described.precisions[0].parity)
+    assert page.startswith(f"# {name}\n")
+    assert f"{described.parameters:,} parameters" in page
+    assert f"{accuracy.correct} of 360 ({accuracy.correct / 360:.2%})" in page
+    assert f"at most {worst:.1e}, all 360 labels equal, at batch sizes 1, 2, 3, 7, 32" in page
+    assert f"{described.weights.epochs} epochs in" in page
+    assert f"epoch {described.weights.best_epoch} kept" in page
+    assert described.precisions[0].file.sha256 in page
+    assert all(f"- {deviation}\n" in page for deviation in described.deviations)
+    for picture in ("loss.png", "confusion.png"):
+        assert f"({picture})" in page
+    assert "\n\n\n" not in page
+
+
+def test_the_card_says_what_the_network_differs_from(exported: Exported) -> None:
+    pages = {name: (one.folder / "card" / "README.md").read_text("utf-8") for name, one in exported.items()}
+    assert "Differs from the paper:" in pages["lenet5-digits"]
+    assert "Differs from the notebook:" in pages["simple_cnn-digits"]
+    assert "Differs" not in pages["two_block_cnn-digits"]  # it does not
+
+
+def test_confusion_counts_true_labels_by_row_and_answers_by_column() -> None:
+    labels = np.array([0, 0, 1, 2, 2, 2])
+    probabilities = np.eye(3, dtype=np.float32)[[0, 1, 1, 2, 0, 0]]
+    assert card.confusion_matrix(labels, probabilities).tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
+
+
+def test_exporting_again_adds_versions_that_are_reproducible_and_leaves_the_first_untouched(
+    scratch_repository: Path,
+) -> None:
+    folder = scratch_repository / "simple_cnn-digits"
+    first = contents(folder / "1")
+    for version in (2, 3):
+        again = pipeline.export(catalog.find("simple_cnn"), "digits", scratch_repository, Recipe(1, seed=3))
+        assert again.folder == folder / str(version)
+        assert again.manifest.version == manifest.read(again.folder).version == version
+        assert again.manifest.weights.seed == 3
+        assert again.manifest.accuracy.split.endswith("seed 3")
+    assert contents(folder / "1") == first
+    second, third = contents(folder / "2"), contents(folder / "3")
+    assert second["model.onnx"] == third["model.onnx"] != first["model.onnx"]  # bit for bit
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
+
+
+def test_an_architecture_without_a_recipe_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(recipes.UnknownRecipeError, match="vgg11"):
+        pipeline.export(catalog.find("vgg11"), "digits", tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_dataset_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(datasets.UnknownDatasetError, match="letters"):
+        pipeline.export(catalog.find("lenet5"), "letters", tmp_path / "models", QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+class PlugPulledError(Exception):
+    """Somebody pulled the plug."""
+
+
+class Interrupting:
+    """An observer that looks until a certain step, and then pulls the plug."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+        self.seen: list[str] = []
+
+    def step(self, what: str) -> None:
+        self.seen.append(what)
+        if what == self._at:
+            raise PlugPulledError
+
+    def epoch(self, epoch: train.Epoch, epochs: int) -> None:
+        self.step(f"epoch {epoch.number} of {epochs}")
+
+
+STEPS = [
+    "loading digits",
+    "training",
+    "epoch 1 of 1",
+    "exporting to ONNX",
+    "comparing with PyTorch",
+    "publishing",
+]
+
+
+@pytest.mark.parametrize(
+    "at", ["loading digits", "training", "epoch 1 of 1", "exporting to ONNX", "publishing"]
+)
+def test_an_interrupted_export_leaves_no_version(tmp_path: Path, at: str) -> None:
+    observer = Interrupting(at)
+    with pytest.raises(PlugPulledError):
+        pipeline.export(catalog.find("simple_cnn"), "digits", tmp_path, QUICK, observer)
+    assert observer.seen == STEPS[: STEPS.index(at) + 1]
+    assert list(layout.newest(tmp_path)) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

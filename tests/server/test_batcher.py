@@ -1,0 +1,197 @@
+"""Batches are bound late, carry whoever waits, and every caller is settled exactly once."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from client import Client, ClientError, Label
+from export import datasets, pipeline, train
+from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
+
+MODEL = "lenet5-digits"
+OTHER = "simple_cnn-digits"
+
+
+@pytest.fixture
+def rows(digits: datasets.Split, exported: dict[str, pipeline.Exported]) -> np.ndarray:
+    """Held-out digits at the model's size, uint8 [N, 32, 32, 1]."""
+    one = exported[MODEL].manifest
+    return digits.fitted(one.input, one.preprocessing).images
+
+
+@pytest.fixture
+def expected(rows: np.ndarray, exported: dict[str, pipeline.Exported]) -> np.ndarray:
+    """PyTorch's probabilities for `rows`, [N, 10]."""
+    return train.probabilities(exported[MODEL].served, rows)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(128) as pool:
+        yield pool
+
+
+def ask(
+    pool: ThreadPoolExecutor, client: Client, *images: np.ndarray, **options
+) -> "Future[list[list[Label]]]":
+    return pool.submit(client.classify, MODEL, list(images), top_k=10)
+
+
+def assert_right(answer: list[Label], expected: np.ndarray) -> None:
+    got = {label.index: label.probability for label in answer}
+    assert [got[k] for k in range(10)] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def waiting(running) -> int:
+    """Count the images in the queue, as the metrics show them."""
+    return running.server._repository._models[MODEL].queue.waiting
+
+
+def wait_for(condition) -> None:
+    """Wait for another thread's progress; the test's own time limit ends it."""
+    tick = threading.Event()
+    while not condition():
+        tick.wait(0.002)
+
+
+def test_images_that_wait_for_the_device_run_in_full_batches(
+    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates, max_batch_size=16)
+    gates[MODEL].shut()
+    with running.client() as client:
+        first = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()  # the lane is held by the first image
+        answers = [ask(pool, client, rows[index]) for index in range(1, 65)]
+        wait_for(lambda: waiting(running) == 64)
+        gates[MODEL].gate.set()
+        for index, answer in enumerate([first, *answers]):
+            assert_right(answer.result()[0], expected[index])
+    assert gates[MODEL].batches == [1, 16, 16, 16, 16]
+
+
+def test_a_request_larger_than_a_batch_is_split_and_put_together_again(
+    start_server, gates, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates, max_batch_size=16)
+    gates[MODEL].batches.clear()
+    with running.client() as client:
+        response = client.classify_raw(MODEL, list(rows[:100]), top_k=1)
+    assert [c.labels[0].label_index for c in response.classifications] == expected[:100].argmax(1).tolist()
+    assert response.timing.batch_size == 16
+    assert gates[MODEL].batches == [16] * 6 + [4]
+
+
+def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
+    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates, max_queue_size=8, max_images_per_request=8)
+    gates[MODEL].shut()
+    with running.client() as client:
+        held = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()
+        queued = ask(pool, client, *rows[1:6])
+        wait_for(lambda: waiting(running) == 5)
+        with pytest.raises(ClientError) as caught:
+            client.classify(MODEL, list(rows[:4]))
+        assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "5 images wait for lenet5-digits, of 8 that may; 4 more do not fit" in str(caught.value)
+        assert caught.value.retry_delay_s == pytest.approx(0.1)
+        fits = ask(pool, client, *rows[6:9])
+        wait_for(lambda: waiting(running) == 8)
+        gates[MODEL].gate.set()
+        assert_right(held.result()[0], expected[0])
+        for index, answer in enumerate([*queued.result(), *fits.result()], start=1):
+            assert_right(answer, expected[index])
+
+
+def test_a_cancelled_caller_gives_up_its_seats(
+    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates)
+    gates[MODEL].shut()
+    with running.client() as client, grpc.insecure_channel(running.address) as channel:
+        held = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()
+        pixels = classifier_pb2.Pixels(height=32, width=32, channels=1, data=rows[1].tobytes())
+        request = classifier_pb2.ClassifyRequest(
+            model=MODEL, images=[classifier_pb2.Image(pixels=pixels)] * 7
+        )
+        doomed = classifier_pb2_grpc.ClassifierServiceStub(channel).Classify.future(request)
+        wait_for(lambda: waiting(running) == 7)
+        mate = ask(pool, client, rows[2])
+        wait_for(lambda: waiting(running) == 8)
+        doomed.cancel()
+        wait_for(lambda: waiting(running) == 1)
+        gates[MODEL].gate.set()
+        assert_right(held.result()[0], expected[0])
+        assert_right(mate.result()[0], expected[2])
+    assert gates[MODEL].batches == [1, 1]
+
+
+def test_a_late_request_is_dropped_before_any_computing(start_server, gates, pool, rows: np.ndarray) -> None:
+    running = start_server(open_network=gates)
+    gates[MODEL].shut()
+    with running.client() as client:
+        held = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()
+        with pytest.raises(ClientError) as caught:
+            client.classify(MODEL, list(rows[1:4]), timeout_s=0.2)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        wait_for(lambda: waiting(running) == 0)
+        gates[MODEL].gate.set()
+        held.result()
+    assert gates[MODEL].batches == [1]
+
+
+def test_a_batch_that_the_device_fails_fails_only_its_own_images(
+    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates)
+    network = gates[MODEL]
+    with running.client() as client:
+        network.failure = RuntimeError("CUDA error 700 at 0xdeadbeef")
+        with pytest.raises(ClientError) as caught:
+            client.classify(MODEL, [rows[0]])
+        assert caught.value.code == grpc.StatusCode.INTERNAL
+        assert str(caught.value) == "the device failed this batch"  # not the stranger's message
+        network.failure = None
+        assert_right(client.classify(MODEL, [rows[1]], top_k=10)[0], expected[1])
+
+
+def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
+    start_server, gates, rows: np.ndarray
+) -> None:
+    running = start_server(open_network=gates)
+    network = gates[MODEL]._network
+    whole = network.infer
+    network.infer = lambda rows: whole(rows)[:-1]
+    with running.client() as client, pytest.raises(ClientError) as caught:
+        client.classify(MODEL, list(rows[:3]))
+    assert caught.value.code == grpc.StatusCode.INTERNAL
+
+
+def test_the_model_whose_image_waits_longest_goes_first(start_server, gates, pool, digits, encode) -> None:
+    running = start_server(open_network=gates)
+    order: list[str] = []
+    for name in (MODEL, OTHER):
+        network = gates[name]
+        whole = network._network.infer
+        network._network.infer = lambda rows, name=name, whole=whole: order.append(name) or whole(rows)
+    picture = encode(digits.images[0])
+    gates[MODEL].shut()
+    queues = {name: running.server._repository._models[name].queue for name in (MODEL, OTHER)}
+    with running.client() as client:
+        answers = [pool.submit(client.classify, MODEL, [picture])]
+        gates[MODEL].entered.acquire()
+        for name in (OTHER, MODEL, OTHER):
+            before = queues[name].waiting
+            answers.append(pool.submit(client.classify, name, [picture]))
+            wait_for(lambda name=name, before=before: queues[name].waiting == before + 1)
+        gates[MODEL].gate.set()
+        for answer in answers:
+            answer.result()
+    assert order == [MODEL, OTHER, MODEL]

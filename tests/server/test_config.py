@@ -1,0 +1,61 @@
+"""Settings: flags before environment before file before defaults, and one line for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from server import config
+from server.errors import StartError
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in config.Settings.model_fields:
+        monkeypatch.delenv(f"MODELZOO_{name.upper()}", raising=False)
+
+
+def test_flags_come_before_environment_before_file_before_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "modelzoo.toml"
+    file.write_text('grpc_port = 1\nmetrics_port = 2\nmax_batch_size = 3\nlog_format = "json"\n')
+    monkeypatch.setenv("MODELZOO_GRPC_PORT", "10")
+    monkeypatch.setenv("MODELZOO_METRICS_PORT", "20")
+    settings = config.load({"grpc_port": 100, "device": None}, file)
+    assert (settings.grpc_port, settings.metrics_port, settings.max_batch_size) == (100, 20, 3)
+    assert (settings.log_format, settings.device, settings.max_queue_size) == ("json", "auto", 1024)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("grpc_port = 70000", "settings: grpc_port: Input should be less than or equal to 65535"),
+        ("colour = 1", "settings: colour: Extra inputs are not permitted"),
+        ('device = "cuda"', "settings: device: "),
+        ('log_format = "xml"', "settings: log_format: Input should be 'text' or 'json'"),
+        ("max_batch_size = 0", "settings: max_batch_size: "),
+        ("max_images_per_request = 2000", "max_images_per_request is larger than max_queue_size"),
+        ("grpc_port = ", "cannot be read"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "modelzoo.toml"
+    file.write_text(text)
+    with pytest.raises(StartError) as caught:
+        config.load({}, file)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_settings_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"nowhere\.toml cannot be read"):
+        config.load({}, tmp_path / "nowhere.toml")
+
+
+def test_settings_that_only_fit_together_may_come_from_two_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "modelzoo.toml"
+    file.write_text("max_queue_size = 4000\nmax_decoding_images = 4000\n")
+    monkeypatch.setenv("MODELZOO_MAX_IMAGES_PER_REQUEST", "3000")
+    assert config.load({}, file).max_images_per_request == 3000
