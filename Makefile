@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export test test-slow test-gpu lint format proto bench clean
+.PHONY: setup run export test test-slow test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -43,6 +43,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=deploy/grafana $(BIN)/mypy deploy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -52,6 +53,10 @@ format: $(READY)
 proto: $(READY)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=proto $(PROTOS)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
+
+# Regenerate the dashboard, after a change of a panel or a metric.
+dashboard: $(READY)
+	$(BIN)/python deploy/grafana/dashboard.py > deploy/grafana/dashboards/modelzoo.json
 
 # Measure a running server (`make run` in another terminal).
 bench: $(READY)

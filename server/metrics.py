@@ -1,7 +1,7 @@
 """Every metric of the server, declared once, on a registry that is given.
 
-Series are bound when a model is loaded or a method is registered: nothing is looked up per request, and
-every series is there, at zero, from the first scrape on.
+Series are bound when a method is registered, a model is found or it becomes READY, and are there at zero
+from then on: `rate()` sees the first error, and "idle" differs from "absent".
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +26,16 @@ Stage = Literal["decode", "queue", "infer"]
 STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
 Unanswered = Literal["queue_full", "expired", "cancelled", "failed"]
 UNANSWERED: tuple[Unanswered, ...] = ("queue_full", "expired", "cancelled", "failed")
+# How a classification for a known model can end; an unknown model's name is folded into one series.
+CLASSIFY_CODES = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+)
 STATES = ("unloaded", "loading", "ready", "draining", "failed")
 
 
@@ -127,6 +137,7 @@ class Metrics:
         self._requests = counter(
             "requests_total", "Classification requests that ended, by their status.", ["model", "code"]
         )
+        self.request_ended(UNKNOWN_MODEL, grpc.StatusCode.NOT_FOUND, 0)
         self._images = counter("images_total", "Images that were answered.", ["model"])
         self._unanswered = counter(
             "unanswered_images_total",
@@ -174,7 +185,8 @@ class Metrics:
 
     def for_requests(self, model: str) -> RequestMetrics:
         """Bind what the classifier counts for a model."""
-        self.request_ended(model, grpc.StatusCode.OK, 0)
+        for code in CLASSIFY_CODES:
+            self.request_ended(model, code, 0)
         return RequestMetrics(
             duration=self._request_duration.labels(model),
             decode=self._stage_duration.labels(model, "decode"),

@@ -138,14 +138,15 @@ def test_the_environment_of_a_server_holds_settings_that_it_has(services, name: 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_has_longer_to_stop_than_it_may_take(services, name: str) -> None:
-    # The calls have one grace period to end, and the lane has another.
-    longest_s = 2 * Settings.model_fields["grace_s"].default
-    assert seconds(services[name]["stop_grace_period"]) > longest_s
+    assert seconds(services[name]["stop_grace_period"]) > Settings.model_fields["grace_s"].default
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_the_health_check_tells_a_server_that_serves_from_none(services, server, name: str) -> None:
-    marker, program, *arguments = services[name]["healthcheck"]["test"]
+def test_the_health_check_passes_only_while_a_server_serves(
+    services, server, start_server, tmp_path: Path
+) -> None:
+    first, second = (services[name]["healthcheck"]["test"] for name in SERVERS)
+    assert first == second
+    marker, program, *arguments = first
     assert marker == "CMD"
     command = [Path(sys.executable).with_name(program), *arguments]
 
@@ -153,7 +154,10 @@ def test_the_health_check_tells_a_server_that_serves_from_none(services, server,
         environment = os.environ | {"MODELZOO_ADDRESS": address}
         return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
 
-    assert (ask(server.address), ask("127.0.0.1:1")) == (0, 1)
+    without_models = start_server(repository=tmp_path)
+    assert ask(server.address) == 0
+    assert ask(without_models.address) == 1
+    assert ask("127.0.0.1:1") == 1  # nobody listens
 
 
 def test_models_are_written_by_the_export_and_only_read_by_servers(services) -> None:

@@ -52,7 +52,9 @@ def test_every_series_is_there_at_zero_before_the_first_request(sample: Sample) 
     for code in ("OK", "InvalidArgument", "NotFound", "ResourceExhausted", "DeadlineExceeded", "Internal"):
         assert sample("grpc_server_handled_total", **rpc, grpc_code=code) == 0
     assert sample("grpc_server_handling_seconds_count", **rpc) == 0
-    assert sample("modelzoo_requests_total", model=MODEL, code="OK") == 0
+    for code in ("OK", "CANCELLED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"):
+        assert sample("modelzoo_requests_total", model=MODEL, code=code) == 0
+    assert sample("modelzoo_requests_total", model="_unknown", code="NOT_FOUND") == 0
     assert sample("modelzoo_images_total", model=MODEL) == 0
     assert sample("modelzoo_request_duration_seconds_count", model=MODEL) == 0
     assert sample("modelzoo_batch_size_images_count", model=MODEL) == 0
