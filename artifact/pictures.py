@@ -209,7 +209,7 @@ def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
         if marker == _JPEG_END:
             return
         yield marker, position
-        position += max(2, int.from_bytes(encoded[position : position + 2], "big"))
+        position += int.from_bytes(encoded[position : position + 2], "big")
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from artifact import layout
-from export.train import Epoch, Training
+from export.train import Training
 from modelzoo.v1 import manifest_pb2
 
 mpl.use("Agg")  # draws into files; needs no screen
@@ -63,14 +63,9 @@ def _draw_losses(path: Path, training: Training) -> None:
     axes.plot(
         numbers, [epoch.validation_loss for epoch in epochs], color=_VALIDATION_COLOUR, label="validation"
     )
-    if best is not None:
-        axes.plot(
-            best.number,
-            best.validation_loss,
-            "o",
-            color=_VALIDATION_COLOUR,
-            label=f"kept: epoch {best.number}",
-        )
+    axes.plot(
+        best.number, best.validation_loss, "o", color=_VALIDATION_COLOUR, label=f"kept: epoch {best.number}"
+    )
     axes.set(xlabel="epoch", ylabel="cross entropy (log scale)", yscale="log", title="Loss")
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         ticks("{x:g}")
@@ -111,7 +106,7 @@ def _page(manifest: manifest_pb2.Manifest, training: Training) -> str:
     fp32 = manifest.precisions[0]
     worst = max(fp32.parity, key=lambda parity: parity.max_abs_difference)
     shape, accuracy = manifest.input, manifest.accuracy
-    best = _require(training.best)
+    weights, best = manifest.weights, training.best
     lines = [
         f"# {manifest.name}",
         "",
@@ -125,8 +120,9 @@ def _page(manifest: manifest_pb2.Manifest, training: Training) -> str:
         f"| parity with PyTorch | probabilities differ by at most {worst.max_abs_difference:.1e}, "
         f"all {worst.images} labels equal, at batch sizes "
         f"{', '.join(str(parity.batch_size) for parity in fp32.parity)} |",
-        f"| training | {len(training.epochs)} epochs in {training.seconds:.1f} s, epoch {best.number} kept "
-        f"(validation loss {best.validation_loss:.4f}), seed {training.recipe.seed} |",
+        f"| training | {_starts(weights.starts)}{weights.epochs} epochs in {weights.training_s:.1f} s, "
+        f"epoch {best.number} kept (validation loss {best.validation_loss:.4f}), "
+        f"seed {training.recipe.seed} |",
         f"| file | `{fp32.file.name}`, {fp32.file.size_bytes:,} bytes, sha256 `{fp32.file.sha256}` |",
         "",
         *_deviations(manifest),
@@ -145,14 +141,12 @@ def _origin(manifest: manifest_pb2.Manifest) -> str:
     return f"`{manifest.architecture}`: {paper.authors}, [{paper.title}]({paper.link}), {paper.year}."
 
 
+def _starts(starts: int) -> str:
+    return f"the best of {starts} starts of " if starts > 1 else ""
+
+
 def _deviations(manifest: manifest_pb2.Manifest) -> list[str]:
     if not manifest.deviations:
         return []
     original = "paper" if manifest.HasField("paper") else "notebook"
     return [f"Differs from the {original}:", "", *(f"- {said}" for said in manifest.deviations), ""]
-
-
-def _require(best: Epoch | None) -> Epoch:
-    if best is None:
-        raise ValueError("a training without a single epoch has no card")
-    return best

@@ -1,6 +1,8 @@
 """The way from a name to a published artifact: load, train, export, prove, publish."""
 
+import dataclasses
 import importlib.metadata
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -78,12 +80,29 @@ def export(
     )
 
     observer.step("training")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # initialisation and dropout draw from the global generator
-        served = graph.ServedNetwork(spec.network(num_classes=len(dataset.labels)), spec.input)
-        history = train.train(
-            served, training, validation, recipe, lambda epoch: observer.epoch(epoch, recipe.epochs)
-        )
+    started_s = time.monotonic()
+    attempts = []
+    for start in range(recipe.starts):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(
+                recipe.seed + start
+            )  # initialisation and dropout draw from the global generator
+            served = graph.ServedNetwork(spec.network(num_classes=len(dataset.labels)), spec.input)
+            started = dataclasses.replace(recipe, seed=recipe.seed + start)
+            history = train.train(
+                served, training, validation, started, lambda epoch: observer.epoch(epoch, recipe.epochs)
+            )
+        attempts.append((served, history))
+    served, history = min(attempts, key=lambda attempt: attempt[1].best.validation_loss)
+    origin = manifest_pb2.Weights(
+        dataset=dataset.name,
+        seed=recipe.seed,
+        starts=recipe.starts,
+        start=history.recipe.seed - recipe.seed,
+        epochs=len(history.epochs),
+        best_epoch=history.best.number,
+        training_s=round(time.monotonic() - started_s, 3),
+    )
 
     name = f"{spec.name}-{weights}"
     with publish.staging(repository, name) as folder:
@@ -114,7 +133,7 @@ def export(
             preprocessing=preprocessing,
             labels=manifest.describe_file(folder / layout.LABELS),
             label_count=len(dataset.labels),
-            weights=_weights(dataset, history),
+            weights=origin,
             accuracy=manifest_pb2.Accuracy(
                 split=dataset.held_out, images=int(confusion.sum()), correct=int(confusion.trace())
             ),
@@ -157,13 +176,3 @@ def _paper(spec: ModelSpec) -> manifest_pb2.Paper | None:
     if paper is None:
         return None
     return manifest_pb2.Paper(title=paper.title, authors=paper.authors, year=paper.year, link=paper.link)
-
-
-def _weights(dataset: datasets.Dataset, history: train.Training) -> manifest_pb2.Weights:
-    return manifest_pb2.Weights(
-        dataset=dataset.name,
-        seed=history.recipe.seed,
-        epochs=len(history.epochs),
-        best_epoch=history.best.number if history.best else 0,
-        training_s=round(history.seconds, 3),
-    )

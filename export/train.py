@@ -3,8 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,20 +34,21 @@ class Epoch:
     images_per_s: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Training:
     """A finished training.
 
     Attributes:
-        epochs: all of them, in order.
-        best: the one whose weights were kept: lowest validation loss.
-        seconds: wall time.
+        epochs: all of them, in order; at least one.
     """
 
     recipe: Recipe
-    epochs: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    seconds: float = 0.0
+    epochs: Sequence[Epoch]
+
+    @property
+    def best(self) -> Epoch:
+        """Give the epoch whose weights were kept: the first with the lowest validation loss."""
+        return min(self.epochs, key=lambda epoch: epoch.validation_loss)
 
 
 class DivergedError(Exception):
@@ -77,9 +78,8 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.learning_rate, total_steps=recipe.epochs * steps_per_epoch
     )
-    result = Training(recipe)
-    best_state = copy.deepcopy(served.state_dict())
-    started = time.monotonic()
+    epochs: list[Epoch] = []
+    best_state, lowest_loss = copy.deepcopy(served.state_dict()), math.inf
     for number in range(1, recipe.epochs + 1):
         epoch_started = time.monotonic()
         served.train()
@@ -102,14 +102,13 @@ def train(
             raise DivergedError(f"the validation loss became {validation_loss} in epoch {number}")
         images_per_s = len(labels) / (time.monotonic() - epoch_started)
         epoch = Epoch(number, training_loss, validation_loss, accuracy_ratio, images_per_s)
-        result.epochs.append(epoch)
-        if result.best is None or validation_loss < result.best.validation_loss:
-            result.best, best_state = epoch, copy.deepcopy(served.state_dict())
+        epochs.append(epoch)
+        if validation_loss < lowest_loss:
+            best_state, lowest_loss = copy.deepcopy(served.state_dict()), validation_loss
         on_epoch(epoch)
     served.load_state_dict(best_state)
     served.eval()
-    result.seconds = time.monotonic() - started
-    return result
+    return Training(recipe, epochs)
 
 
 @torch.no_grad()

@@ -107,6 +107,7 @@ PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: setattr(m.precisions[0].file, "name", "..\\model.onnx"), "is not a plain file name"),
     (lambda m: setattr(m.precisions[0].file, "name", "model.onnx\0"), "is not a plain file name"),
     (lambda m: setattr(m.golden, "sha256", "f" * 63), "the sha256 of 'golden.npz' is not 64 hexadecimal"),
+    (lambda m: setattr(m.golden, "sha256", "f" * 65), "the sha256 of 'golden.npz' is not 64 hexadecimal"),
     (lambda m: setattr(m.labels, "sha256", "F" * 64), "the sha256 of 'labels.txt' is not 64 hexadecimal"),
     (lambda m: m.precisions[0].file.ClearField("sha256"), "the sha256 of 'model.onnx' is not 64"),
     (lambda m: setattr(m.accuracy, "correct", 11), "accuracy counts more right answers than images"),

@@ -80,10 +80,27 @@ PNG = save(noise(), "PNG")
         (save(noise(), "BMP"), "^neither a JPEG nor a PNG file$"),
         (PNG[1:], "^neither a JPEG nor a PNG file$"),
         (b"\xff\xd8\xff", "^damaged or truncated: the header gives no size$"),
+        ((PNG_MAGIC + header(256, 256))[:23], r"^damaged or truncated: the header gives no size$"),
+        (
+            save(noise(300, 300), "JPEG").partition(b"\xff\xc0")[0] + b"\xff\xc0\x00\x11\x08\x01\x2c\x01",
+            r"^damaged or truncated: the header gives no size$",
+        ),
         (PNG_MAGIC + header(0, 8) + black(0, 100), "^damaged or truncated: the header gives no size$"),
         (PNG_MAGIC + header(8, 100), "^damaged or truncated: "),
     ],
-    ids=["nothing", "text", "gif", "tiff", "bmp", "late png", "jpeg magic", "no width", "no pixels"],
+    ids=[
+        "nothing",
+        "text",
+        "gif",
+        "tiff",
+        "bmp",
+        "late png",
+        "jpeg magic",
+        "half a png header",
+        "half a jpeg header",
+        "no width",
+        "no pixels",
+    ],
 )
 def test_what_is_no_picture_is_refused_in_words(encoded: bytes, reason: str) -> None:
     with pytest.raises(PictureError, match=reason):
@@ -184,10 +201,11 @@ def test_the_limit_of_scans_is_the_callers() -> None:
         b"\xff\xfe\x00\x04\xff\xd9",  # a comment whose text is an end of picture
         b"\xff\xff\xff",  # fill bytes
         b"\xff\xd0\xff\x01",  # markers without a payload
+        b"\xff\xd1\xff\xff",  # a restart, which has no payload either
         b"\xff\x02\xff\xff",  # an undefined marker, as if a payload of 65,535 bytes followed
         b"\xff\xe1\x00\x00",  # a segment that claims to be shorter than its own length
     ],
-    ids=["comment", "fill", "bare", "undefined", "short"],
+    ids=["comment", "fill", "bare", "restart", "undefined", "short"],
 )
 def test_scans_cannot_hide_from_being_counted(inside: bytes) -> None:
     with pytest.raises(PictureError, match=r"^150 progressive scans"):
@@ -197,6 +215,14 @@ def test_scans_cannot_hide_from_being_counted(inside: bytes) -> None:
 def test_two_bytes_that_look_like_a_scan_inside_a_segment_are_none() -> None:
     thumbnails = b"\xff\xe2\x02\x02" + b"\xff\xda" * 256
     encoded = JPEG[:2] + thumbnails + JPEG[2:]
+    np.testing.assert_array_equal(decode(encoded), decode(JPEG))
+
+
+def test_the_tables_of_a_jpeg_may_come_before_its_frame_header() -> None:
+    frame, tables = segment(JPEG, b"\xff\xc0"), JPEG.index(b"\xff\xc4")
+    scan = JPEG.index(b"\xff\xda")
+    assert frame.stop == tables
+    encoded = JPEG[: frame.start] + JPEG[tables:scan] + JPEG[frame] + JPEG[scan:]
     np.testing.assert_array_equal(decode(encoded), decode(JPEG))
 
 

@@ -81,6 +81,7 @@ def test_nothing_appears_that_was_not_published(tmp_path: Path, fill_folder: Fil
     with publish.staging(tmp_path, "net-pets") as folder:
         fill_folder(folder)
         assert folder.parent == tmp_path / "net-pets"
+        assert folder.name.startswith(".")  # for shells and readers to pass over
     assert names(tmp_path) == []
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,9 @@ def test_the_training_and_the_tools_are_on_record(exported: Exported) -> None:
     for one in exported.values():
         weights = one.manifest.weights
         assert (weights.dataset, weights.seed) == ("digits", 0)
+        assert (
+            json.loads((one.folder / "manifest.json").read_text("utf-8"))["weights"]["seed"] == 0
+        )  # written
         assert 1 <= weights.best_epoch <= weights.epochs
         assert weights.training_s > 0
         assert {"torch", "onnx", "onnxruntime-gpu", "numpy", "pillow"} <= one.manifest.tools.keys()
@@ -187,6 +191,28 @@ def test_confusion_counts_true_labels_by_row_and_answers_by_column() -> None:
     labels = np.array([0, 0, 1, 2, 2, 2])
     probabilities = np.eye(3, dtype=np.float32)[[0, 1, 1, 2, 0, 0]]
     assert card.confusion_matrix(labels, probabilities).tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
+
+
+def test_of_several_starts_the_one_with_the_lowest_validation_loss_is_kept(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watcher(pipeline.Silent):
+        def epoch(self, epoch: train.Epoch, epochs: int) -> None:
+            seen.append(epoch.validation_loss)
+
+    spec = catalog.find("simple_cnn")
+    one = pipeline.export(spec, "digits", tmp_path, Recipe(1, seed=5, starts=3), observer=Watcher())
+    weights = one.manifest.weights
+    assert len(seen) == 3
+    assert len(set(seen)) == 3
+    assert (weights.seed, weights.starts, weights.start) == (5, 3, int(np.argmin(seen)))
+    # What was published is that start's network: its validation loss is the lowest that was seen.
+    validation = datasets.load("digits", seed=5).validation.fitted(
+        one.manifest.input, one.manifest.preprocessing
+    )
+    answers = train.probabilities(one.served, validation.images)
+    right = answers[np.arange(len(answers)), validation.labels]
+    assert -np.log(right).mean() == pytest.approx(min(seen), rel=1e-4)
 
 
 def test_exporting_again_adds_versions_that_are_reproducible_and_leaves_the_first_untouched(

@@ -80,11 +80,9 @@ def test_training_learns(digits: datasets.Dataset) -> None:
     history = train.train(served, digits.train, digits.validation, Recipe(epochs=6, learning_rate=1e-2))
     assert [epoch.number for epoch in history.epochs] == [1, 2, 3, 4, 5, 6]
     assert history.epochs[-1].training_loss < history.epochs[0].training_loss / 2
-    assert history.best is not None
     assert history.best.validation_accuracy_ratio > 0.9
     assert history.best.validation_loss == min(epoch.validation_loss for epoch in history.epochs)
     assert all(epoch.images_per_s > 0 for epoch in history.epochs)
-    assert history.seconds > 0
     assert not served.training
 
 
@@ -141,7 +139,6 @@ def test_running_statistics_of_the_best_epoch_are_kept_too(digits: datasets.Data
         Recipe(epochs=4, learning_rate=2e-2),
         lambda _: states.append(state(served)),
     )
-    assert history.best is not None
     assert history.best.number < 4
     kept = state(served)
     assert "network.1.running_mean" in kept

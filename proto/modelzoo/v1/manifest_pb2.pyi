@@ -304,16 +304,22 @@ class Weights(_message.Message):
     EPOCHS_FIELD_NUMBER: _builtins.int
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
     TRAINING_S_FIELD_NUMBER: _builtins.int
+    STARTS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the dataset they were trained on, `digits` say."""
     seed: _builtins.int
-    """Seed of the split, the initialisation and the order of training."""
+    """Seed of the split; plus `start`, of the initialisation and the order of training too."""
     epochs: _builtins.int
     """Epochs trained."""
     best_epoch: _builtins.int
     """The epoch that was kept, from 1: the one with the lowest validation loss."""
     training_s: _builtins.float
-    """Wall time of the training, in seconds."""
+    """Wall time of the training, all starts together, in seconds."""
+    starts: _builtins.int
+    """How many trainings were run from different initialisations."""
+    start: _builtins.int
+    """The one that was kept, from 0: the one with the lowest validation loss."""
     def __init__(
         self,
         *,
@@ -322,10 +328,12 @@ class Weights(_message.Message):
         epochs: _builtins.int = ...,
         best_epoch: _builtins.int = ...,
         training_s: _builtins.float = ...,
+        starts: _builtins.int = ...,
+        start: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "seed", b"seed", "training_s", b"training_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "seed", b"seed", "start", b"start", "starts", b"starts", "training_s", b"training_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
