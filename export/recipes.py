@@ -37,7 +37,7 @@ class Recipe:
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("simple_cnn", "digits"): Recipe(),
     ("two_block_cnn", "digits"): Recipe(
-        epochs=80, learning_rate=2e-2, weight_decay=1e-3, max_shift_ratio=2 / 28, starts=3
+        epochs=60, learning_rate=2e-2, weight_decay=1e-3, max_shift_ratio=2 / 28, starts=3
     ),
     ("lenet5", "digits"): Recipe(weight_decay=5e-2, label_smoothing=0.1, max_shift_ratio=2 / 32),
 }
