@@ -7,21 +7,9 @@ import onnxruntime
 import pytest
 import torch
 
+from export.graph import FORBIDDEN_OPERATORS
 from zoo.catalog import find
 
-# Nodes that compute shapes or steer; a CUDA graph cannot capture a network that holds one.
-UNCAPTURABLE = {
-    "ConstantOfShape",
-    "Gather",
-    "GatherND",
-    "If",
-    "Loop",
-    "NonZero",
-    "Range",
-    "Scan",
-    "Shape",
-    "Size",
-}
 SLOW = pytest.mark.slow  # 2 to 25 s each on two cores, together more than a minute
 
 
@@ -106,7 +94,7 @@ def test_family_exports_without_shape_arithmetic_and_answers_the_same(
     assert program is not None
     proto = program.model_proto
     operators = Counter(node.op_type for node in proto.graph.node)
-    assert not UNCAPTURABLE & set(operators)
+    assert not FORBIDDEN_OPERATORS & set(operators)
     assert operators == expected
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
