@@ -8,8 +8,9 @@ from typing import Any
 import typer
 from rich.console import Console
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: what is printed holds names of files and messages of others, `digit[bold].png` say.
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 REFUSED = 1  # exit code; 2 is a wrong command line, and Typer's own
 
@@ -33,7 +34,7 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 def refuse(message: str) -> None:
     """Print why on standard error and end with exit code 1."""
-    err.print(f"modelzoo: {message}", markup=False)
+    err.print(f"modelzoo: {message}")
     raise typer.Exit(REFUSED)
 
 

@@ -30,7 +30,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         command = [sys.argv[0], "classify", picture, "--model", ready[0]]
         if server.grpc_port != server_config.Settings.model_fields["grpc_port"].default:
             command += ["--address", f"{settings.host}:{server.grpc_port}"]
-        out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True, markup=False)
+        out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
 
     with refusing(StartError):
         settings = server_config.load(flags, config)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from cli.console import RefusedError, err, out, refusing
 
@@ -21,7 +22,7 @@ def run(names: list[str], repository: Path, device: str) -> None:
     with refusing(StartError):
         choice = choose(device, core_count())
         if choice.fallback_reason:
-            err.print(f"on the CPU, because {choice.fallback_reason}", style="yellow", markup=False)
+            err.print(f"on the CPU, because {choice.fallback_reason}", style="yellow")
         entries = {entry.name: entry for entry in layout.newest(repository)}
         for name in names:
             if name not in entries:
@@ -41,14 +42,12 @@ def run(names: list[str], repository: Path, device: str) -> None:
                 )
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
                 failed += 1
-                row = ("-", "-", f"[red]FAILED[/red]: {str(error).splitlines()[0]}")
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                figures, verdict = ("-", "-"), Text(f"FAILED: {reason}", style="red")
             else:
-                row = (
-                    f"{comparison.max_abs_difference:.1e}",
-                    f"{comparison.tolerance:.0e}",
-                    "[green]ok[/green]",
-                )
-            table.add_row(name, str(entry.version), choice.device.provider, *row)
+                figures = (f"{comparison.max_abs_difference:.1e}", f"{comparison.tolerance:.0e}")
+                verdict = Text("ok", style="green")
+            table.add_row(name, str(entry.version), choice.device.provider, *figures, verdict)
         out.print(table)
         if failed:
             raise RefusedError(f"{failed} of {len(names or entries)} models failed")

@@ -126,8 +126,8 @@ class Server:
             raise
         self._log.info(
             "listening",
-            grpc=f"{settings.host}:{self.grpc_port}",
-            metrics=f"http://{settings.host}:{self.metrics_port}/metrics",
+            grpc=_address(settings.host, self.grpc_port),
+            metrics=f"http://{_address(settings.host, self.metrics_port)}/metrics",
             device=device.name,
             lanes=lanes,
             threads_per_lane=device.threads,
@@ -172,7 +172,7 @@ class Server:
         settings = self._settings
         http, _ = _listening(
             lambda: start_http_server(settings.metrics_port, settings.host, registry=metrics.registry),
-            f"{settings.host}:{settings.metrics_port}",
+            _address(settings.host, settings.metrics_port),
         )
         self._stack.callback(http.server_close)
         self._stack.callback(http.shutdown)
@@ -194,7 +194,7 @@ class Server:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), generic
         )
-        address = f"{settings.host}:{settings.grpc_port}"
+        address = _address(settings.host, settings.grpc_port)
         self.grpc_port = _listening(lambda: self._grpc.add_insecure_port(address), address)
         await self._health.set_server(serving=False)
         await self._grpc.start()
@@ -247,11 +247,16 @@ def _listening(listen: Callable[[], Listening], address: str) -> Listening:
         raise StartError(f"cannot listen on {address}: {_cause(address) or error}") from error
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # IPv6 wants brackets
+
+
 def _cause(address: str) -> str:
     """Ask the system why an address cannot be listened on; gRPC does not tell."""
     host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
-        with socket.create_server((host, int(port))):
+        with socket.create_server((host.strip("[]"), int(port)), family=family):
             return ""
     except OSError as error:
         return (error.strerror or str(error)).lower()

@@ -1,6 +1,7 @@
 """The threads of one device: every call of ONNX Runtime for that device is made on one of them."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -65,8 +66,9 @@ class Lane:
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        ends_s = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, ends_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _loop(self) -> None:

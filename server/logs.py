@@ -1,4 +1,7 @@
-"""The log: one line per event of the server's life, as text for people or JSON for machines."""
+"""The log: one line per event of the server's life, as text for people or JSON for machines.
+
+Tracebacks hold no local variables: those are the clients' pictures, megabytes of them.
+"""
 
 from typing import Literal, TextIO
 
@@ -13,9 +16,17 @@ def make(form: Literal["text", "json"], stream: TextIO) -> FilteringBoundLogger:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if form == "json":
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        processors += [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
+        processors.append(
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(stream),
         processors=processors,
