@@ -181,6 +181,7 @@ def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: 
     assert "device cuda:9 does not work" in line
 
 
+@pytest.mark.slow  # every process imports torch
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -197,6 +198,7 @@ def test_export_refuses_before_it_trains(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_export_publishes_and_says_what_it_measured(run: Run, tmp_path: Path) -> None:
     done = run("export", "simple_cnn", "--repository", tmp_path / "zoo")
     assert done.returncode == 0

@@ -10,6 +10,7 @@ import torch
 from export.graph import FORBIDDEN_OPERATORS
 from zoo.catalog import find
 
+pytestmark = pytest.mark.slow
 SLOW = pytest.mark.slow  # 2 to 25 s each on two cores, together more than a minute
 
 
