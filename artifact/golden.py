@@ -109,7 +109,7 @@ def read(path: Path) -> Golden:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             images, probabilities = np.asarray(arrays["images"]), np.asarray(arrays["probabilities"])
     except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise GoldenError(f"{path.name} cannot be read: {error}") from error
+        raise GoldenError(f"{path.name} cannot be read: {str(error) or type(error).__name__}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or probabilities.dtype != np.float32:
         raise GoldenError(f"{path.name} does not hold uint8 [N, H, W, C] images and float32 probabilities")
     if probabilities.ndim != 2 or not 0 < len(images) == len(probabilities):

@@ -183,4 +183,5 @@ def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
 
 def _reason(error: Exception) -> str:
     """Say it in one line: protobuf lists all fields after an unknown one."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return getattr(error, "strerror", None) or lines[0]

@@ -94,8 +94,9 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:  # its own message is a page of advice
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise GraphError(f"torch cannot export the network: {cause}") from error
+        cause = error.__cause__ or error
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise GraphError(f"torch cannot export the network: {reason}") from error
     if program is None:
         raise GraphError("the exporter wrote nothing")
     model = program.model_proto

@@ -81,7 +81,6 @@ def test_the_whole_response_says_who_answered_and_where_the_time_went(client: Cl
     assert timing.batch_size >= 3
     assert timing.decode_us > 0
     assert timing.infer_us > 0
-    assert timing.queue_us >= 0
 
 
 def test_an_array_that_is_no_contiguous_memory_is_sent_as_it_looks(client: Client, digits: Golden) -> None:
@@ -265,20 +264,18 @@ def test_a_full_queue_says_when_to_come_back_and_then_takes_more(
     assert f"3 images wait for {NAME}, of 4 that may; 2 more do not fit" in str(error)
 
 
-def test_a_call_that_takes_too_long_ends_with_its_deadline_or_the_clients(
+def test_a_call_ends_with_its_own_timeout_or_else_with_the_clients(
     held_address: str, gate: Gate, digits: Golden
 ) -> None:
     pictures = [digits.images[0]]
-    with Client(held_address) as patient, Client(held_address, timeout_s=0.3) as impatient:
-        for call in (
-            lambda: patient.classify(NAME, pictures, timeout_s=0.3),
-            lambda: impatient.classify(NAME, pictures),
-        ):
-            error = refused(call)
-            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert (error.field, error.retry_delay_s) == ("", None)
-        gate.open()
-        assert len(impatient.classify(NAME, pictures, timeout_s=30)) == 1
+    with Client(held_address, timeout_s=0.3) as client, ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(client.classify, NAME, pictures, timeout_s=60)
+        gate.reached.wait()
+        error = refused(lambda: client.classify(NAME, pictures))
+        gate.open()  # the patient call began earlier and has waited longer
+        assert len(patient.result()) == 1
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (error.field, error.retry_delay_s) == ("", None)
 
 
 class Broken:

@@ -217,3 +217,15 @@ def test_what_torch_cannot_export_is_refused_in_one_line(tmp_path: Path) -> None
         graph.to_onnx(graph.ServedNetwork(Undecided(), GREY), tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+class Impossible(nn.Module):
+    """Fails without a word."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+
+def test_a_network_that_fails_without_a_word_is_refused_by_the_name_of_its_error(tmp_path: Path) -> None:
+    with pytest.raises(graph.GraphError, match=r"^torch cannot export the network: \w+"):
+        graph.to_onnx(graph.ServedNetwork(Impossible(), GREY), tmp_path / "model.onnx")
