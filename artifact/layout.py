@@ -13,6 +13,7 @@ EXAMPLE = "example.png"  # inside the card: a held-out picture, for a first try
 MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}")  # a folder's name that no shell or URL minds
+UNKNOWN_VERSION = 0
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")  # fits an int32
 
 
@@ -43,10 +44,21 @@ def versions(model_folder: Path) -> list[int]:
 def newest(repository: Path) -> Iterator[Entry]:
     """Yield the newest version of every model of a repository, in the order of their names.
 
-    A repository that does not exist holds nothing.
+    A repository that does not exist holds nothing. A model whose folder cannot be read is there, with
+    `UNKNOWN_VERSION`: reading it will say why.
+
+    Raises:
+        OSError: the repository itself cannot be read.
     """
     if not repository.is_dir():
         return
     for folder in sorted(repository.iterdir()):
-        if MODEL_NAME.fullmatch(folder.name) and (found := versions(folder)):
+        if not MODEL_NAME.fullmatch(folder.name):
+            continue
+        try:
+            found = versions(folder)
+        except OSError:
+            yield Entry(name=folder.name, version=UNKNOWN_VERSION, folder=folder)
+            continue
+        if found:
             yield Entry(name=folder.name, version=found[-1], folder=folder / str(found[-1]))

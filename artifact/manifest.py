@@ -4,8 +4,10 @@
 was not checked here: every name is a plain file name, every file is the one that was published.
 """
 
+import errno
 import hashlib
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def read(folder: Path) -> manifest_pb2.Manifest:
     """
     path = folder / layout.MANIFEST
     try:
+        _require_file(path)
         manifest = json_format.Parse(path.read_text("utf-8"), manifest_pb2.Manifest())
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{layout.MANIFEST} cannot be read: {_reason(error)}") from error
@@ -95,8 +98,9 @@ def describe_file(path: Path) -> manifest_pb2.File:
     """Hash and measure a file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is something else than a file.
     """
+    _require_file(path)
     digest = hashlib.sha256()
     size_bytes = 0
     with path.open("rb") as stream:
@@ -179,6 +183,16 @@ def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
             yield f"precision {name!r} is unknown"
         if names.count(name) > 1:
             yield f"precision {name!r} is there twice"
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what would be read for ever, a pipe say.
+
+    Raises:
+        OSError: it is not there, or something else than a file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _reason(error: Exception) -> str:

@@ -32,6 +32,9 @@ _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 but DHT, JPG, DAC
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 
+_USUAL_SCANS = 10  # of a progressive JPEG as encoders write it
+
+_NARROW = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # 16-bit grey to 8-bit, rounded
 _MODES = {1: "L", 3: "RGB"}
 _UPRIGHT = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +57,7 @@ class Limits:
 
     Attributes:
         max_pixels: width times height, of the file and again after resizing. 40 million is a 24 x 36 mm
-            camera's frame; decoded it takes 160 MB.
+            camera's frame; as RGB it takes 160 MB while it is decoded, and as much again to be turned.
         max_scans: of a progressive JPEG. Sane files have under 20; thousands of empty ones make a small
             file cost minutes.
     """
@@ -80,14 +83,10 @@ def decode(
     Raises:
         PictureError: neither a JPEG nor a PNG, damaged, truncated, or beyond the limits.
     """
-    width_px, height_px = _size(encoded)
-    if width_px * height_px > limits.max_pixels:
-        raise PictureError(f"{width_px} x {height_px} pixels are more than the {limits.max_pixels:,} allowed")
-    if encoded.startswith(_JPEG_MAGIC) and (scans := _jpeg_scans(encoded)) > limits.max_scans:
-        raise PictureError(f"{scans} progressive scans are more than the {limits.max_scans} allowed")
+    measure(encoded, limits)
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
-            if opened.size != (width_px, height_px):  # else a second header would pass unmeasured
+            if opened.size != _size(encoded):  # else a second header would pass unmeasured
                 raise PictureError("damaged or truncated: the headers give several sizes")
             image = _in_mode(_upright(opened), _MODES[shape.channels])
     except PictureError:
@@ -97,6 +96,24 @@ def decode(
     except Exception as error:
         raise PictureError(f"damaged or truncated: {_first_line(error)}") from error
     return _fit(image, shape, preprocessing, limits)
+
+
+def measure(encoded: bytes, limits: Limits = Limits()) -> int:
+    """Tell what decoding a picture will cost, in pixels, without decoding it.
+
+    That is its width times its height, and for a JPEG of many scans, each of which goes over the
+    picture again, a multiple of it.
+
+    Raises:
+        PictureError: neither a JPEG nor a PNG, without a size, or beyond the limits.
+    """
+    width_px, height_px = _size(encoded)
+    if width_px * height_px > limits.max_pixels:
+        raise PictureError(f"{width_px} x {height_px} pixels are more than the {limits.max_pixels:,} allowed")
+    scans = _jpeg_scans(encoded) if encoded.startswith(_JPEG_MAGIC) else 1
+    if scans > limits.max_scans:
+        raise PictureError(f"{scans} progressive scans are more than the {limits.max_scans} allowed")
+    return width_px * height_px * max(1, scans // _USUAL_SCANS)
 
 
 def fit(
@@ -148,8 +165,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
-        wide = np.asarray(image).astype(np.uint32)  # [H, W], 0..65535
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(_NARROW[np.asarray(image, np.uint16)])  # [H, W]
     image.info.pop("transparency", None)  # dropped, and not converted too
     return image if image.mode == mode else image.convert(mode)
 

@@ -211,7 +211,7 @@ def test_a_missing_file_is_found(folder: Path, name: str) -> None:
 def test_a_folder_in_the_place_of_a_file_is_found(folder: Path) -> None:
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").mkdir()
-    with pytest.raises(DamagedFileError, match=r"^model\.onnx cannot be read: Is a directory$"):
+    with pytest.raises(DamagedFileError, match=r"^model\.onnx cannot be read: not a regular file$"):
         manifest.check_files(manifest.read(folder), folder)
 
 
