@@ -15,9 +15,10 @@ def show(repository: Path, *, as_json: bool) -> None:
         from zoo.catalog import CATALOG
 
     exported: dict[str, list[str]] = {}
-    for entry in layout.newest(repository):
-        architecture = entry.name.partition("-")[0]
-        exported.setdefault(architecture, []).append(f"{entry.name}/{entry.version}")
+    with refusing(OSError):
+        for entry in layout.newest(repository):
+            architecture = entry.name.partition("-")[0]
+            exported.setdefault(architecture, []).append(f"{entry.name}/{entry.version}")
     if as_json:
         print_json(
             [

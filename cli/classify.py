@@ -12,7 +12,7 @@ _BAR_CELLS = 20
 
 def run(images: list[Path], model: str, address: str, top_k: int | None, *, as_json: bool) -> None:
     """Send pictures as they are and print the labels."""
-    with refusing(ClientError):
+    with refusing(ClientError, ValueError):  # a name that is no text, say
         pictures = [_read(image) for image in images]
         try:
             with Client(address) as client:
@@ -51,7 +51,7 @@ def _read(image: Path) -> bytes:
 
 def _explain(error: ClientError, images: list[Path], address: str) -> str:
     """Say what was refused in the user's own terms: the file's name, not its index."""
-    if error.code.name == "UNAVAILABLE" and "connect" in str(error):
+    if error.code.name == "UNAVAILABLE" and not error.from_server:
         return f"no server answers at {address}"
     for index, image in enumerate(images):
         if error.field == f"images[{index}]":

@@ -113,7 +113,10 @@ def classify(
     model: Annotated[str, typer.Option(help="Name of the model.", envvar="MODELZOO_MODEL")],
     address: Address = _ADDRESS,
     top_k: Annotated[
-        int | None, typer.Option(help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K")
+        int | None,
+        typer.Option(
+            help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K", min=-(2**31), max=2**31 - 1
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

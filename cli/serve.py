@@ -1,7 +1,9 @@
 """`modelzoo serve`."""
 
+import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         import uvloop
 
         from artifact import layout
+        from client.client import DEFAULT_ADDRESS
         from server import app, logs
         from server import config as server_config
         from server.errors import StartError
@@ -28,10 +31,19 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         example = entry.folder / layout.CARD / layout.EXAMPLE
         picture = str(example) if example.exists() else "PICTURE"
         command = [sys.argv[0], "classify", picture, "--model", ready[0]]
-        if server.grpc_port != server_config.Settings.model_fields["grpc_port"].default:
-            command += ["--address", f"{settings.host}:{server.grpc_port}"]
-        out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
+        if server.address != DEFAULT_ADDRESS:
+            command += ["--address", server.address.replace("0.0.0.0:", "127.0.0.1:")]
+        with suppress(OSError):  # nobody reads it; the server serves all the same
+            out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
+
+    async def serve_and_exit() -> None:
+        await app.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
+        # All is answered and said. A thread that is still inside a library, of a network or of a decoder
+        # that the grace period did not wait for, would hold up the interpreter's own way out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     with refusing(StartError):
         settings = server_config.load(flags, config)
-        uvloop.run(app.serve(settings, logs.make(settings.log_format, sys.stderr), hint))
+        uvloop.run(serve_and_exit())

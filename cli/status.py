@@ -17,7 +17,7 @@ def run(address: str, *, ready: bool, as_json: bool) -> None:
                 raise typer.Exit(0 if client.is_serving() else REFUSED)
             models = client.list_models()
         except ClientError as error:
-            if error.code.name == "UNAVAILABLE":
+            if error.code.name == "UNAVAILABLE" and not error.from_server:
                 raise RefusedError(f"no server answers at {address}") from error
             raise RefusedError(str(error)) from error
     if as_json:

@@ -19,7 +19,7 @@ def run(names: list[str], repository: Path, device: str) -> None:
         from server.errors import StartError
         from server.machine import core_count
 
-    with refusing(StartError):
+    with refusing(StartError, OSError):
         choice = choose(device, core_count())
         if choice.fallback_reason:
             err.print(f"on the CPU, because {choice.fallback_reason}", style="yellow")

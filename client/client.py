@@ -49,13 +49,23 @@ class ClientError(Exception):
         code: gRPC's status.
         field: path of the request's field that is wrong, ``images[3]`` say; empty where no field is.
         retry_delay_s: when the server wants to be asked again; None where it did not say.
+        from_server: whether the server's own code refused; else gRPC did, having reached it or not.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str, field: str, retry_delay_s: float | None) -> None:
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        field: str = "",
+        retry_delay_s: float | None = None,
+        *,
+        from_server: bool = False,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.field = field
         self.retry_delay_s = retry_delay_s
+        self.from_server = from_server
 
 
 class Client:
@@ -200,11 +210,15 @@ def _client_error(error: grpc.RpcError) -> ClientError:
     field, retry_delay_s = "", None
     if not isinstance(error, grpc.Call):
         raise TypeError("an error of a call is the call itself") from error
-    status = rpc_status.from_call(error)
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details that are not this call's, from a proxy say
+        status = None
     for detail in status.details if status is not None else ():
         bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(bad_request) and bad_request.field_violations:
             field = bad_request.field_violations[0].field
         elif detail.Unpack(retry_info):
             retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
-    return ClientError(error.code(), error.details() or error.code().name, field, retry_delay_s)
+    message = error.details() or error.code().name
+    return ClientError(error.code(), message, field, retry_delay_s, from_server=status is not None)
