@@ -6,15 +6,11 @@ The only file that wires: everything else is given what it needs.
 import asyncio
 import contextlib
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import (
     CollectorRegistry,
@@ -22,40 +18,30 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 from structlog.typing import FilteringBoundLogger
 
-from artifact.pictures import Limits
-from modelzoo.v1 import classifier_pb2
-from server import classifier, machine
+from artifact import pictures
+from server import classifier, health, machine
 from server.batcher import Batcher
 from server.classifier import Classifier
 from server.config import Settings
-from server.decoding import Decoder
+from server.decoding import Decoder, Limits
 from server.device import Device, choose
 from server.edge import Edge
 from server.errors import StartError
+from server.exposition import MetricsPort
 from server.health import Health
 from server.lane import Lane
 from server.metrics import DeviceMemoryCollector, Metrics
 from server.network import OnnxNetwork, OpenNetwork
+from server.ports import CONNECTION_OPTIONS, GenericOnly, address_of, require_free
 from server.repository import Memory, Repository, State
 
-Listening = TypeVar("Listening")
-
-_CONNECTION_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
-    ("grpc.max_concurrent_streams", 1000),
-    ("grpc.max_allowed_incoming_connections", 1024),
-    ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished without a word
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-]
-
-
 _MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more
+# How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
+# over yet, and would cancel them without a word when it stops.
+_REFUSING_S = 0.3
 
 
 class Server:
@@ -76,8 +62,7 @@ class Server:
         self._open_network = open_network
         self._stack = contextlib.ExitStack()
         self._health = Health()
-        self._health_updates: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._hurry = asyncio.Event()
         self.grpc_port = 0
         self.metrics_port = 0
 
@@ -101,7 +86,12 @@ class Server:
         lanes = settings.lanes if device.ordinal is None else 1
         self._lane = Lane(wake, self._batcher, lanes)
         self._decoder = Decoder(
-            settings.decoder_threads, settings.max_decoding_images, Limits(settings.max_image_pixels)
+            settings.decoder_threads,
+            Limits(
+                pictures.Limits(settings.max_image_pixels),
+                settings.max_request_pixels,
+                settings.max_decoding_pixels,
+            ),
         )
         self._stack.callback(self._decoder.close)
         self._repository = Repository(
@@ -115,19 +105,19 @@ class Server:
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
             log=self._log,
-            on_state=self._report_state,
+            on_state=self._health.set_model,
         )
-        self._repository.find()
         try:
+            self._repository.find()
             await self._listen(metrics)
-        except StartError:
+        except (StartError, OSError) as error:
             self._lane.stop(0)
             self._stack.close()
-            raise
+            raise StartError(str(error)) from error
         self._log.info(
             "listening",
-            grpc=_address(settings.host, self.grpc_port),
-            metrics=f"http://{_address(settings.host, self.metrics_port)}/metrics",
+            grpc=self.address,
+            metrics=f"http://{address_of(settings.host, self.metrics_port)}/metrics",
             device=device.name,
             lanes=lanes,
             threads_per_lane=device.threads,
@@ -145,23 +135,43 @@ class Server:
             self._log.info("serving", models=ready)
         else:
             self._log.warning("no_model_ready", repository=str(self._settings.repository))
-        await self._health.set_server(serving=bool(ready))
+        self._health.set_server(serving=bool(ready))
         return ready
 
     async def stop(self) -> None:
-        """Answer what was accepted, take nothing new, and end within the grace period."""
-        if self._stopping:
-            return
-        self._stopping = True
+        """Answer what was accepted, refuse what is new, and end within the grace period."""
         ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", grace_s=self._settings.grace_s)
-        await self._health.drain()
+        self._health.drain()
         self._repository.drain()
-        await self._grpc.stop(self._settings.grace_s)
+        await self._wait(asyncio.sleep(_REFUSING_S), ends_s)
+        await self._wait(self._edge.idle.wait(), ends_s)
+        # What is left is late, or a stream that only listens.
+        await self._grpc.stop(None)
         self._batcher.close()
-        stopped = await asyncio.to_thread(self._lane.stop, max(0.0, ends_s - time.monotonic()))
+        idle = await asyncio.get_running_loop().run_in_executor(
+            None, self._lane.stop, max(0.0, ends_s - time.monotonic())
+        )
         self._stack.close()
-        self._log.info("stopped", lane_idle=stopped)
+        self._log.info("stopped", lane_idle=idle)
+
+    def hurry(self) -> None:
+        """End the grace period of a stop now."""
+        self._hurry.set()
+
+    @property
+    def address(self) -> str:
+        """Give the address of the gRPC services."""
+        return address_of(self._settings.host, self.grpc_port)
+
+    async def _wait(self, what: Coroutine[None, None, object], ends_s: float) -> None:
+        """Wait for something until it is there, the grace period has ended or somebody is in a hurry."""
+        tasks = [asyncio.ensure_future(what), asyncio.ensure_future(self._hurry.wait())]
+        await asyncio.wait(
+            tasks, timeout=max(0.0, ends_s - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in tasks:
+            task.cancel()
 
     async def _listen(self, metrics: Metrics) -> None:
         """Open both ports.
@@ -170,33 +180,28 @@ class Server:
             StartError: a port is in use, or the host is not ours.
         """
         settings = self._settings
-        http, _ = _listening(
-            lambda: start_http_server(settings.metrics_port, settings.host, registry=metrics.registry),
-            _address(settings.host, settings.metrics_port),
-        )
-        self._stack.callback(http.server_close)
-        self._stack.callback(http.shutdown)
-        self.metrics_port = http.server_port
+        for port in (settings.metrics_port, settings.grpc_port):
+            require_free(settings.host, port)
+        http = MetricsPort(metrics.registry, settings.host, settings.metrics_port)
+        self._stack.callback(http.close)
+        self.metrics_port = http.port
         self._grpc = grpc.aio.server(
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
             options=[
-                *_CONNECTION_OPTIONS,
+                *CONNECTION_OPTIONS,
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
             ],
         )
+        self._edge = Edge(metrics, self._log, settings.max_bytes_in_flight)
         service = Classifier(
             self._repository, self._decoder, self._batcher, metrics, settings.max_images_per_request
         )
-        self._grpc.add_generic_rpc_handlers((service.handlers(Edge(metrics, self._log)),))
-        names = (classifier.SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
-        generic = _GenericOnly(self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, generic)  # type: ignore[arg-type]
+        self._grpc.add_generic_rpc_handlers((service.handlers(self._edge), self._health.handlers()))
+        names = (classifier.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), generic
+            reflection.aio.ReflectionServicer(names), GenericOnly(self._grpc)
         )
-        address = _address(settings.host, settings.grpc_port)
-        self.grpc_port = _listening(lambda: self._grpc.add_insecure_port(address), address)
-        await self._health.set_server(serving=False)
+        self.grpc_port = self._grpc.add_insecure_port(address_of(settings.host, settings.grpc_port))
         await self._grpc.start()
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
@@ -210,56 +215,8 @@ class Server:
         registry.register(DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes))
         return Memory(machine.host_memory_bytes, gpu.used_bytes)
 
-    def _report_state(self, model: str, state: "classifier_pb2.ModelState.ValueType") -> None:
-        if self._stopping:
-            return  # health has said NOT_SERVING for good
-        update = asyncio.get_running_loop().create_task(self._health.set_model(model, state))
-        self._health_updates.add(update)  # the loop itself holds no task
-        update.add_done_callback(self._health_updates.discard)
-
     def _log_failure(self, model: str, error: Exception) -> None:
         self._log.error("batch_failed", model=model, error=f"{type(error).__name__}: {error}")
-
-
-class _GenericOnly:
-    """A server that leaves out `add_registered_method_handlers`.
-
-    Generated code registers every method twice over, as a generic handler and by name; each name costs
-    every call of an asyncio server time (11 % with 20 of them), and wins nothing here.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Leave the names out."""
-
-
-def _listening(listen: Callable[[], Listening], address: str) -> Listening:
-    """Open a port.
-
-    Raises:
-        StartError: it is in use, or the host is not ours.
-    """
-    try:
-        return listen()
-    except (OSError, RuntimeError) as error:  # of the metrics server; of gRPC
-        raise StartError(f"cannot listen on {address}: {_cause(address) or error}") from error
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # IPv6 wants brackets
-
-
-def _cause(address: str) -> str:
-    """Ask the system why an address cannot be listened on; gRPC does not tell."""
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    try:
-        with socket.create_server((host.strip("[]"), int(port)), family=family):
-            return ""
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
 
 
 def _registry() -> CollectorRegistry:
@@ -273,7 +230,7 @@ def _registry() -> CollectorRegistry:
 async def serve(
     settings: Settings, log: FilteringBoundLogger, on_serving: Callable[[Server, list[str]], None]
 ) -> None:
-    """Run a server until SIGTERM or SIGINT, then stop it in order.
+    """Run a server until SIGTERM or SIGINT, then stop it in order; a second signal ends the grace period.
 
     Args:
         on_serving: told once when every model was tried: the server, and the READY models' names.
@@ -283,9 +240,15 @@ async def serve(
     """
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told_to_stop.set)
     server = Server(settings, log)
+
+    def stop_or_hurry() -> None:
+        if told_to_stop.is_set():
+            server.hurry()
+        told_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_or_hurry)
     await server.open()
     loading = loop.create_task(server.load())
     stopping = loop.create_task(told_to_stop.wait())

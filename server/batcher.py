@@ -15,6 +15,7 @@ import numpy as np
 from artifact.pictures import Pixels
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
 from server.handover import hand_over
+from server.metrics import Unanswered
 from server.network import Probabilities
 from server.queues import Answer, BatchTimes, ModelQueue, Seats, Submission
 
@@ -54,10 +55,10 @@ class Batch:
         metrics.batch_size.observe(times.batch_size)
         metrics.infer.observe(times.ended_s - times.started_s)
         if isinstance(outcome, Exception):
-            self.log_failure(self.queue.name, outcome)
-            metrics.unanswered["failed"].inc(times.batch_size)
             for seats in self.seats:
                 seats.submission.fail(InferenceError("the device failed this batch"))
+            metrics.unanswered["failed"].inc(times.batch_size)
+            self.log_failure(self.queue.name, outcome)
             return
         row = 0
         for seats in self.seats:
@@ -123,15 +124,22 @@ class Batcher:
                     _RETRY_DELAY_S,
                 )
             queue.append(submission)
-            self._wake.notify()
+            self._wake.notify(-(-len(images) // queue.max_batch_size))  # a lane for each batch
         try:
             return await submission.future
-        finally:
-            with self._wake:
-                left = queue.remove(submission)
-            if left:
-                late = deadline_s is not None and time.monotonic() >= deadline_s
-                queue.metrics.unanswered["expired" if late else "cancelled"].inc(left)
+        except asyncio.CancelledError:
+            late = deadline_s is not None and time.monotonic() >= deadline_s
+            self._withdraw(queue, submission, "expired" if late else "cancelled")
+            raise
+        except InferenceError:
+            self._withdraw(queue, submission, "failed")
+            raise
+
+    def _withdraw(self, queue: ModelQueue, submission: Submission, reason: Unanswered) -> None:
+        """Take out the images that still wait, because nobody waits for them any more."""
+        with self._wake:
+            left = queue.remove(submission)
+        queue.metrics.unanswered[reason].inc(left)
 
     def take(self) -> Batch | None:
         """Bind the next batch: of the model whose oldest image has waited longest, as many as fit.

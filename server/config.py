@@ -46,10 +46,14 @@ class Settings(BaseSettings):
     """Images in one request."""
     max_message_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20
     """Size of one request."""
-    max_image_pixels: Annotated[int, Field(ge=1)] = 40_000_000
+    max_image_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 40_000_000
     """Width times height of one picture."""
-    max_decoding_images: Annotated[int, Field(ge=1)] = 1024
-    """Pictures that may wait for a decoder before more are refused."""
+    max_request_pixels: Annotated[int, Field(ge=1)] = 160_000_000
+    """Pixels of all pictures of one request, as their headers say."""
+    max_decoding_pixels: Annotated[int, Field(ge=1)] = 640_000_000
+    """Pixels that may wait for a decoder before more are refused."""
+    max_bytes_in_flight: Annotated[int, Field(ge=1)] = 512 << 20
+    """Size of all requests that are in flight together."""
     decoder_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
     """Pictures that are decoded at the same time."""
     lanes: Annotated[int, Field(ge=1)] = 1
@@ -60,9 +64,15 @@ class Settings(BaseSettings):
     """Time that accepted requests have to end when the server is told to stop."""
 
     @model_validator(mode="after")
-    def _a_request_must_fit_the_queue(self) -> Self:
-        if self.max_images_per_request > min(self.max_queue_size, self.max_decoding_images):
-            raise ValueError("max_images_per_request is larger than max_queue_size or max_decoding_images")
+    def _a_request_must_fit(self) -> Self:
+        for small, large in (
+            ("max_images_per_request", "max_queue_size"),
+            ("max_image_pixels", "max_request_pixels"),
+            ("max_request_pixels", "max_decoding_pixels"),
+            ("max_message_bytes", "max_bytes_in_flight"),
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise ValueError(f"{small} is larger than {large}")
         return self
 
 

@@ -1,13 +1,14 @@
 """From the images of a request to pixels, in a bounded pool of threads.
 
 Everything that can be wrong with a picture is found here, before a queue: a batch may only fail for the
-device's sake.
+device's sake. What a picture costs is told by its header, so the headers decide who is let in.
 """
 
 import asyncio
-import functools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,9 +17,26 @@ from artifact.errors import PictureError
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.errors import InvalidRequestError, OverloadedError
-from server.handover import hand_over
 
-_RETRY_DELAY_S = 0.1  # a few pictures of a camera's size
+_RETRY_DELAY_S = 0.5  # some pictures of a camera's size
+# What one job decodes at the most. Small enough that others soon get their turn, and that little goes on
+# once nobody waits; large enough that handing over (50 us) does not count beside it.
+_CHUNK_PIXELS, _CHUNK_IMAGES = 1_000_000, 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What decoding may cost.
+
+    Attributes:
+        picture: one picture.
+        request_pixels: all pictures of a request, as their headers say.
+        waiting_pixels: all pictures that wait or are being decoded.
+    """
+
+    picture: pictures.Limits
+    request_pixels: int
+    waiting_pixels: int
 
 
 class Decoder:
@@ -26,92 +44,119 @@ class Decoder:
 
     Args:
         threads: pictures at the same time.
-        max_waiting: pictures that may wait or be decoded before more are refused.
-        limits: what one picture may cost.
     """
 
-    def __init__(self, threads: int, max_waiting: int, limits: pictures.Limits) -> None:
+    def __init__(self, threads: int, limits: Limits) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
         self._threads = threads
-        self._max_waiting = max_waiting
         self._limits = limits
-        self._waiting = 0  # pictures; the event loop alone touches it
+        self._waiting_pixels = 0  # the event loop alone touches it
+
+    @property
+    def waiting_pixels(self) -> int:
+        """Give the pixels that wait or are being decoded."""
+        return self._waiting_pixels
 
     async def decode(
         self, images: Sequence[classifier_pb2.Image], manifest: manifest_pb2.Manifest
     ) -> list[Pixels]:
         """Give the pixels of every image, uint8 ``[H, W, C]``, in the order of the request.
 
+        Being cancelled leaves at most one chunk per thread to be finished for nobody.
+
         Raises:
             InvalidRequestError: names the first image that is wrong, and why.
             OverloadedError: the decoders have no room for all of them.
         """
-        rows: list[Pixels | None] = [None] * len(images)
-        encoded: list[int] = []
+        rows: dict[int, Pixels] = {}
+        encoded: dict[int, bytes] = {}
         for index, image in enumerate(images):
-            if image.WhichOneof("content") == "pixels":
-                rows[index] = _view(index, image.pixels, manifest.input)
+            if image.HasField("pixels"):
+                rows[index] = _pixels(index, image.pixels, manifest.input)
             else:
-                encoded.append(index)
+                encoded[index] = image.encoded
         if encoded:
-            for index, row in zip(encoded, await self._decode(images, encoded, manifest), strict=True):
-                rows[index] = row
-        return [row for row in rows if row is not None]
+            rows |= await self._decode(encoded, manifest)
+        return [rows[index] for index in range(len(images))]
 
     def close(self) -> None:
         """Drop what waits and end the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _decode(
-        self, images: Sequence[classifier_pb2.Image], indices: Sequence[int], manifest: manifest_pb2.Manifest
-    ) -> list[Pixels]:
-        if self._waiting + len(indices) > self._max_waiting:
+        self, encoded: Mapping[int, bytes], manifest: manifest_pb2.Manifest
+    ) -> dict[int, Pixels]:
+        sizes = {index: _measure(index, body, self._limits.picture) for index, body in encoded.items()}
+        total = sum(sizes.values())
+        if total > self._limits.request_pixels:
+            raise InvalidRequestError(
+                "images", f"{total:,} pixels in all, more than the {self._limits.request_pixels:,} allowed"
+            )
+        if self._waiting_pixels + total > self._limits.waiting_pixels:
             raise OverloadedError(
-                f"{self._waiting} pictures wait for a decoder, of {self._max_waiting} that may; "
-                f"{len(indices)} more do not fit",
+                f"pictures of {self._waiting_pixels:,} pixels wait for a decoder, "
+                f"of {self._limits.waiting_pixels:,} that may; {total:,} more do not fit",
                 _RETRY_DELAY_S,
             )
-        loop = asyncio.get_running_loop()
-        # One job a thread, not one a picture: handing over costs as much as decoding a small one.
-        parts = [indices[start :: self._threads] for start in range(min(self._threads, len(indices)))]
-        jobs = []
-        for part in parts:
-            self._waiting += len(part)
-            job = self._pool.submit(self._decode_part, images, part, manifest)
-            job.add_done_callback(functools.partial(self._ended, loop, len(part)))
-            jobs.append(asyncio.wrap_future(job))
-        decoded: dict[int, Pixels] = {}
+        chunks = deque(_chunks(sizes))
+        rows: dict[int, Pixels] = {}
         problems: list[_InvalidImageError] = []
-        for result in await asyncio.gather(*jobs, return_exceptions=True):
-            if isinstance(result, _InvalidImageError):
-                problems.append(result)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                decoded.update(result)
+
+        async def work() -> None:
+            """Decode a chunk after the other, each behind what other requests have handed in meanwhile."""
+            while chunks:
+                chunk = {index: encoded[index] for index in chunks.popleft()}
+                try:
+                    job = self._pool.submit(_decode_chunk, chunk, manifest, self._limits.picture)
+                    decoded: dict[int, Pixels] = await asyncio.wrap_future(job)
+                    rows.update(decoded)
+                except _InvalidImageError as error:
+                    problems.append(error)
+                    chunks.clear()  # every earlier one is in hand already
+
+        self._waiting_pixels += total
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._threads, len(chunks))):
+                    group.create_task(work())
+        finally:
+            self._waiting_pixels -= total
         if problems:
             raise min(problems, key=lambda problem: problem.index)
-        return [decoded[index] for index in indices]
-
-    def _decode_part(
-        self, images: Sequence[classifier_pb2.Image], indices: Sequence[int], manifest: manifest_pb2.Manifest
-    ) -> dict[int, Pixels]:
-        rows = {}
-        for index in indices:
-            try:
-                rows[index] = pictures.decode(
-                    images[index].encoded, manifest.input, manifest.preprocessing, self._limits
-                )
-            except PictureError as error:
-                raise _InvalidImageError(index, str(error)) from error
         return rows
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, count: int, _: object) -> None:
-        """Make room again, however the job ended; called on the thread where it did."""
-        hand_over(loop, self._release, count)
 
-    def _release(self, count: int) -> None:
-        self._waiting -= count
+def _chunks(sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """Cut a request's pictures into jobs, in order; a large picture is a job of its own."""
+    chunk: list[int] = []
+    pixels = 0
+    for index, size in sizes.items():
+        if chunk and (pixels + size > _CHUNK_PIXELS or len(chunk) == _CHUNK_IMAGES):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(index)
+        pixels += size
+    yield chunk
+
+
+def _decode_chunk(
+    encoded: Mapping[int, bytes], manifest: manifest_pb2.Manifest, limits: pictures.Limits
+) -> dict[int, Pixels]:
+    rows = {}
+    for index, body in encoded.items():
+        try:
+            rows[index] = pictures.decode(body, manifest.input, manifest.preprocessing, limits)
+        except PictureError as error:
+            raise _InvalidImageError(index, str(error)) from error
+    return rows
+
+
+def _measure(index: int, encoded: bytes, limits: pictures.Limits) -> int:
+    """Give a picture's pixels, out of its header alone."""
+    try:
+        return pictures.measure(encoded, limits)
+    except PictureError as error:
+        raise _InvalidImageError(index, str(error)) from error
 
 
 class _InvalidImageError(InvalidRequestError):
@@ -120,8 +165,8 @@ class _InvalidImageError(InvalidRequestError):
         self.index = index
 
 
-def _view(index: int, pixels: classifier_pb2.Pixels, shape: manifest_pb2.Input) -> Pixels:
-    """View raw pixels as uint8 ``[H, W, C]``, without a copy.
+def _pixels(index: int, pixels: classifier_pb2.Pixels, shape: manifest_pb2.Input) -> Pixels:
+    """Take raw pixels as uint8 ``[H, W, C]``.
 
     Raises:
         InvalidRequestError: another shape than the model's, or another number of bytes.
@@ -130,7 +175,8 @@ def _view(index: int, pixels: classifier_pb2.Pixels, shape: manifest_pb2.Input) 
     wanted = (shape.height, shape.width, shape.channels)
     if given != wanted:
         raise _InvalidImageError(index, f"pixels of shape {given} (height, width, channels), not {wanted}")
+    data = pixels.data  # read once: every access copies
     size_bytes = shape.height * shape.width * shape.channels
-    if len(pixels.data) != size_bytes:
-        raise _InvalidImageError(index, f"{len(pixels.data)} bytes of pixels, not {size_bytes}")
-    return np.frombuffer(pixels.data, np.uint8).reshape(wanted)
+    if len(data) != size_bytes:
+        raise _InvalidImageError(index, f"{len(data)} bytes of pixels, not {size_bytes}")
+    return np.frombuffer(data, np.uint8).reshape(wanted)

@@ -16,8 +16,11 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from structlog.typing import FilteringBoundLogger
 
+from server import wire
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
 from server.metrics import Metrics, RpcMetrics
+
+_RETRY_DELAY_S = 0.5  # some large requests' time
 
 Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -29,19 +32,37 @@ class Edge:
 
     Args:
         log: told of errors that are nobody's request's fault.
+        max_bytes: size of all requests that are in flight together.
+
+    Attributes:
+        idle: set while no call is in flight.
     """
 
-    def __init__(self, metrics: Metrics, log: FilteringBoundLogger) -> None:
+    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, max_bytes: int) -> None:
         self._metrics = metrics
         self._log = log
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._calls = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def unary(
-        self, service: str, method: str, request_type: type[Request], handler: Handler[Request]
+        self,
+        service: str,
+        method: str,
+        request_type: type[Request],
+        handler: Handler[Request],
+        max_fields: int = 16,
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Make an RPC method of a handler.
 
         Bytes in, bytes out: the handler gets the parsed request and its deadline on the clock of
         `time.monotonic` (None where the client set none), and returns the response.
+
+        Args:
+            max_fields: fields that a request may have at its top level; they are counted before it is
+                parsed, because two bytes a field grow a hundredfold there.
         """
         metrics = self._metrics.for_method(service, method)
         log = self._log.bind(method=f"/{service}/{method}")
@@ -51,8 +72,11 @@ class Edge:
             metrics.started.inc()
             left_s: float | None = context.time_remaining()  # None where the client set none
             deadline_s = None if left_s is None else started_s + left_s
+            self._enter(len(body))
             try:
-                response = await handler(_parse(request_type, body), deadline_s)
+                if self._bytes > self._max_bytes:
+                    raise OverloadedError("the requests in flight are too large together", _RETRY_DELAY_S)
+                response = await handler(_parse(request_type, body, max_fields), deadline_s)
                 answer = response.SerializeToString()
             except asyncio.CancelledError:  # the client hung up, or its deadline passed
                 _ended(metrics, why_cancelled(deadline_s), started_s)
@@ -66,10 +90,23 @@ class Edge:
                 _ended(metrics, grpc.StatusCode.INTERNAL, started_s)
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
                 raise  # never reached: abort raises
+            finally:
+                self._leave(len(body))
             _ended(metrics, grpc.StatusCode.OK, started_s)
             return answer
 
         return grpc.unary_unary_rpc_method_handler(call)
+
+    def _enter(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+        self._calls += 1
+        self.idle.clear()
+
+    def _leave(self, size_bytes: int) -> None:
+        self._bytes -= size_bytes
+        self._calls -= 1
+        if not self._calls:
+            self.idle.set()
 
 
 def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
@@ -78,10 +115,12 @@ def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
-def _parse(request_type: type[Request], body: bytes) -> Request:
+def _parse(request_type: type[Request], body: bytes, max_fields: int) -> Request:
     try:
+        if wire.count_fields(body, max_fields) > max_fields:
+            raise InvalidRequestError("request", f"more than {max_fields} fields, images included")
         return request_type.FromString(body)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:
         raise InvalidRequestError("request", f"not a {request_type.DESCRIPTOR.full_name}") from error
 
 

@@ -1,34 +1,91 @@
-"""The standard health service: one entry per model, and "" for the whole server."""
+"""The standard health service: one entry per model, and "" for the whole server.
 
-from grpc_health.v1 import health, health_pb2
+grpcio's own servicer writes to a watcher while it holds the lock that every change of a status needs, so
+one watcher that does not read would hold up the others, and the stop. Here nothing is held while writing.
+"""
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2
 
 from modelzoo.v1 import classifier_pb2
 
+SERVICE = "grpc.health.v1.Health"
 SERVER = ""  # the name under which probes ask for the whole server
+
+Request = health_pb2.HealthCheckRequest
+Response = health_pb2.HealthCheckResponse
+Context = grpc.aio.ServicerContext[Request, Response]
 
 
 class Health:
-    """What `grpc.health.v1` answers.
-
-    Attributes:
-        servicer: answers the calls.
-    """
+    """What `grpc.health.v1` answers; lives on the event loop."""
 
     def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self._serving: dict[str, bool] = {SERVER: False}
+        self._draining = False
+        self._watchers: set[asyncio.Event] = set()
 
-    async def set_model(self, name: str, state: "classifier_pb2.ModelState.ValueType") -> None:
+    def set_model(self, name: str, state: "classifier_pb2.ModelState.ValueType") -> None:
         """Report a model: SERVING when it is READY."""
-        await self._set(name, serving=state == classifier_pb2.MODEL_STATE_READY)
+        self._set(name, serving=state == classifier_pb2.MODEL_STATE_READY)
 
-    async def set_server(self, *, serving: bool) -> None:
+    def set_server(self, *, serving: bool) -> None:
         """Report the whole server."""
-        await self._set(SERVER, serving=serving)
+        self._set(SERVER, serving=serving)
 
-    async def drain(self) -> None:
-        """Report NOT_SERVING for everything, for good."""
-        await self.servicer.enter_graceful_shutdown()
+    def drain(self) -> None:
+        """Report NOT_SERVING for everything, for good, and end what watches."""
+        self._draining = True
+        for name in self._serving:
+            self._set(name, serving=False)
 
-    async def _set(self, name: str, *, serving: bool) -> None:
-        response = health_pb2.HealthCheckResponse
-        await self.servicer.set(name, response.SERVING if serving else response.NOT_SERVING)
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Give the service's handlers."""
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                self._check,
+                request_deserializer=Request.FromString,
+                response_serializer=Response.SerializeToString,
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                self._watch,
+                request_deserializer=Request.FromString,
+                response_serializer=Response.SerializeToString,
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _set(self, name: str, *, serving: bool) -> None:
+        self._serving[name] = serving and not self._draining
+        for changed in self._watchers:
+            changed.set()
+
+    def _status(self, name: str) -> int:
+        if name not in self._serving:
+            return Response.SERVICE_UNKNOWN
+        return Response.SERVING if self._serving[name] else Response.NOT_SERVING
+
+    async def _check(self, request: Request, context: Context) -> Response:
+        status = self._status(request.service)
+        if status == Response.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no model of that name")
+        return Response(status=status)
+
+    async def _watch(self, request: Request, context: Context) -> None:
+        """Tell the status, and every change of it; an unknown model is told as such and may yet come."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        told = None
+        try:
+            while True:
+                changed.clear()
+                if (status := self._status(request.service)) != told:
+                    await context.write(Response(status=status))
+                    told = status
+                if self._draining:
+                    return
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pynvml
 
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # version 2: "<quota> <period>" in microseconds, or "max"
-_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+_CGROUP = Path("/sys/fs/cgroup")
 _SMAPS = Path("/proc/self/smaps_rollup")
 
 
 def core_count() -> int:
     """Count the cores that this process may use: its affinity, cut by the container's CPU quota."""
     cores = len(os.sched_getaffinity(0))
-    quota = _cpu_quota()
+    quota = cpu_quota(_CGROUP)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
@@ -61,13 +60,18 @@ class GpuMemory:
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
 
-def _cpu_quota() -> float | None:
+def cpu_quota(cgroup: Path) -> float | None:
+    """Read how many cores a control group may keep busy; None where there is no limit.
+
+    Args:
+        cgroup: its folder: with ``cpu.max`` in version 2, with ``cpu/cpu.cfs_*_us`` in version 1.
+    """
     try:
-        quota, period = _CGROUP_CPU_MAX.read_text("ascii").split()
+        quota, period = (cgroup / "cpu.max").read_text("ascii").split()
     except (OSError, ValueError):
         try:
-            quota = (_CGROUP_V1 / "cpu.cfs_quota_us").read_text("ascii").strip()
-            period = (_CGROUP_V1 / "cpu.cfs_period_us").read_text("ascii").strip()
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text("ascii").strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text("ascii").strip()
         except OSError:
             return None
     if quota == "max" or int(quota) <= 0:

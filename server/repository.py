@@ -12,7 +12,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from artifact import layout
+from artifact import layout, manifest
 from artifact.errors import ArtifactError
 from artifact.golden import Comparison
 from modelzoo.v1 import classifier_pb2, manifest_pb2
@@ -136,7 +136,7 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None:
-            raise ModelNotFoundError(f"no model is called {name!r}")
+            raise ModelNotFoundError(f"no model is called {_shown(name)}")
         if version is not None and version != model.entry.version:
             raise ModelNotFoundError(f"{name} has no version {version} here, only {model.entry.version}")
         return model
@@ -167,9 +167,10 @@ class Repository:
             log.error("model_failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
             self._set_state(model, State.MODEL_STATE_FAILED)
             return
-        except Exception:  # ONNX Runtime's, say: this model fails, the others go on
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's, say: this model fails, the others go on
             model.status.reason = "the network could not be loaded; the server's log has the cause"
-            log.exception("model_failed")
+            cause = (str(error).splitlines() or [""])[0]
+            log.error("model_failed", reason=f"{type(error).__name__}: {cause}")  # noqa: TRY400 - in one line
             self._set_state(model, State.MODEL_STATE_FAILED)
             return
         described = _required(model.manifest)
@@ -209,6 +210,7 @@ class Repository:
             ArtifactError: the artifact is not what was published, or does not give PyTorch's answers.
             Exception: whatever ONNX Runtime raises.
         """
+        model.manifest = await asyncio.to_thread(manifest.read, model.entry.folder)
         artifact = await asyncio.to_thread(loading.read, model.entry.folder)
         model.manifest, model.labels = artifact.manifest, artifact.labels
 
@@ -233,6 +235,12 @@ class Repository:
         model.status.state = state
         self.metrics.set_state(model.entry.name, model.entry.version, state_name(state))
         self.on_state(model.entry.name, state)
+
+
+def _shown(name: str) -> str:
+    """Quote a name that a client made up; the status of a call has room for some kilobytes only."""
+    longest = 200
+    return repr(name) if len(name) <= longest else repr(name[:longest]) + "…"
 
 
 def state_name(state: "State.ValueType") -> str:

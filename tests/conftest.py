@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from client import Client
 from export import pipeline
@@ -22,6 +24,13 @@ from zoo import catalog
 
 # A minute of training is for the slow tests; these networks only have to be real.
 QUICK = {"simple_cnn": 8, "two_block_cnn": 2, "lenet5": 2}  # epochs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside() -> None:
+    """Remove what the developer's shell tells a server."""
+    for name in [name for name in os.environ if name.startswith("MODELZOO_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +69,7 @@ class Running:
 
     def __post_init__(self) -> None:
         self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
         self._thread.start()
         self._started.wait()
 
@@ -76,9 +85,12 @@ class Running:
         return Client(self.address)
 
     def stop(self) -> None:
-        if self._thread.is_alive():
+        if self.error is None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._told_to_stop.set)
-            self._thread.join()
+        self._thread.join()
+
+    def hurry(self) -> None:
+        self._loop.call_soon_threadsafe(self.server.hurry)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -102,10 +102,10 @@ def test_committed_stubs_are_what_protoc_generates(tmp_path: Path) -> None:
     assert committed == generated
 
 
-def test_files_stay_under_three_hundred_lines() -> None:
+def test_files_are_shorter_than_three_hundred_lines() -> None:
     long = {
         path.relative_to(ROOT).as_posix(): count
         for path in sources()
-        if (count := len(path.read_text("utf-8").splitlines())) > 300
+        if (count := len(path.read_text("utf-8").splitlines())) > 299
     }
     assert long == {}

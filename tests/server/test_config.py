@@ -35,6 +35,9 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ('log_format = "xml"', "settings: log_format: Input should be 'text' or 'json'"),
         ("max_batch_size = 0", "settings: max_batch_size: "),
         ("max_images_per_request = 2000", "max_images_per_request is larger than max_queue_size"),
+        ("max_image_pixels = 170000000", "max_image_pixels is larger than max_request_pixels"),
+        ("max_image_pixels = 200000000", "settings: max_image_pixels: "),
+        ("max_bytes_in_flight = 70000", "max_message_bytes is larger than max_bytes_in_flight"),
         ("grpc_port = ", "cannot be read"),
     ],
 )
@@ -56,6 +59,6 @@ def test_settings_that_only_fit_together_may_come_from_two_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "modelzoo.toml"
-    file.write_text("max_queue_size = 4000\nmax_decoding_images = 4000\n")
+    file.write_text("max_queue_size = 4000\n")
     monkeypatch.setenv("MODELZOO_MAX_IMAGES_PER_REQUEST", "3000")
     assert config.load({}, file).max_images_per_request == 3000

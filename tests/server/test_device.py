@@ -1,5 +1,6 @@
 """A device is chosen by what it does, not by what it says it could."""
 
+import os
 import re
 from pathlib import Path
 
@@ -61,5 +62,34 @@ def test_memory_that_is_taken_is_measured() -> None:
     assert machine.host_memory_bytes() - before < 10e6
 
 
-def test_cores_are_counted() -> None:
-    assert 1 <= machine.core_count() <= 4096
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+    ],
+)
+def test_a_containers_quota_is_read(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert machine.cpu_quota(tmp_path) == cores
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert machine.core_count() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert machine.core_count() <= len(cores)
+
+
+def test_a_session_has_the_threads_that_it_was_given(exported) -> None:
+    path = exported["lenet5-digits"].folder / "model.onnx"
+    session = device.open_session(path, device.Device("cpu", None, threads=3))
+    assert session.get_session_options().intra_op_num_threads == 3

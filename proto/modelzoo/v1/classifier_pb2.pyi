@@ -433,7 +433,7 @@ class GetModelResponse(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The labels, in the order of the network's outputs; empty where they could not be read."""
+        """The labels, in the order of the network's outputs; empty until the whole artifact was read and checked."""
 
     def __init__(
         self,
