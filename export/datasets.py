@@ -1,13 +1,17 @@
 """The pictures that networks are trained and judged on.
 
-A dataset is uint8 images with labels, split three ways: `train` learns from the first, picks its best
+A dataset is pictures with labels, split three ways: `train` learns from the first, picks its best
 epoch on the second, and `pipeline` looks at the third once, at the very end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torchvision  # type: ignore[import-untyped]
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -37,45 +41,81 @@ class Split:
         return Split(np.stack(images), self.labels)  # [N, H, W, C]
 
 
+class Part(Protocol):
+    """Pictures with their labels, which need not be decoded yet."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Give the label indices, int64 ``[N]``."""
+
+    def fitted(self, shape: manifest_pb2.Input, preprocessing: manifest_pb2.Preprocessing) -> Split:
+        """Fit every picture to a network's input, by the preprocessing that the server uses.
+
+        Raises:
+            DatasetError: a picture cannot be read.
+        """
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A named dataset in three parts that share no image.
 
     Attributes:
-        name: as `--weights` takes it.
+        name: as a model's name ends.
         held_out: what `test` is, in words for the manifest.
         labels: the labels' texts, in the order of their indices.
+        channels: 1 where the pictures are grey, 3 where they are coloured.
+        side_px: their typical shorter side.
+        mirrored: whether a picture seen in a mirror keeps its label.
     """
 
     name: str
     held_out: str
     labels: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+    channels: int
+    side_px: int
+    mirrored: bool
+    train: Part
+    validation: Part
+    test: Part
+
+
+class DatasetError(Exception):
+    """The pictures or labels are not what a dataset needs; the message says which."""
 
 
 class UnknownDatasetError(LookupError):
     """There is no dataset of that name; the message lists those there are."""
 
 
-def load(name: str, seed: int) -> Dataset:
+def load(name: str, seed: int, cache: Path) -> Dataset:
     """Load a dataset; the same seed splits it the same way.
+
+    Args:
+        cache: folder of what is downloaded.
 
     Raises:
         UnknownDatasetError: there is none of that name.
+        DatasetError: it could not be downloaded.
     """
     if name not in _LOADERS:
         raise UnknownDatasetError(f"no dataset is called {name!r}; there is: {', '.join(_LOADERS)}")
-    return _LOADERS[name](seed)
+    return _LOADERS[name](seed, cache)
 
 
-def _digits(seed: int) -> Dataset:
+def cut(labels: npt.NDArray[np.int64], ratio: float, seed: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """Cut a part off, every label in proportion; give the indices of what is left and of what was cut."""
+    left, off = train_test_split(np.arange(len(labels)), test_size=ratio, stratify=labels, random_state=seed)
+    return left, off
+
+
+def _digits(seed: int, cache: Path) -> Dataset:
     """Load the 1,797 handwritten digits that scikit-learn carries: 8 x 8, ink is bright.
 
     Reference: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
     Repository, 1998, https://doi.org/10.24432/C50P49 (its test part).
     """
+    del cache
     digits = load_digits()
     images = np.rint(digits.images * (255 / _DIGITS_MAX)).astype(np.uint8)[..., np.newaxis]  # [N, 8, 8, 1]
     rest, test = _cut(Split(images, digits.target.astype(np.int64)), HELD_OUT_RATIO, seed)
@@ -84,6 +124,36 @@ def _digits(seed: int) -> Dataset:
         name="digits",
         held_out=f"held-out 20 % of scikit-learn's digits, stratified, seed {seed}",
         labels=tuple(str(digit) for digit in digits.target_names),
+        channels=1,
+        side_px=8,
+        mirrored=False,
+        train=train,
+        validation=validation,
+        test=test,
+    )
+
+
+def _mnist(seed: int, cache: Path) -> Dataset:
+    """Load MNIST: 70,000 handwritten digits, 28 x 28, ink is bright; its test part is held out.
+
+    Reference: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition",
+    1998, https://doi.org/10.1109/5.726791.
+    """
+    try:
+        parts = [torchvision.datasets.MNIST(cache, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"MNIST could not be downloaded into {cache}: {error}") from error
+    rest, test = (
+        Split(part.data.numpy()[..., np.newaxis], part.targets.numpy().astype(np.int64)) for part in parts
+    )
+    train, validation = _cut(rest, VALIDATION_RATIO, seed)
+    return Dataset(
+        name="mnist",
+        held_out="MNIST's test part",
+        labels=tuple(str(digit) for digit in range(10)),
+        channels=1,
+        side_px=28,
+        mirrored=False,
         train=train,
         validation=validation,
         test=test,
@@ -91,11 +161,9 @@ def _digits(seed: int) -> Dataset:
 
 
 def _cut(split: Split, ratio: float, seed: int) -> tuple[Split, Split]:
-    """Cut a part off, every label in proportion; return what is left and what was cut."""
-    left, cut = train_test_split(
-        np.arange(len(split.labels)), test_size=ratio, stratify=split.labels, random_state=seed
-    )
-    return Split(split.images[left], split.labels[left]), Split(split.images[cut], split.labels[cut])
+    left, off = cut(split.labels, ratio, seed)
+    return Split(split.images[left], split.labels[left]), Split(split.images[off], split.labels[off])
 
 
-_LOADERS = {"digits": _digits}
+_LOADERS: dict[str, Callable[[int, Path], Dataset]] = {"digits": _digits, "mnist": _mnist}
+NAMES = tuple(_LOADERS)

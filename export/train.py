@@ -1,18 +1,26 @@
 """The training loop: from a dataset's training part to the weights of the best epoch."""
 
 import copy
+import dataclasses
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from export.augment import augment
+from export.checkpoint import Checkpoint
 from export.datasets import Split
 from export.graph import ServedNetwork
 from export.recipes import Recipe
+
+_EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,10 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        training_loss: mean cross entropy while training: shifted images, smoothed labels.
+        training_loss: mean cross entropy while training: changed images, smoothed labels.
         validation_loss: mean cross entropy on the validation part, labels as they are.
         validation_accuracy_ratio: share of validation images that got the right label.
-        images_per_s: training speed.
+        images_per_s: training speed, validation not counted.
     """
 
     number: int
@@ -51,6 +59,26 @@ class Training:
         return min(self.epochs, key=lambda epoch: epoch.validation_loss)
 
 
+class Watcher(Protocol):
+    """Who wants to see how far a training has come."""
+
+    def images(self, done: int, total: int) -> None:
+        """Take note of the images trained on so far, of all epochs."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Take note that an epoch ended."""
+
+
+class Unwatched:
+    """Looks away."""
+
+    def images(self, done: int, total: int) -> None:
+        """Ignore the progress."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Ignore the epoch."""
+
+
 class DivergedError(Exception):
     """The loss is no longer a number; the message names the epoch."""
 
@@ -60,59 +88,40 @@ def train(
     training: Split,
     validation: Split,
     recipe: Recipe,
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    watcher: Watcher | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Train a network in place and leave it with the weights of its best epoch, in evaluation mode.
 
     The images must already fit the network's input. The same seed gives the same weights on the same
-    CPU.
+    CPU, also where the training was interrupted: it goes on after the last epoch of ``checkpoint``.
+    On CUDA it runs in mixed precision, and the network comes back to the CPU.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
+        OSError: the checkpoint cannot be written.
     """
-    torch.set_num_threads(recipe.threads)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    images, labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
-    steps_per_epoch = math.ceil(len(labels) / recipe.batch_size)
-    optimizer = torch.optim.AdamW(served.parameters(), weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.epochs * steps_per_epoch
-    )
-    epochs: list[Epoch] = []
-    best_state, lowest_loss = copy.deepcopy(served.state_dict()), math.inf
-    for number in range(1, recipe.epochs + 1):
-        epoch_started = time.monotonic()
-        served.train()
-        total_loss = 0.0
-        for chosen in _batches(len(labels), recipe.batch_size, generator):
-            batch = _shifted(images[chosen], recipe.max_shift_ratio, generator)
-            loss = functional.cross_entropy(
-                served.logits(batch), labels[chosen], label_smoothing=recipe.label_smoothing
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total_loss += loss.item() * len(chosen)
-        training_loss = total_loss / len(labels)
-        if not math.isfinite(training_loss):
-            raise DivergedError(f"the training loss became {training_loss} in epoch {number}")
-        validation_loss, accuracy_ratio = _evaluate(served, validation)
-        if not math.isfinite(validation_loss):
-            raise DivergedError(f"the validation loss became {validation_loss} in epoch {number}")
-        images_per_s = len(labels) / (time.monotonic() - epoch_started)
-        epoch = Epoch(number, training_loss, validation_loss, accuracy_ratio, images_per_s)
-        epochs.append(epoch)
-        if validation_loss < lowest_loss:
-            best_state, lowest_loss = copy.deepcopy(served.state_dict()), validation_loss
-        on_epoch(epoch)
-    served.load_state_dict(best_state)
-    served.eval()
-    return Training(recipe, epochs)
+    watcher = watcher or Unwatched()
+    with _threads(recipe.threads):
+        run = _Run(served, training, recipe)
+        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+            run.restore(saved)
+            for epoch in run.epochs:
+                watcher.epoch(epoch)
+        while not run.finished:
+            run.learn(watcher)
+            run.judge(validation)
+            watcher.epoch(run.epochs[-1])
+            if checkpoint is not None:
+                checkpoint.save(run.state())
+        run.keep_the_best()
+    return Training(recipe, run.epochs)
 
 
 @torch.no_grad()
-def probabilities(served: ServedNetwork, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def probabilities(
+    served: ServedNetwork, images: np.ndarray, batch_size: int = _EVALUATION_BATCH
+) -> np.ndarray:
     """Give PyTorch's probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
     served.eval()
     parts = [
@@ -122,26 +131,142 @@ def probabilities(served: ServedNetwork, images: np.ndarray, batch_size: int = 2
     return torch.cat(parts).numpy()
 
 
-def _evaluate(served: ServedNetwork, split: Split) -> tuple[float, float]:
-    """Give the mean cross entropy and the share of right answers."""
-    answers = torch.from_numpy(probabilities(served, split.images))  # [N, K]
-    labels = torch.from_numpy(split.labels)
-    loss = functional.nll_loss(answers.clamp_min(1e-12).log(), labels)
-    return loss.item(), (answers.argmax(dim=1) == labels).double().mean().item()
+class _Run:
+    """A training on its way: everything that an epoch changes."""
+
+    def __init__(self, served: ServedNetwork, training: Split, recipe: Recipe) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._served = served.to(self._device).to(memory_format=torch.channels_last)
+        self._recipe = recipe
+        self._images, self._labels = torch.from_numpy(training.images), torch.from_numpy(training.labels)
+        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self._optimizer = torch.optim.AdamW(served.parameters(), weight_decay=recipe.weight_decay, fused=True)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=recipe.epochs * math.ceil(len(self._labels) / recipe.batch_size),
+        )
+        self._best: dict[str, torch.Tensor] = copy.deepcopy(served.state_dict())
+        self._learned = (math.nan, math.nan)  # of the epoch that is not judged yet
+        self.epochs: list[Epoch] = []
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all epochs are done, or the last ones led nowhere."""
+        if not self.epochs:
+            return False
+        best = Training(self._recipe, self.epochs).best
+        done = len(self.epochs)
+        return done == self._recipe.epochs or done - best.number >= self._recipe.patience
+
+    def learn(self, watcher: Watcher) -> None:
+        """Train for an epoch.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+        """
+        recipe, count = self._recipe, len(self._labels)
+        number = len(self.epochs) + 1
+        self._served.train()
+        started_s = time.monotonic()
+        total_loss, seen = 0.0, 0
+        for chosen in _batches(count, recipe.batch_size, self._generator):
+            batch = augment(
+                self._images[chosen], recipe.max_shift_ratio, self._generator, mirror=recipe.mirror
+            )
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+                logits = self._served.logits(batch.to(self._device))  # [N, K]
+            loss = functional.cross_entropy(
+                logits.float(), self._labels[chosen].to(self._device), label_smoothing=recipe.label_smoothing
+            )
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._served.parameters(), recipe.max_gradient_norm)
+            self._optimizer.step()
+            self._schedule.step()
+            total_loss += loss.item() * len(chosen)
+            seen += len(chosen)
+            watcher.images((number - 1) * count + seen, recipe.epochs * count)
+            if not math.isfinite(total_loss):
+                raise DivergedError(f"the training loss became {total_loss} in epoch {number}")
+        self._learned = (total_loss / count, count / (time.monotonic() - started_s))
+
+    def judge(self, validation: Split) -> None:
+        """Measure what the epoch came to, and remember its weights where they are the best so far.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+        """
+        loss, accuracy_ratio = self._evaluate(validation)
+        number = len(self.epochs) + 1
+        if not math.isfinite(loss):
+            raise DivergedError(f"the validation loss became {loss} in epoch {number}")
+        training_loss, images_per_s = self._learned
+        self.epochs.append(Epoch(number, training_loss, loss, accuracy_ratio, images_per_s))
+        if Training(self._recipe, self.epochs).best.number == number:
+            self._best = copy.deepcopy(self._served.state_dict())
+
+    def keep_the_best(self) -> None:
+        """Bring the network back to the CPU, with the weights of its best epoch."""
+        self._served.to("cpu").to(memory_format=torch.contiguous_format)
+        self._served.load_state_dict(self._best)
+        self._served.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Give all that a later process needs to go on as if nothing had happened."""
+        return {
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+            "weights": self._served.state_dict(),
+            "best": self._best,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "generator": self._generator.get_state(),
+            "dropout": torch.get_rng_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.epochs = [Epoch(**epoch) for epoch in saved["epochs"]]
+        self._served.load_state_dict(saved["weights"])
+        self._best = saved["best"]
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._schedule.load_state_dict(saved["schedule"])
+        self._generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["dropout"])
+
+    @torch.no_grad()
+    def _evaluate(self, split: Split) -> tuple[float, float]:
+        """Give the mean cross entropy and the share of right answers."""
+        self._served.eval()
+        total_loss, right = 0.0, 0
+        for start in range(0, len(split.labels), _EVALUATION_BATCH):
+            stop = start + _EVALUATION_BATCH
+            logits = self._served.logits(torch.from_numpy(split.images[start:stop]).to(self._device))
+            labels = torch.from_numpy(split.labels[start:stop]).to(self._device)
+            total_loss += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+            right += int((logits.argmax(dim=1) == labels).sum())
+        return total_loss / len(split.labels), right / len(split.labels)
 
 
 def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Cut a random order into batches; a last one of a single image goes with the one before.
+
+    Batch normalisation cannot learn from one value a map, which is what one small image has.
+    """
     order = torch.randperm(count, generator=generator)
-    for start in range(0, count, batch_size):
-        yield order[start : start + batch_size]
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count % batch_size == 1:
+        starts.pop()
+    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+        yield order[start:stop]
 
 
-def _shifted(images: torch.Tensor, max_shift_ratio: float, generator: torch.Generator) -> torch.Tensor:
-    """Shift every image by a random whole number of pixels; what comes in from outside is 0 (black)."""
-    count, height, width, _ = images.shape
-    shift_px = round(max_shift_ratio * min(height, width))
-    padded = functional.pad(images, (0, 0, shift_px, shift_px, shift_px, shift_px))
-    top = torch.randint(0, 2 * shift_px + 1, (count, 1), generator=generator)
-    left = torch.randint(0, 2 * shift_px + 1, (count, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)  # [N, H], [N, W]
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use as many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

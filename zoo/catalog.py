@@ -61,18 +61,18 @@ _DENSENET = Paper(
 def _vgg(name: str, parameters: int, *deviations: str) -> ModelSpec:
     build = partial(vgg, name)
     said = (*deviations, _NO_DIVISION, _KAIMING)
-    return ModelSpec(name, build, _VGG, _IMAGENET, _IMAGENET_LABELS, parameters, said)
+    return ModelSpec(name, build, _VGG, _IMAGENET, _IMAGENET_LABELS, parameters, said, small_px=32)
 
 
 def _resnet(name: str, parameters: int, *deviations: str) -> ModelSpec:
     build = partial(resnet, name)
     said = (*deviations, _PIXEL_MEAN)
-    return ModelSpec(name, build, _RESNET, _IMAGENET, _IMAGENET_LABELS, parameters, said)
+    return ModelSpec(name, build, _RESNET, _IMAGENET, _IMAGENET_LABELS, parameters, said, small_px=32)
 
 
 def _densenet(name: str, parameters: int, *deviations: str) -> ModelSpec:
     build = partial(densenet, name)
-    return ModelSpec(name, build, _DENSENET, _IMAGENET, _IMAGENET_LABELS, parameters, deviations)
+    return ModelSpec(name, build, _DENSENET, _IMAGENET, _IMAGENET_LABELS, parameters, deviations, small_px=32)
 
 
 CATALOG: tuple[ModelSpec, ...] = (
@@ -95,6 +95,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "plain tanh; the paper scales it to 1.7159 tanh(2x/3)",
             "a linear output; the paper measures distances to fixed pictures of the digits (RBF units)",
         ),
+        small_px=32,
     ),
     ModelSpec(
         name="zfnet",
@@ -114,6 +115,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "Kaiming initialisation; the paper sets every weight to 0.01",
             _PIXEL_MEAN,
         ),
+        small_px=64,
     ),
     ModelSpec(
         name="alexnet",
@@ -134,6 +136,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "one softmax; the paper trains 1000 independent logistic units",
             "Kaiming initialisation of the convolutions",
         ),
+        small_px=64,
     ),
     _vgg("vgg11", 132_863_336),
     _vgg("vgg11_bn", 132_868_840, _BATCH_NORM),
@@ -164,6 +167,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             _NO_DIVISION,
             _MINUS_ONE_TO_ONE,
         ),
+        small_px=32,
     ),
     ModelSpec(
         name="inception_v3",
@@ -184,6 +188,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "no auxiliary head, which only helps training",
             _MINUS_ONE_TO_ONE,
         ),
+        small_px=75,
     ),
     _resnet("resnet18", 11_689_512, _PROJECTION),
     _resnet("resnet34", 21_797_672, _PROJECTION),
@@ -205,6 +210,7 @@ CATALOG: tuple[ModelSpec, ...] = (
             "written in PyTorch: flattened maps run channels first; the notebook's Keras has them last",
             "logits; the notebook's network ends in a softmax, which the exported graph adds",
         ),
+        small_px=8,
     ),
     ModelSpec(
         name="two_block_cnn",
@@ -214,6 +220,7 @@ CATALOG: tuple[ModelSpec, ...] = (
         num_classes=10,
         parameters=2_174,  # convolutions 40 and 148, batch normalisations 8 and 8, linear 1,970
         deviations=(),
+        small_px=28,
     ),
 )
 

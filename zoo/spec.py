@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+_SMALL_PICTURE_PX = 96  # MNIST has 28, CIFAR 32, STL 96; what is larger gets the paper's size
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -100,6 +102,8 @@ class ModelSpec:
 
     Attributes:
         name: Lower case; unique in the catalog.
+        small_px: Side of the input for pictures of some tens of pixels, which at the paper's size would
+            only cost time.
         build: Makes the network from the number of labels and an input. The network takes normalised
             float32 ``[N, C, H, W]`` and gives logits, float32 ``[N, K]``, before softmax.
         paper: Who described it; None for a notebook exercise, for which there was no paper.
@@ -116,6 +120,26 @@ class ModelSpec:
     num_classes: int
     parameters: int
     deviations: tuple[str, ...]
+    small_px: int
+
+    def input_for(self, channels: int, side_px: int) -> InputSpec:
+        """Choose the input for pictures of a dataset.
+
+        Args:
+            channels: The pictures', 1 or 3; a network for grey pictures stays one.
+            side_px: Their typical shorter side.
+
+        Returns:
+            The row's own size or, for small pictures, the small one. Means and deviations are the row's;
+            where the pictures are grey and it has three of each, their averages.
+        """
+        own = self.input
+        if side_px <= _SMALL_PICTURE_PX:
+            own = own.resized(self.small_px, self.small_px)
+        if channels >= own.channels:
+            return own
+        mean, std = (round(sum(values) / len(values), 4) for values in (own.mean, own.std))
+        return replace(own, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
 
     def network(
         self,

@@ -43,6 +43,38 @@ INTERPOLATION_BICUBIC: Interpolation.ValueType  # 2
 """Cubic in both directions."""
 Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
 
+class _Origin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Origin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORIGIN_UNSPECIFIED: _Origin.ValueType  # 0
+    """Never written."""
+    ORIGIN_TRAINED: _Origin.ValueType  # 1
+    """Trained here."""
+    ORIGIN_LOADED: _Origin.ValueType  # 2
+    """Loaded into a network of the catalog."""
+    ORIGIN_IMPORTED: _Origin.ValueType  # 3
+    """Came with a foreign graph."""
+    ORIGIN_RANDOM: _Origin.ValueType  # 4
+    """As initialised: good for measuring speed, and nothing else."""
+
+class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+    """How weights came to be."""
+
+ORIGIN_UNSPECIFIED: Origin.ValueType  # 0
+"""Never written."""
+ORIGIN_TRAINED: Origin.ValueType  # 1
+"""Trained here."""
+ORIGIN_LOADED: Origin.ValueType  # 2
+"""Loaded into a network of the catalog."""
+ORIGIN_IMPORTED: Origin.ValueType  # 3
+"""Came with a foreign graph."""
+ORIGIN_RANDOM: Origin.ValueType  # 4
+"""As initialised: good for measuring speed, and nothing else."""
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
+
 @_typing.final
 class Manifest(_message.Message):
     """One version of one model, everything needed to serve it, and the evidence that it is right."""
@@ -80,10 +112,13 @@ class Manifest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     LABEL_COUNT_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
-    ACCURACY_FIELD_NUMBER: _builtins.int
     PRECISIONS_FIELD_NUMBER: _builtins.int
     GOLDEN_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    MACS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model, which is also the name of its folder: `<architecture>-<weights>`."""
     version: _builtins.int
@@ -94,6 +129,10 @@ class Manifest(_message.Message):
     """Trainable parameters of this very network. (32 bits: protobuf's JSON writes 64-bit numbers as text.)"""
     label_count: _builtins.int
     """How many labels there are."""
+    macs: _builtins.float
+    """Multiply-accumulates of one image, counted in the fp32 graph. (A double holds whole numbers up to 2^53.)"""
+    reference: _builtins.str
+    """Whose answers every file was held against: `PyTorch`, or `ONNX Runtime` for an imported graph."""
     @_builtins.property
     def paper(self) -> Global___Paper:
         """Where the architecture was published; absent for a notebook exercise."""
@@ -119,20 +158,24 @@ class Manifest(_message.Message):
         """Where the weights come from."""
 
     @_builtins.property
-    def accuracy(self) -> Global___Accuracy:
-        """How often the model is right; absent where it was not measured."""
-
-    @_builtins.property
     def precisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Precision]:
         """The ONNX files, fp32 first."""
 
     @_builtins.property
     def golden(self) -> Global___File:
-        """Real inputs and PyTorch's answers to them."""
+        """Inputs, and the answers of `reference` to them."""
 
     @_builtins.property
     def tools(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The versions that wrote this artifact, by package name."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """Precisions that were made and not published, and why."""
+
+    @_builtins.property
+    def machine(self) -> Global___Machine:
+        """Where the latencies were measured."""
 
     def __init__(
         self,
@@ -148,14 +191,17 @@ class Manifest(_message.Message):
         labels: Global___File | None = ...,
         label_count: _builtins.int = ...,
         weights: Global___Weights | None = ...,
-        accuracy: Global___Accuracy | None = ...,
         precisions: _abc.Iterable[Global___Precision] | None = ...,
         golden: Global___File | None = ...,
         tools: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        macs: _builtins.float = ...,
+        reference: _builtins.str = ...,
+        refusals: _abc.Iterable[Global___Refusal] | None = ...,
+        machine: Global___Machine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "golden", b"golden", "input", b"input", "labels", b"labels", "paper", b"paper", "preprocessing", b"preprocessing", "weights", b"weights"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "input", b"input", "labels", b"labels", "machine", b"machine", "paper", b"paper", "preprocessing", b"preprocessing", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "architecture", b"architecture", "deviations", b"deviations", "golden", b"golden", "input", b"input", "label_count", b"label_count", "labels", b"labels", "name", b"name", "paper", b"paper", "parameters", b"parameters", "precisions", b"precisions", "preprocessing", b"preprocessing", "tools", b"tools", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "deviations", b"deviations", "golden", b"golden", "input", b"input", "label_count", b"label_count", "labels", b"labels", "machine", b"machine", "macs", b"macs", "name", b"name", "paper", b"paper", "parameters", b"parameters", "precisions", b"precisions", "preprocessing", b"preprocessing", "reference", b"reference", "refusals", b"refusals", "tools", b"tools", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +345,7 @@ class Weights(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ORIGIN_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
@@ -306,6 +353,11 @@ class Weights(_message.Message):
     TRAINING_S_FIELD_NUMBER: _builtins.int
     STARTS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    STATED_ACCURACY_RATIO_FIELD_NUMBER: _builtins.int
+    origin: Global___Origin.ValueType
+    """What was done to get them."""
     dataset: _builtins.str
     """Name of the dataset they were trained on, `digits` say."""
     seed: _builtins.int
@@ -320,9 +372,16 @@ class Weights(_message.Message):
     """How many trainings were run from different initialisations."""
     start: _builtins.int
     """The one that was kept, from 0: the one with the lowest validation loss."""
+    source: _builtins.str
+    """What they were loaded from: a file's name, or a row of torchvision's table."""
+    sha256: _builtins.str
+    """SHA-256 of the file they were loaded from, where it was one."""
+    stated_accuracy_ratio: _builtins.float
+    """Share of right answers that their maker states, where it does; never measured here."""
     def __init__(
         self,
         *,
+        origin: Global___Origin.ValueType = ...,
         dataset: _builtins.str = ...,
         seed: _builtins.int = ...,
         epochs: _builtins.int = ...,
@@ -330,14 +389,127 @@ class Weights(_message.Message):
         training_s: _builtins.float = ...,
         starts: _builtins.int = ...,
         start: _builtins.int = ...,
+        source: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        stated_accuracy_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "stated_accuracy_ratio", b"stated_accuracy_ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "origin", b"origin", "seed", b"seed", "sha256", b"sha256", "source", b"source", "start", b"start", "starts", b"starts", "stated_accuracy_ratio", b"stated_accuracy_ratio", "training_s", b"training_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["stated_accuracy_ratio"]  # noqa: Y015
+    _WhichOneofArgType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stated_accuracy_ratio) -> _WhichOneofReturnType__stated_accuracy_ratio | None: ...
+
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
+
+@_typing.final
+class Refusal(_message.Message):
+    """A precision that did not pass its gate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    precision: _builtins.str
+    """`fp16` or `int8`."""
+    reason: _builtins.str
+    """What was measured, and what is allowed."""
+    def __init__(
+        self,
+        *,
+        precision: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "seed", b"seed", "start", b"start", "starts", b"starts", "training_s", b"training_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["precision", b"precision", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Weights: _TypeAlias = Weights  # noqa: Y015
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class Machine(_message.Message):
+    """The machine that exported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    processor: _builtins.str
+    """Its processor, as the system calls it."""
+    threads: _builtins.int
+    """Threads that ran a batch."""
+    def __init__(
+        self,
+        *,
+        processor: _builtins.str = ...,
+        threads: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processor", b"processor", "threads", b"threads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Machine: _TypeAlias = Machine  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    """How long a batch takes, from pixels to probabilities, without a server around it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MEDIAN_S_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """ONNX Runtime's name of the execution provider."""
+    batch_size: _builtins.int
+    """Images per batch."""
+    median_s: _builtins.float
+    """Median time of a batch, in seconds."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        batch_size: _builtins.int = ...,
+        median_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "median_s", b"median_s", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class Agreement(_message.Message):
+    """How often a precision says what fp32 says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    SAME_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """Images compared."""
+    same: _builtins.int
+    """Images whose most probable label was the same."""
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        same: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "same", b"same"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agreement: _TypeAlias = Agreement  # noqa: Y015
 
 @_typing.final
 class Accuracy(_message.Message):
@@ -379,8 +551,14 @@ class Precision(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     PARITY_FIELD_NUMBER: _builtins.int
     TOLERANCES_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
+    UNGATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`fp32`, `fp16` or `int8`."""
+    ungated: _builtins.bool
+    """Published although its gate could not be asked, or said no."""
     @_builtins.property
     def file(self) -> Global___File:
         """The ONNX file."""
@@ -393,6 +571,18 @@ class Precision(_message.Message):
     def tolerances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tolerance]:
         """What a server may find on its own device before it refuses the model."""
 
+    @_builtins.property
+    def accuracy(self) -> Global___Accuracy:
+        """How often it is right; absent where there was no labelled picture: not measured."""
+
+    @_builtins.property
+    def agreement(self) -> Global___Agreement:
+        """How often its label is fp32's; absent for fp32, and where there was no picture."""
+
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Latency]:
+        """How long it takes."""
+
     def __init__(
         self,
         *,
@@ -400,10 +590,14 @@ class Precision(_message.Message):
         file: Global___File | None = ...,
         parity: _abc.Iterable[Global___Parity] | None = ...,
         tolerances: _abc.Iterable[Global___Tolerance] | None = ...,
+        accuracy: Global___Accuracy | None = ...,
+        agreement: Global___Agreement | None = ...,
+        latencies: _abc.Iterable[Global___Latency] | None = ...,
+        ungated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "agreement", b"agreement", "file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "name", b"name", "parity", b"parity", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "agreement", b"agreement", "file", b"file", "latencies", b"latencies", "name", b"name", "parity", b"parity", "tolerances", b"tolerances", "ungated", b"ungated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,57 @@
+"""What is to become an artifact: a network, and what is known of it before any proof."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from export.datasets import Split
+from export.train import Training
+from modelzoo.v1 import manifest_pb2
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that may be published if it proves itself.
+
+    Attributes:
+        description: the manifest as far as it is known: name, architecture, paper, deviations, parameters,
+            input, preprocessing, weights, reference.
+        labels: K texts, in the order of the network's outputs.
+        write: writes the fp32 graph.
+        answer: gives the reference's probabilities, float32 ``[N, K]``, for uint8 ``[N, H, W, C]``.
+        held_out: labelled pictures that neither training nor any choice has seen.
+        held_out_name: what they are, in words for the manifest.
+        chosen_on: labelled pictures on which choices are made, the calibration's method for one.
+        pictures: what int8 is calibrated on, uint8 ``[N, H, W, C]``.
+        training: how the weights came to be, where they were trained here.
+    """
+
+    description: manifest_pb2.Manifest
+    labels: Sequence[str]
+    write: Callable[[Path], None]
+    answer: Callable[[npt.NDArray[np.uint8]], Probabilities]
+    held_out: Split | None = None
+    held_out_name: str = ""
+    chosen_on: Split | None = None
+    pictures: npt.NDArray[np.uint8] | None = None
+    training: Training | None = None
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to publish of a candidate.
+
+    Attributes:
+        repository: the model repository.
+        precisions: `fp32` is always among what is published; the others if they pass their gates.
+        ungated: publish them whatever the gates say.
+    """
+
+    repository: Path
+    precisions: Sequence[str] = field(default=("fp32",))
+    ungated: bool = False

@@ -1,0 +1,222 @@
+"""From a candidate to a published artifact: write, prove, gate, measure, publish."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from artifact import golden, layout, manifest, publish
+from export import card, gate, graph, latency, macs, precision, tools, verify
+from export.candidate import Candidate, Probabilities, Wishes
+from export.datasets import Split
+from modelzoo.v1 import manifest_pb2
+
+GOLDEN_IMAGES = 16
+_PROVEN_IMAGES = 1000  # of a large held-out set; accuracy is measured on all of it
+_CALIBRATION_IMAGES = 256
+_LATENCY_BATCH_SIZES = (1, 8)
+_ANSWER_BATCH = 32
+
+Images = npt.NDArray[np.uint8]
+
+
+class NoPicturesError(Exception):
+    """A precision cannot be made or judged without pictures; the message says which."""
+
+
+def release(candidate: Candidate, wishes: Wishes, step: Callable[[str], None]) -> Path:
+    """Publish a candidate as the next version of its model, with `candidate.description` filled in.
+
+    Nothing is published unless the fp32 file gives the reference's answers. Another precision that does
+    not pass its gate is left out, and the manifest says why.
+
+    Args:
+        step: told what begins.
+
+    Returns:
+        The published folder.
+
+    Raises:
+        GraphError: the exported graph is not what an artifact may hold.
+        GoldenError: ONNX Runtime and the reference disagree.
+        NoPicturesError: int8 was asked for without pictures to calibrate it on.
+        PrecisionError: a file could not be converted.
+        OSError: the repository cannot be written.
+    """
+    if "int8" in wishes.precisions and candidate.pictures is None:
+        raise NoPicturesError("int8 needs pictures to be calibrated on: name a folder with --calibration")
+    description = candidate.description
+    with publish.staging(wishes.repository, description.name) as folder:
+        return _Release(candidate, wishes, folder, step).publish()
+
+
+class _Release:
+    """One artifact on its way, in its staging folder."""
+
+    def __init__(
+        self, candidate: Candidate, wishes: Wishes, folder: Path, step: Callable[[str], None]
+    ) -> None:
+        self._candidate = candidate
+        self._description = candidate.description
+        self._wishes = wishes
+        self._folder = folder
+        self._step = step
+        self._images = _proof_images(candidate)  # [N, H, W, C]
+        self._own: dict[str, Probabilities] = {}
+        self._fp32: Probabilities | None = None  # answers to the pictures that gates look at
+
+    def publish(self) -> Path:
+        candidate, description, folder = self._candidate, self._description, self._folder
+        self._step("exporting to ONNX")
+        source = folder / layout.MODEL_FILES["fp32"]
+        candidate.write(source)
+        description.macs = macs.count(source)
+        self._step(f"comparing with {description.reference}")
+        expected = candidate.answer(self._images)  # [N, K]
+        answers = self._prove_fp32(source, expected)
+        for name in ("fp16", "int8"):
+            if name in self._wishes.precisions:
+                self._step(f"making {name}")
+                self._add(name, source, expected)
+        self._step("measuring latencies")
+        self._measure()
+        self._step("publishing")
+        (folder / layout.LABELS).write_text("".join(f"{label}\n" for label in candidate.labels), "utf-8")
+        description.labels.CopyFrom(manifest.describe_file(folder / layout.LABELS))
+        description.label_count = len(candidate.labels)
+        shown = slice(GOLDEN_IMAGES)
+        golden.write(
+            folder / layout.GOLDEN,
+            golden.Golden(
+                self._images[shown], expected[shown], {name: own[shown] for name, own in self._own.items()}
+            ),
+        )
+        description.golden.CopyFrom(manifest.describe_file(folder / layout.GOLDEN))
+        description.tools.update(tools.versions())
+        card.write(folder / layout.CARD, candidate, self._images[0], answers)
+        return publish.publish(folder, description)
+
+    def _prove_fp32(self, path: Path, expected: Probabilities) -> Probabilities | None:
+        """Hold the fp32 file against the reference; give its answers to the held-out pictures."""
+        run = verify.open_on_cpu(path)
+        allowed = golden.TOLERANCES["fp32"][golden.CPU_PROVIDER]
+        parity = verify.parity(run, self._images, expected, allowed)
+        described = self._describe("fp32", path, parity)
+        answers = None
+        if self._candidate.held_out is not None:
+            answers = verify.in_batches(run, self._candidate.held_out.images, _ANSWER_BATCH)
+            described.accuracy.CopyFrom(self._accuracy(answers, self._candidate.held_out))
+        judged = self._judged()
+        if judged is not None:
+            self._fp32 = answers if answers is not None else verify.in_batches(run, judged, _ANSWER_BATCH)
+        self._description.precisions.append(described)
+        return answers
+
+    def _add(self, name: str, source: Path, expected: Probabilities) -> None:
+        """Make a precision, and keep it if its gate says so."""
+        path = self._folder / layout.MODEL_FILES[name]
+        if name == "fp16":
+            precision.to_fp16(source, path)
+        else:
+            precision.best_int8(source, path, self._calibration(), self._judge(source))
+        run = verify.open_on_cpu(path)
+        own = verify.in_batches(run, self._images, _ANSWER_BATCH)
+        described = self._describe(name, path, [verify.difference(expected, own)])
+        verdict = self._verdict(name, run, described)
+        if not verdict.passed and not self._wishes.ungated:
+            path.unlink()
+            self._description.refusals.add(precision=name, reason=verdict.reason)
+            return
+        described.ungated = not verdict.passed
+        self._own[name] = own
+        self._description.precisions.append(described)
+
+    def _verdict(self, name: str, run: verify.Run, described: manifest_pb2.Precision) -> gate.Verdict:
+        judged = self._judged()
+        if judged is None or self._fp32 is None:
+            return gate.Verdict(passed=False, reason=f"{name}: no pictures to judge it by")
+        answers = verify.in_batches(run, judged, _ANSWER_BATCH)
+        same = int((answers.argmax(axis=1) == self._fp32.argmax(axis=1)).sum())
+        described.agreement.CopyFrom(manifest_pb2.Agreement(images=len(judged), same=same))
+        held_out = self._candidate.held_out
+        if held_out is None:
+            return gate.by_agreement(name, same, len(judged))
+        described.accuracy.CopyFrom(self._accuracy(answers, held_out))
+        fp32 = self._description.precisions[0].accuracy
+        return gate.by_accuracy(name, fp32.correct, described.accuracy.correct, fp32.images)
+
+    def _judged(self) -> Images | None:
+        """Give the pictures that gates look at."""
+        held_out = self._candidate.held_out
+        return held_out.images if held_out is not None else self._candidate.pictures
+
+    def _judge(self, source: Path) -> Callable[[Path], float]:
+        """Make the judge of calibrations: right answers where labels are known, else fp32's."""
+        chosen_on = self._candidate.chosen_on
+        if chosen_on is not None:
+            images, wanted = chosen_on.images, chosen_on.labels
+        else:
+            images = self._calibration()
+            answers = verify.in_batches(verify.open_on_cpu(source), images, _ANSWER_BATCH)
+            wanted = answers.argmax(axis=1)
+
+        def judge(path: Path) -> float:
+            answers = verify.in_batches(verify.open_on_cpu(path), images, _ANSWER_BATCH)
+            return float((answers.argmax(axis=1) == wanted).mean())
+
+        return judge
+
+    def _calibration(self) -> Images:
+        pictures = self._candidate.pictures
+        if pictures is None:
+            raise NoPicturesError("there are no pictures to calibrate on. This is a bug.")
+        chosen = np.random.default_rng(0).permutation(len(pictures))[:_CALIBRATION_IMAGES]
+        return pictures[chosen]
+
+    def _measure(self) -> None:
+        """Measure how long each file takes, on this machine's CPU."""
+        shape = self._images.shape[1:]
+        threads = tools.core_count()
+        for described in self._description.precisions:
+            found = latency.measure(self._folder / described.file.name, shape, _LATENCY_BATCH_SIZES, threads)
+            described.latencies.extend(
+                manifest_pb2.Latency(provider=one.provider, batch_size=one.batch_size, median_s=one.median_s)
+                for one in found
+            )
+        self._description.machine.CopyFrom(
+            manifest_pb2.Machine(processor=tools.processor(), threads=threads)
+        )
+
+    def _accuracy(self, answers: Probabilities, held_out: Split) -> manifest_pb2.Accuracy:
+        return manifest_pb2.Accuracy(
+            split=self._candidate.held_out_name,
+            images=len(held_out.labels),
+            correct=int((answers.argmax(axis=1) == held_out.labels).sum()),
+        )
+
+    @staticmethod
+    def _describe(name: str, path: Path, parity: list[manifest_pb2.Parity]) -> manifest_pb2.Precision:
+        return manifest_pb2.Precision(
+            name=name,
+            file=manifest.describe_file(path),
+            parity=parity,
+            tolerances=[
+                manifest_pb2.Tolerance(provider=provider, max_abs_difference=allowed)
+                for provider, allowed in golden.TOLERANCES[name].items()
+            ],
+        )
+
+
+def _proof_images(candidate: Candidate) -> Images:
+    """Choose the pictures that the files are held against the reference on; noise where there are none."""
+    if candidate.held_out is not None:
+        return candidate.held_out.images[:_PROVEN_IMAGES]
+    if candidate.pictures is not None:
+        return candidate.pictures[:GOLDEN_IMAGES]
+    shape = candidate.description.input
+    noise = np.random.default_rng(0).integers(
+        0, 256, (GOLDEN_IMAGES // 2, shape.height, shape.width, shape.channels), np.uint8
+    )
+    return noise
