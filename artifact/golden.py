@@ -15,6 +15,9 @@ from artifact.errors import GoldenError
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
+# At which `export` and `verify` hold an artifact against PyTorch. Two is what the graph is exported with.
+BATCH_SIZES = (1, 2, 3, 7, 32)
+
 # Largest absolute difference of a probability, by precision and provider. TF32 rounds fp32 convolutions
 # on CUDA to a 10-bit mantissa; int8 also differs between CPUs with and without VNNI.
 TOLERANCES: dict[str, dict[str, float]] = {
