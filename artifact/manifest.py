@@ -6,6 +6,7 @@ was not checked here: every name is a plain file name, every file is the one tha
 
 import errno
 import hashlib
+import math
 import re
 import stat
 from collections.abc import Iterator
@@ -165,6 +166,10 @@ def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         yield "input.channels is neither 1 nor 3"
     if not len(pixels.mean) == len(pixels.std) == pixels.channels:
         yield "input.mean and input.std need one value per channel"
+    if not all(math.isfinite(mean) for mean in pixels.mean):
+        yield "input.mean holds a value that is no finite number"
+    if not all(0 < std < math.inf for std in pixels.std):
+        yield "input.std holds a value that is not above 0 and finite"
     if not max(pixels.height, pixels.width) <= manifest.preprocessing.resize_shorter_px <= MAX_SIDE_PX:
         yield "preprocessing.resize_shorter_px is smaller than the input, or missing"
     if manifest.preprocessing.interpolation not in (
@@ -183,6 +188,13 @@ def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
             yield f"precision {name!r} is unknown"
         if names.count(name) > 1:
             yield f"precision {name!r} is there twice"
+    for precision in manifest.precisions:
+        for tolerance in precision.tolerances:
+            if not 0 < tolerance.max_abs_difference <= 1:  # of probabilities; above 1 all would pass
+                yield (
+                    f"the tolerance of {precision.name!r} with {tolerance.provider!r} is "
+                    f"{tolerance.max_abs_difference:g}, not above 0 and at most 1"
+                )
 
 
 def _require_file(path: Path) -> None:

@@ -81,21 +81,14 @@ def decode(
         uint8 ``[H, W, C]``, contiguous.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG, damaged, truncated, or beyond the limits.
+        PictureError: neither a JPEG nor a PNG, damaged, truncated, beyond the limits, or too large for
+            the memory that is left. Pillow's own words are in the cause alone.
     """
     measure(encoded, limits)
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
-            if opened.size != _size(encoded):  # else a second header would pass unmeasured
-                raise PictureError("damaged or truncated: the headers give several sizes")
-            image = _in_mode(_upright(opened), _MODES[shape.channels])
-    except PictureError:
-        raise
-    except UnidentifiedImageError as error:  # its own words are an address in memory
-        raise PictureError("damaged or truncated: no picture follows the header") from error
-    except Exception as error:
-        raise PictureError(f"damaged or truncated: {_first_line(error)}") from error
-    return _fit(image, shape, preprocessing, limits)
+        return _fit(_opened(encoded, _MODES[shape.channels]), shape, preprocessing, limits)
+    except MemoryError as error:
+        raise PictureError("too large to be decoded in the memory that is left") from error
 
 
 def measure(encoded: bytes, limits: Limits = Limits()) -> int:
@@ -155,6 +148,27 @@ def _fit(
     top = round((size[1] - shape.height) / 2.0)
     image = image.crop((left, top, left + shape.width, top + shape.height))
     return np.asarray(image, np.uint8).reshape(shape.height, shape.width, shape.channels)
+
+
+def _opened(encoded: bytes, mode: str) -> Image.Image:
+    """Decode a picture that was measured.
+
+    Raises:
+        PictureError: damaged or truncated.
+        MemoryError: there is no room for its pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
+            if opened.size != _size(encoded):  # else a second header would pass unmeasured
+                raise PictureError("damaged or truncated: the headers give several sizes")
+            return _in_mode(_upright(opened), mode)
+    except (PictureError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError("damaged or truncated: no picture follows the header") from error
+    # Pillow raises what it likes, in words that quote the file or our memory: none of them goes on.
+    except Exception as error:
+        raise PictureError("damaged or truncated: what follows the header cannot be decoded") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -226,7 +240,3 @@ def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
             return
         yield marker, position
         position += int.from_bytes(encoded[position : position + 2], "big")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

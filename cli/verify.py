@@ -7,13 +7,11 @@ from rich.text import Text
 
 from cli.console import RefusedError, err, out, refusing
 
-BATCH_SIZES = (1, 2, 3, 7, 32)
-
 
 def run(names: list[str], repository: Path, device: str) -> None:
     """Check the newest version of every named model, or of all; refuse if one fails."""
     with refusing():
-        from artifact import layout
+        from artifact import golden, layout
         from server import loading
         from server.device import choose
         from server.errors import StartError
@@ -38,7 +36,7 @@ def run(names: list[str], repository: Path, device: str) -> None:
             try:
                 artifact = loading.read(entry.folder)
                 _, comparison = loading.open_and_prove(
-                    artifact, loading.PRECISION, choice.device, BATCH_SIZES
+                    artifact, loading.PRECISION, choice.device, golden.BATCH_SIZES
                 )
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
                 failed += 1

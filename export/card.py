@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from artifact import layout
+from export.recipes import Recipe
 from export.train import Training
 from modelzoo.v1 import manifest_pb2
 
@@ -58,7 +59,7 @@ def _draw_losses(path: Path, training: Training) -> None:
         numbers,
         [epoch.training_loss for epoch in epochs],
         color=_TRAINING_COLOUR,
-        label="training (shifted images, smoothed labels)",
+        label=_training_label(training.recipe),
     )
     axes.plot(
         numbers, [epoch.validation_loss for epoch in epochs], color=_VALIDATION_COLOUR, label="validation"
@@ -73,6 +74,16 @@ def _draw_losses(path: Path, training: Training) -> None:
     axes.legend(frameon=False)
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
+
+
+def _training_label(recipe: Recipe) -> str:
+    """Say why the training loss is not to be compared with the validation loss, where it is not."""
+    made_harder = []
+    if recipe.max_shift_ratio > 0:
+        made_harder.append("shifted images")
+    if recipe.label_smoothing > 0:
+        made_harder.append("smoothed labels")
+    return f"training ({', '.join(made_harder)})" if made_harder else "training"
 
 
 def _draw_confusion(path: Path, labels: Sequence[str], confusion: npt.NDArray[np.int64]) -> None:

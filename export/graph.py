@@ -76,8 +76,9 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     The file holds its weights, and neither stack traces nor paths of the machine that wrote it.
 
     Raises:
-        GraphError: torch cannot export the network, the graph has another signature than an artifact's,
-            or an operator of `FORBIDDEN_OPERATORS` is left.
+        GraphError: torch cannot export the network, the graph does not take the images of the
+            specification or give the network's number of labels, or an operator of
+            `FORBIDDEN_OPERATORS` is left.
     """
     spec = served.input_spec
     # Two images, because a batch of one would be taken for a constant.
@@ -99,9 +100,11 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
         raise GraphError(f"torch cannot export the network: {reason}") from error
     if program is None:
         raise GraphError("the exporter wrote nothing")
+    with torch.no_grad():
+        label_count = served(example).shape[1]
     model = program.model_proto
     _strip(model)
-    _check(model)
+    _check(model, spec, label_count)
     path.write_bytes(model.SerializeToString())
 
 
@@ -126,18 +129,26 @@ def _strip(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _check(model: onnx.ModelProto) -> None:
-    onnx.checker.check_model(model, full_check=True)
+def _check(model: onnx.ModelProto, spec: InputSpec, label_count: int) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GraphError(f"the graph is not valid ONNX: {reason}") from error
     counts = Counter(node.op_type for node in model.graph.node)
     if left := sorted(FORBIDDEN_OPERATORS & counts.keys()):
         raise GraphError(f"shape arithmetic or control flow is left in the graph: {', '.join(left)}")
     signature = [
-        (value.name, value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim[0].dim_param)
+        (
+            value.name,
+            onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+            [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim],
+        )
         for value in (*model.graph.input, *model.graph.output)
     ]
     wanted = [
-        (INPUT, onnx.TensorProto.UINT8, BATCH_AXIS),
-        (OUTPUT, onnx.TensorProto.FLOAT, BATCH_AXIS),
+        (INPUT, "UINT8", [BATCH_AXIS, spec.height, spec.width, spec.channels]),
+        (OUTPUT, "FLOAT", [BATCH_AXIS, label_count]),
     ]
     if signature != wanted:
         raise GraphError(f"the graph's signature is {signature}, not {wanted}")

@@ -12,7 +12,7 @@ from artifact.errors import GoldenError
 from export.graph import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2
 
-BATCH_SIZES = (1, 2, 3, 7, 32)
+BATCH_SIZES = golden.BATCH_SIZES
 
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 

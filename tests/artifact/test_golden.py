@@ -48,6 +48,16 @@ def test_a_flip_counts_only_where_the_margin_exceeds_twice_the_tolerance() -> No
     assert (counted.top1_agreements, counted.top1_flips) == (2, 1)
 
 
+def test_a_single_label_is_compared_and_never_flips() -> None:
+    expected = np.array([[0.75], [0.5]], np.float32)
+    assert golden.compare(expected, expected, 1e-5) == Comparison(
+        images=2, max_abs_difference=0.0, top1_agreements=2, top1_flips=0, tolerance=1e-5
+    )
+    other = golden.compare(expected, np.array([[0.75], [0.25]], np.float32), 1e-5)
+    assert (other.max_abs_difference, other.top1_agreements, other.top1_flips) == (0.25, 2, 0)
+    assert not other.passed
+
+
 def test_a_flip_fails_even_where_every_difference_is_allowed() -> None:
     assert not Comparison(
         images=3, max_abs_difference=0.0, top1_agreements=2, top1_flips=1, tolerance=1.0

@@ -13,6 +13,7 @@ from artifact.errors import ArtifactError, DamagedFileError, ManifestError
 from modelzoo.v1 import manifest_pb2
 
 Change = Callable[[manifest_pb2.Manifest], object]
+NAN, INF = float("nan"), float("inf")
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -62,6 +63,18 @@ def remove_std(m: manifest_pb2.Manifest) -> None:
     del m.input.std[2]
 
 
+def set_std(value: float) -> Change:
+    return lambda m: m.input.std.__setitem__(1, value)
+
+
+def set_mean(value: float) -> Change:
+    return lambda m: m.input.mean.__setitem__(1, value)
+
+
+def set_tolerance(value: float) -> Change:
+    return lambda m: setattr(m.precisions[0].tolerances[0], "max_abs_difference", value)
+
+
 def add_precision(name: str) -> Change:
     return lambda m: m.precisions.append(manifest_pb2.Precision(name=name, file=m.labels))
 
@@ -85,6 +98,8 @@ PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: setattr(m.input, "channels", 4), "input.channels is neither 1 nor 3"),
     (remove_std, "input.mean and input.std need one value per channel"),
     (lambda m: m.input.ClearField("mean"), "input.mean and input.std need one value per channel"),
+    *((set_mean(value), "input.mean holds a value that is no finite number") for value in (NAN, INF, -INF)),
+    *((set_std(value), "input.std holds a value that is not above 0") for value in (NAN, INF, -0.5, 0.0)),
     (
         lambda m: setattr(m.preprocessing, "resize_shorter_px", 5),
         "preprocessing.resize_shorter_px is smaller than the input, or missing",
@@ -99,6 +114,11 @@ PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: setattr(m.precisions[0], "name", "fp16"), "precisions does not start with fp32"),
     (add_precision("fp8"), "precision 'fp8' is unknown"),
     (add_precision("fp32"), "precision 'fp32' is there twice"),
+    (set_tolerance(0), "tolerance of 'fp32' with 'CPUExecutionProvider' is 0, not above 0 and at most 1"),
+    (set_tolerance(-1e-5), "is -1e-05, not above 0 and at most 1"),
+    (set_tolerance(1.001), "is 1.001, not above 0 and at most 1"),
+    (set_tolerance(INF), "is inf, not above 0 and at most 1"),
+    (set_tolerance(NAN), "is nan, not above 0 and at most 1"),
     (lambda m: m.ClearField("labels"), "'' is not a plain file name"),
     (lambda m: setattr(m.labels, "name", "../labels.txt"), "'../labels.txt' is not a plain file name"),
     (lambda m: setattr(m.golden, "name", "/etc/passwd"), "'/etc/passwd' is not a plain file name"),
@@ -132,6 +152,23 @@ def test_a_wrong_value_is_named_and_neither_written_nor_read(
 def test_a_wrong_value_is_refused_when_it_is_read(folder: Path) -> None:
     rewrite(folder, lambda content: content["golden"].update(name="../../golden.npz"))
     with pytest.raises(ManifestError, match=r"'\.\./\.\./golden\.npz' is not a plain file name"):
+        manifest.read(folder)
+
+
+@pytest.mark.parametrize("tolerance", [5e-324, 1.0])
+def test_a_tolerance_may_be_anything_above_0_and_at_most_1(folder: Path, tolerance: float) -> None:
+    described = manifest.read(folder)
+    set_tolerance(tolerance)(described)
+    manifest.write(described, folder)
+    assert manifest.read(folder).precisions[0].tolerances[0].max_abs_difference == tolerance
+
+
+def test_a_tolerance_that_would_let_everything_pass_is_refused_when_it_is_read(folder: Path) -> None:
+    def loosen(content: dict[str, Any]) -> None:
+        content["precisions"][0]["tolerances"][0]["max_abs_difference"] = "Infinity"  # protobuf's JSON
+
+    rewrite(folder, loosen)
+    with pytest.raises(ManifestError, match=r"is inf, not above 0 and at most 1$"):
         manifest.read(folder)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import struct
 import zlib
 
@@ -20,6 +21,13 @@ PREPROCESSING = manifest_pb2.Preprocessing(
 )
 DEFAULT = Limits()
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# Every reason that may reach a client: none of Pillow's own, which quote the file or addresses in memory.
+REASONS = re.compile(
+    r"empty|neither a JPEG nor a PNG file|\d+ progressive scans are more than the \d+ allowed"
+    r"|damaged or truncated: (the header gives no size|the headers give several sizes"
+    r"|no picture follows the header|what follows the header cannot be decoded)"
+    r"|\d+ x \d+ pixels are (more than the [\d,]+ allowed|too narrow a strip to resize)"
+)
 
 
 def decode(encoded: bytes, limits: Limits = DEFAULT) -> np.ndarray:
@@ -85,7 +93,7 @@ PNG = save(noise(), "PNG")
             r"^damaged or truncated: the header gives no size$",
         ),
         (PNG_MAGIC + header(0, 8) + black(0, 100), "^damaged or truncated: the header gives no size$"),
-        (PNG_MAGIC + header(8, 100), "^damaged or truncated: "),
+        (PNG_MAGIC + header(8, 100), "^damaged or truncated: no picture follows the header$"),
     ],
     ids=[
         "nothing",
@@ -114,7 +122,7 @@ def test_a_truncated_picture_is_refused_at_every_length(encoded: bytes) -> None:
         with pytest.raises(PictureError) as caught:
             decode(encoded[:length])
         assert str(caught.value).startswith(("damaged or truncated: ", "neither a JPEG"))
-        assert "object at" not in str(caught.value)  # an address of our memory
+        assert REASONS.fullmatch(str(caught.value))
 
 
 def test_a_small_file_of_900_million_pixels_is_refused_by_its_header() -> None:
@@ -151,17 +159,13 @@ def test_a_second_header_cannot_smuggle_pixels_past_the_limit() -> None:
 @pytest.mark.parametrize("size", [(1, 2_000_000), (2_000_000, 1)])
 def test_a_strip_that_would_explode_when_resized_is_refused(size: tuple[int, int]) -> None:
     strip = Image.new("L", size)
-    with pytest.raises(
-        PictureError, match=rf"^{size[0]} x {size[1]} pixels are too narrow a strip to resize$"
-    ):
+    reason = rf"^{size[0]} x {size[1]} pixels are too narrow a strip to resize$"
+    with pytest.raises(PictureError, match=reason):
         decode(save(strip, "PNG"))
     with pytest.raises(PictureError, match="too narrow a strip"):
         pictures.fit(np.asarray(strip.convert("RGB")), SHAPE, PREPROCESSING)
-    assert decode(save(Image.new("L", (size[0] // 1000 or 1, size[1] // 1000 or 1)), "PNG")).shape == (
-        8,
-        8,
-        3,
-    )
+    shorter = Image.new("L", (size[0] // 1000 or 1, size[1] // 1000 or 1))
+    assert decode(save(shorter, "PNG")).shape == (8, 8, 3)
 
 
 def with_scans(count: int, inside: bytes = b"") -> bytes:
@@ -283,10 +287,7 @@ def test_a_mutated_picture_is_decoded_or_refused_and_nothing_else(sample: str) -
             assert pixels.shape == (8, 8, 3)
             assert pixels.dtype == np.uint8
     assert reasons
-    for reason in reasons:
-        assert reason
-        assert "\n" not in reason
-        assert "object at" not in reason  # an address of our memory
+    assert [reason for reason in reasons if not REASONS.fullmatch(reason)] == []
 
 
 def test_png_text_that_unpacks_to_gigabytes_is_refused() -> None:

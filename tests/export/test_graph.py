@@ -82,7 +82,7 @@ def test_the_file_says_nothing_of_the_machine_that_wrote_it(exported: Exported, 
     assert [word for word in sorted(places | words) if word.encode() in content] == []
 
 
-def test_unstripped_the_file_would_have_said_it(tmp_path: Path) -> None:
+def test_unstripped_the_file_would_have_said_it() -> None:
     served = graph.ServedNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), GREY).eval()
     program = torch.onnx.export(
         served, (torch.zeros((2, 8, 8, 1), dtype=torch.uint8),), dynamo=True, verbose=False
@@ -200,6 +200,48 @@ def test_a_fixed_batch_is_refused(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(graph.GraphError, match=r"^the graph's signature is .*, not .*'N'"):
         graph.to_onnx(graph.ServedNetwork(network, GREY), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_answers_every_pixel_is_refused(tmp_path: Path) -> None:
+    network = nn.Conv2d(1, 10, kernel_size=1)
+    with pytest.raises(graph.GraphError, match=r"^the graph's signature is .*\['N', 10, 8, 8\].*, not .*"):
+        graph.to_onnx(graph.ServedNetwork(network, GREY), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "label_count"),
+    [
+        (GREY.resized(9, 8), 64),
+        (GREY.resized(8, 9), 64),
+        (InputSpec(channels=3, height=8, width=8, mean=(0.0,) * 3, std=(1.0,) * 3), 64),
+        (GREY, 63),
+    ],
+    ids=["height", "width", "channels", "labels"],
+)
+def test_a_graph_that_does_not_fit_its_specification_is_refused_in_one_line(
+    spec: InputSpec, label_count: int, tmp_path: Path
+) -> None:
+    graph.to_onnx(graph.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    graph._check(model, GREY, 64)
+    wanted = ["N", spec.height, spec.width, spec.channels]
+    with pytest.raises(graph.GraphError) as caught:
+        graph._check(model, spec, label_count)
+    assert str(caught.value) == (
+        "the graph's signature is "
+        "[('images', 'UINT8', ['N', 8, 8, 1]), ('probabilities', 'FLOAT', ['N', 64])], not "
+        f"[('images', 'UINT8', {wanted}), ('probabilities', 'FLOAT', ['N', {label_count}])]"
+    )
+
+
+def test_a_graph_that_is_no_valid_onnx_is_refused_in_one_line(tmp_path: Path) -> None:
+    graph.to_onnx(graph.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.node[0].op_type = "Nonsense"
+    with pytest.raises(graph.GraphError, match=r"^the graph is not valid ONNX: .*Nonsense") as caught:
+        graph._check(model, GREY, 64)
+    assert "\n" not in str(caught.value)
 
 
 class Undecided(nn.Module):

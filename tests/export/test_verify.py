@@ -1,5 +1,6 @@
 """The proof lets a faithful file pass and stops every other, at the batch size where it shows."""
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,18 @@ def test_one_changed_label_is_refused_though_every_difference_is_allowed() -> No
     assert golden.compare(expected, run(ROWS), 0.02).passed  # the golden comparison excuses it
     with pytest.raises(GoldenError, match=r"^batch size 1: 1 of 20 labels are not PyTorch's$"):
         verify.parity(run, ROWS, expected, 0.02)
+
+
+def test_the_batch_sizes_of_the_proof_are_written_in_one_place() -> None:
+    root = Path(verify.__file__).parent.parent
+    places = [
+        path.relative_to(root).as_posix()
+        for room in ("artifact", "bench", "cli", "export", "server")
+        for path in sorted((root / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Tuple | ast.List) and ast.unparse(node).strip("()[]") == "1, 2, 3, 7, 32"
+    ]
+    assert places == ["artifact/golden.py"]
 
 
 def test_nan_is_refused() -> None:
