@@ -3,7 +3,8 @@
 ArtifactError              an artifact that must not be served
 ├── ManifestError          manifest.json is missing, malformed or contradicts itself
 ├── DamagedFileError       a file is missing, or is not the one that was published
-└── GoldenError            the network does not give PyTorch's answers
+├── GoldenError            the network does not give the reference's answers
+└── MissingPrecisionError  there is no file of the precision that was asked for
 PictureError               a picture that cannot be decoded, or is too large to try
 """
 
@@ -21,7 +22,11 @@ class DamagedFileError(ArtifactError):
 
 
 class GoldenError(ArtifactError):
-    """The network does not give PyTorch's answers to the golden images."""
+    """The network does not give the reference's answers to the golden images."""
+
+
+class MissingPrecisionError(ArtifactError):
+    """The artifact has no file of the precision that was asked for."""
 
 
 class PictureError(ValueError):

@@ -146,6 +146,7 @@ def _problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         yield "parameters is missing or below 1"
     if manifest.label_count < 2:
         yield "label_count is missing or below 2"
+    yield from _provenance_problems(manifest)
     yield from _input_problems(manifest)
     yield from _precision_problems(manifest)
     for file in _files(manifest):
@@ -153,8 +154,15 @@ def _problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
             yield f"{file.name!r} is not a plain file name"
         if not _SHA256.fullmatch(file.sha256):
             yield f"the sha256 of {file.name!r} is not 64 hexadecimal digits"
-    if manifest.HasField("accuracy") and not 0 <= manifest.accuracy.correct <= manifest.accuracy.images:
-        yield "accuracy counts more right answers than images"
+
+
+def _provenance_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
+    if not manifest.reference:
+        yield "reference is missing"
+    if manifest.weights.origin == manifest_pb2.ORIGIN_UNSPECIFIED:
+        yield "weights.origin is missing"
+    if not 0 <= manifest.macs < math.inf:
+        yield "macs is no count"
 
 
 def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
@@ -189,12 +197,22 @@ def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         if names.count(name) > 1:
             yield f"precision {name!r} is there twice"
     for precision in manifest.precisions:
-        for tolerance in precision.tolerances:
-            if not 0 < tolerance.max_abs_difference <= 1:  # of probabilities; above 1 all would pass
-                yield (
-                    f"the tolerance of {precision.name!r} with {tolerance.provider!r} is "
-                    f"{tolerance.max_abs_difference:g}, not above 0 and at most 1"
-                )
+        yield from _figure_problems(precision)
+
+
+def _figure_problems(precision: manifest_pb2.Precision) -> Iterator[str]:
+    if not 0 <= precision.accuracy.correct <= precision.accuracy.images:
+        yield f"the accuracy of {precision.name!r} counts more right answers than images"
+    if precision.HasField("accuracy") and not precision.accuracy.images:
+        yield f"the accuracy of {precision.name!r} counts no image"
+    if not all(latency.batch_size > 0 and latency.median_s > 0 for latency in precision.latencies):
+        yield f"a latency of {precision.name!r} is no time of a batch"
+    for tolerance in precision.tolerances:
+        if not 0 < tolerance.max_abs_difference <= 1:  # of probabilities; above 1 all would pass
+            yield (
+                f"the tolerance of {precision.name!r} with {tolerance.provider!r} is "
+                f"{tolerance.max_abs_difference:g}, not above 0 and at most 1"
+            )
 
 
 def _require_file(path: Path) -> None:

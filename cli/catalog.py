@@ -1,24 +1,32 @@
 """`modelzoo list`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from cli.console import out, print_json, refusing
+
+if TYPE_CHECKING:
+    from artifact import layout
 
 
 def show(repository: Path, *, as_json: bool) -> None:
     """Print the catalog with what is exported into a repository."""
     with refusing():
         from artifact import layout
-        from export import recipes
+        from zoo import weights
         from zoo.catalog import CATALOG
 
     exported: dict[str, list[str]] = {}
     with refusing(OSError):
         for entry in layout.newest(repository):
-            architecture = entry.name.partition("-")[0]
-            exported.setdefault(architecture, []).append(f"{entry.name}/{entry.version}")
+            architecture, said = _said(entry)
+            exported.setdefault(architecture, []).append(said)
+    trainable = ["digits", "mnist", "DIR"]
+    known = {
+        spec.name: trainable + ["imagenet"] * (weights.imagenet(spec.name) is not None) for spec in CATALOG
+    }
     if as_json:
         print_json(
             [
@@ -29,7 +37,7 @@ def show(repository: Path, *, as_json: bool) -> None:
                     "paper": spec.paper.title if spec.paper else None,
                     "link": spec.paper.link if spec.paper else None,
                     "deviations": list(spec.deviations),
-                    "weights": recipes.datasets_for(spec.name),
+                    "weights": known[spec.name],
                     "exported": exported.get(spec.name, []),
                 }
                 for spec in CATALOG
@@ -50,7 +58,23 @@ def show(repository: Path, *, as_json: bool) -> None:
             str(paper.year) if paper else "-",
             f"{spec.parameters:,}",
             f"{paper.authors}: {paper.title}" if paper else "none: a notebook exercise",
-            " ".join(recipes.datasets_for(spec.name)) or "-",
+            " ".join(known[spec.name]),
             "\n".join(exported.get(spec.name, [])) or "-",
         )
     out.print(table)
+
+
+def _said(entry: "layout.Entry") -> tuple[str, str]:
+    """Give the architecture of an exported model, and how good it is."""
+    from artifact import manifest
+    from artifact.errors import ArtifactError
+
+    name = f"{entry.name}/{entry.version}"
+    try:
+        described = manifest.read(entry.folder)
+    except ArtifactError as error:
+        return entry.name.partition("-")[0], f"{name} (damaged: {error})"
+    accuracy = described.precisions[0].accuracy
+    if not accuracy.images:
+        return described.architecture, f"{name} (accuracy not measured)"
+    return described.architecture, f"{name} ({accuracy.correct / accuracy.images:.2%})"

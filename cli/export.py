@@ -1,50 +1,97 @@
 """`modelzoo export`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.console import err, out, refusing
+from cli.console import RefusedError, err, out, refuse, refusing
 
 if TYPE_CHECKING:
+    from export.pipeline import Exported
     from export.train import Epoch
 
 
-def run(names: list[str], weights: str, repository: Path) -> None:
-    """Export every named architecture; the first that fails ends the command."""
+def run(names: list[str], precision: str | None, **wishes: Any) -> None:
+    """Export every named architecture; one that fails leaves the others to be tried.
+
+    Args:
+        precision: names separated by commas; None for what fits the weights.
+        wishes: the other fields of `pipeline.Request`.
+    """
     with refusing():
+        from export.precision import PrecisionError
+        from export.weights import WeightsError
+
         from artifact.errors import ArtifactError
-        from export import pipeline, recipes
-        from export.datasets import UnknownDatasetError
+        from export import pipeline
+        from export.datasets import DatasetError
         from export.graph import GraphError
+        from export.release import NoPicturesError
         from export.train import DivergedError
         from zoo.catalog import UnknownArchitectureError, find
 
     failures = (
-        UnknownArchitectureError,
-        UnknownDatasetError,
-        recipes.UnknownRecipeError,
         ArtifactError,
-        GraphError,
+        DatasetError,
         DivergedError,
+        GraphError,
+        NoPicturesError,
         OSError,
+        PrecisionError,
+        WeightsError,
     )
-    with refusing(*failures):
+    with refusing(UnknownArchitectureError, pipeline.UnknownWeightsError):
         specs = [find(name) for name in names]
-        for spec in specs:
-            recipes.find(spec.name, weights)  # a name that cannot be trained is refused before the first is
-        for spec in specs:
-            with _Bars(f"{spec.name}-{weights}") as bars:
-                exported = pipeline.export(spec, weights, repository, observer=bars)
-            accuracy, fp32 = exported.manifest.accuracy, exported.manifest.precisions[0]
-            worst = max(parity.max_abs_difference for parity in fp32.parity)
-            out.print(
-                f"{exported.folder}: {accuracy.correct} of {accuracy.images} held-out images right "
-                f"({accuracy.correct / accuracy.images:.2%}), trained in "
-                f"{exported.manifest.weights.training_s:.1f} s, at most {worst:.1e} from PyTorch",
-                soft_wrap=True,
+        request = pipeline.Request(precisions=_precisions(precision), **wishes)
+        pipeline.require_weights(request.weights)
+        if request.name is not None and len(specs) > 1:
+            raise RefusedError("one --name cannot be the name of several models")
+    failed = []
+    for spec in specs:
+        name = pipeline.model_name(spec, request)
+        try:
+            with _Bars(name) as bars:
+                exported = pipeline.export(spec, request, bars)
+        except failures as error:
+            failed.append(name)
+            err.print(
+                f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}", style="red", markup=False
             )
+            continue
+        for line in _told(exported):
+            out.print(line, soft_wrap=True, markup=False)
+    if failed:
+        refuse(f"{len(failed)} of {len(specs)} not exported: {', '.join(failed)}")
+
+
+def _precisions(said: str | None) -> list[str] | None:
+    from artifact import layout
+
+    if said is None:
+        return None
+    names = [name.strip() for name in said.split(",")]
+    for name in names:
+        if name not in layout.MODEL_FILES:
+            raise RefusedError(f"no precision is called {name!r}; there are {', '.join(layout.MODEL_FILES)}")
+    return names
+
+
+def _told(exported: "Exported") -> Iterator[str]:
+    """Say what was published, a line a precision."""
+    described = exported.manifest
+    for precision in described.precisions:
+        worst = max(parity.max_abs_difference for parity in precision.parity)
+        accuracy = precision.accuracy
+        right = (
+            f"{accuracy.correct:,} of {accuracy.images:,} held-out images right "
+            f"({accuracy.correct / accuracy.images:.2%})"
+            if precision.HasField("accuracy")
+            else "accuracy not measured"
+        )
+        yield f"{exported.folder} {precision.name}: {right}, at most {worst:.1e} from {described.reference}"
+    for refusal in described.refusals:
+        yield f"{exported.folder} without {refusal.reason}"
 
 
 class _Bars:
@@ -55,7 +102,7 @@ class _Bars:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=err,
@@ -77,10 +124,16 @@ class _Bars:
             err.print(f"{self._name}: {what}")
         self._progress.update(self._task, description=f"{self._name}: {what}", note="")
 
-    def epoch(self, epoch: "Epoch", epochs: int) -> None:
+    def images(self, done: int, total: int) -> None:
+        """Show the images trained on so far."""
+        self._progress.update(self._task, completed=done, total=total)
+
+    def epoch(self, epoch: "Epoch") -> None:
         """Show the epoch that ended."""
         note = (
-            f"loss {epoch.training_loss:.3f}, validation {epoch.validation_loss:.3f} "
+            f"epoch {epoch.number}: loss {epoch.training_loss:.3f}, validation {epoch.validation_loss:.3f} "
             f"({epoch.validation_accuracy_ratio:.1%} right), {epoch.images_per_s:,.0f} images/s"
         )
-        self._progress.update(self._task, completed=epoch.number, total=epochs, note=note)
+        if not err.is_terminal:
+            err.print(f"{self._name}: {note}")
+        self._progress.update(self._task, note=note)

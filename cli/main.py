@@ -25,6 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 _MODELS = Path("models")
 _ADDRESS = "127.0.0.1:8001"
+_CACHE = Path.home() / ".cache" / "modelzoo"
 
 
 @app.command("list")
@@ -39,14 +40,60 @@ def list_(repository: Repository = _MODELS, as_json: AsJson = False) -> None:
 def export(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Architectures of the catalog.")],
     weights: Annotated[
-        str, typer.Option(help="What to train on: digits.", envvar="MODELZOO_WEIGHTS")
+        str,
+        typer.Option(
+            help="What to train on: digits, mnist or a folder of pictures; what to load: imagenet or a file; "
+            "or random.",
+            envvar="MODELZOO_WEIGHTS",
+        ),
     ] = "digits",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="File with a label a line, for weights from a file.", envvar="MODELZOO_LABELS"),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of fp32, fp16, int8, separated by commas.",
+            show_default="all of a trained network, fp32 of a loaded one",
+            envvar="MODELZOO_EXPORT_PRECISION",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures to judge precisions on, where there is no held-out set.",
+            envvar="MODELZOO_CALIBRATION",
+        ),
+    ] = None,
+    ungated: Annotated[
+        bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
+    ] = False,
     repository: Repository = _MODELS,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.", show_default="<architecture>-<weights>")
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Folder of downloaded datasets.", envvar="MODELZOO_CACHE")
+    ] = _CACHE,
 ) -> None:
-    """Train architectures, export them to ONNX, prove that nothing changed, publish."""
+    """Train architectures or load their weights, export them to ONNX, prove that nothing changed, publish.
+
+    A training that was interrupted goes on after its last epoch.
+    """
     from cli import export as command
 
-    command.run(names, weights, repository)
+    command.run(
+        names,
+        precision,
+        weights=weights,
+        labels=labels,
+        calibration=calibration,
+        ungated=ungated,
+        repository=repository,
+        name=name,
+        cache=cache,
+    )
 
 
 @app.command()
@@ -78,6 +125,13 @@ def serve(
         int | None, typer.Option(help="Port of the metrics.", show_default="8002")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:<n>.", show_default="auto")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, fp32, fp16 or int8; auto takes fp16 on CUDA where it is published, else fp32.",
+            show_default="auto",
+        ),
+    ] = None,
     max_batch_size: Annotated[
         int | None, typer.Option(help="Images that run together.", show_default="32")
     ] = None,
@@ -100,6 +154,7 @@ def serve(
             "grpc_port": grpc_port,
             "metrics_port": metrics_port,
             "device": device,
+            "precision": precision,
             "max_batch_size": max_batch_size,
             "log_format": log_format,
         },

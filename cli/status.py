@@ -31,7 +31,7 @@ def run(address: str, *, ready: bool, as_json: bool) -> None:
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "version", "state", "precision", "device"):
+    for column in ("model", "version", "state", "precision", "accuracy", "device"):
         table.add_column(column, no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
     table.add_column("")
@@ -43,8 +43,15 @@ def run(address: str, *, ready: bool, as_json: bool) -> None:
             str(model.version),
             state,
             model.precision or "-",
+            _accuracy(model),
             model.device,
             f"{memory_bytes / 1e6:,.1f} MB" if memory_bytes else "-",
             model.reason,
         )
     out.print(table)
+
+
+def _accuracy(model: classifier_pb2.ModelStatus) -> str:
+    if model.state != classifier_pb2.MODEL_STATE_READY:
+        return "-"
+    return f"{model.accuracy_ratio:.2%}" if model.HasField("accuracy_ratio") else "not measured"

@@ -1,18 +1,22 @@
 """`modelzoo verify`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from cli.console import RefusedError, err, out, refusing
 
+if TYPE_CHECKING:
+    from artifact import layout
+    from server.device import Device
+
 
 def run(names: list[str], repository: Path, device: str) -> None:
     """Check the newest version of every named model, or of all; refuse if one fails."""
     with refusing():
-        from artifact import golden, layout
-        from server import loading
+        from artifact import layout
         from server.device import choose
         from server.errors import StartError
         from server.machine import core_count
@@ -28,24 +32,41 @@ def run(names: list[str], repository: Path, device: str) -> None:
         if not entries:
             raise RefusedError(f"{repository} holds no model")
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("model", "version", "provider", "largest difference", "allowed", "verdict"):
+        for column in (
+            "model",
+            "version",
+            "precision",
+            "provider",
+            "largest difference",
+            "allowed",
+            "verdict",
+        ):
             table.add_column(column)
-        failed = 0
-        for name in names or entries:
-            entry = entries[name]
-            try:
-                artifact = loading.read(entry.folder)
-                _, comparison = loading.open_and_prove(
-                    artifact, loading.PRECISION, choice.device, golden.BATCH_SIZES
-                )
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
-                failed += 1
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                figures, verdict = ("-", "-"), Text(f"FAILED: {reason}", style="red")
-            else:
-                figures = (f"{comparison.max_abs_difference:.1e}", f"{comparison.tolerance:.0e}")
-                verdict = Text("ok", style="green")
-            table.add_row(name, str(entry.version), choice.device.provider, *figures, verdict)
+        failed = sum(not _verify(entries[name], choice.device, table) for name in names or entries)
         out.print(table)
         if failed:
             raise RefusedError(f"{failed} of {len(names or entries)} models failed")
+
+
+def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
+    """Check one model in every precision that is meant for the device; add a row for each."""
+    from artifact import golden
+    from server import loading
+
+    begun = (entry.name, str(entry.version))
+    try:
+        artifact = loading.read(entry.folder)
+        for precision in artifact.manifest.precisions:
+            begun = (entry.name, str(entry.version), precision.name, device.provider)
+            if not any(tolerance.provider == device.provider for tolerance in precision.tolerances):
+                table.add_row(*begun, "-", "-", Text("not meant for this provider"))
+                continue
+            _, found = loading.open_and_prove(artifact, precision, device, golden.BATCH_SIZES)
+            figures = (f"{found.max_abs_difference:.1e}", f"{found.tolerance:.0e}")
+            table.add_row(*begun, *figures, Text("ok", style="green"))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        dashes = ["-"] * (6 - len(begun))
+        table.add_row(*begun, *dashes, Text(f"FAILED: {reason}", style="red"))
+        return False
+    return True

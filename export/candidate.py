@@ -4,14 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from export.datasets import Split
 from export.train import Training
+from export.verify import Images, Probabilities
 from modelzoo.v1 import manifest_pb2
-
-Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,11 @@ class Candidate:
     description: manifest_pb2.Manifest
     labels: Sequence[str]
     write: Callable[[Path], None]
-    answer: Callable[[npt.NDArray[np.uint8]], Probabilities]
+    answer: Callable[[Images], Probabilities]
     held_out: Split | None = None
     held_out_name: str = ""
     chosen_on: Split | None = None
-    pictures: npt.NDArray[np.uint8] | None = None
+    pictures: Images | None = None
     training: Training | None = None
 
 

@@ -84,7 +84,7 @@ def load(folder: Path, seed: int) -> Dataset:
     left, off = cut(rest.labels, VALIDATION_RATIO, seed)
     channels, side_px = _looks(rest.paths)
     return Dataset(
-        name=_name(folder),
+        name=name(folder),
         held_out=held_out,
         labels=labels,
         channels=channels,
@@ -96,10 +96,24 @@ def load(folder: Path, seed: int) -> Dataset:
     )
 
 
-def _name(folder: Path) -> str:
+def name(folder: Path) -> str:
     """Make of a folder's name what a model's name may end with."""
-    name = re.sub(r"[^a-z0-9_.]+", "-", folder.resolve().name.lower()).strip("-.")
-    return name or "pictures"
+    return re.sub(r"[^a-z0-9_.]+", "-", folder.resolve().name.lower()).strip("-.") or "pictures"
+
+
+def pictures_in(
+    folder: Path, limit: int, shape: manifest_pb2.Input, preprocessing: manifest_pb2.Preprocessing
+) -> npt.NDArray[np.uint8]:
+    """Decode some of the pictures under a folder, uint8 ``[N, H, W, C]``, spread evenly over it.
+
+    Raises:
+        DatasetError: there is none, or one cannot be read.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not paths:
+        raise DatasetError(f"{folder} holds no JPEG or PNG picture")
+    chosen = paths[:: -(-len(paths) // limit)]
+    return Files(chosen, np.zeros(len(chosen), np.int64)).fitted(shape, preprocessing).images
 
 
 def _labels(root: Path) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ import torch
 from torch.nn import functional
 
 from export.augment import augment
-from export.checkpoint import Checkpoint
 from export.datasets import Split
 from export.graph import ServedNetwork
 from export.recipes import Recipe
+from export.savepoint import Savepoint
 
 _EVALUATION_BATCH = 256
 
@@ -89,22 +89,22 @@ def train(
     validation: Split,
     recipe: Recipe,
     watcher: Watcher | None = None,
-    checkpoint: Checkpoint | None = None,
+    savepoint: Savepoint | None = None,
 ) -> Training:
     """Train a network in place and leave it with the weights of its best epoch, in evaluation mode.
 
     The images must already fit the network's input. The same seed gives the same weights on the same
-    CPU, also where the training was interrupted: it goes on after the last epoch of ``checkpoint``.
+    CPU, also where the training was interrupted: it goes on after the last epoch of ``savepoint``.
     On CUDA it runs in mixed precision, and the network comes back to the CPU.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
-        OSError: the checkpoint cannot be written.
+        OSError: the savepoint cannot be written.
     """
     watcher = watcher or Unwatched()
     with _threads(recipe.threads):
         run = _Run(served, training, recipe)
-        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        if savepoint is not None and (saved := savepoint.load()) is not None:
             run.restore(saved)
             for epoch in run.epochs:
                 watcher.epoch(epoch)
@@ -112,8 +112,8 @@ def train(
             run.learn(watcher)
             run.judge(validation)
             watcher.epoch(run.epochs[-1])
-            if checkpoint is not None:
-                checkpoint.save(run.state())
+            if savepoint is not None:
+                savepoint.save(run.state())
         run.keep_the_best()
     return Training(recipe, run.epochs)
 

@@ -104,6 +104,8 @@ class Server:
             open_network=self._open_network,
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
+            precision=settings.precision,
+            model_precisions=settings.model_precisions,
             log=self._log,
             on_state=self._health.set_model,
         )

@@ -15,6 +15,7 @@ from server.errors import StartError
 from server.machine import core_count
 
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: whatever is free
+Precision = Literal["fp32", "fp16", "int8"]
 _DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
 
 
@@ -35,6 +36,10 @@ class Settings(BaseSettings):
     """Port of the Prometheus metrics, under /metrics."""
     device: Annotated[str, StringConstraints(pattern=_DEVICE)] = "auto"
     """auto, cpu or cuda:<n>; auto takes cuda:0 where it works, else the CPU."""
+    precision: Literal["auto", Precision] = "auto"
+    """auto takes fp16 on CUDA where it is published, else fp32; int8 is taken only where it is asked for."""
+    model_precisions: dict[str, Precision] = {}
+    """Precisions of single models, by name."""
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines."""
 

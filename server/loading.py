@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from artifact import golden, manifest
-from artifact.errors import GoldenError
+from artifact.errors import GoldenError, MissingPrecisionError
 from artifact.golden import Comparison, Golden
 from modelzoo.v1 import manifest_pb2
 from server.device import Device
 from server.network import Network, OnnxNetwork, OpenNetwork
-
-PRECISION = "fp32"
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,29 @@ def read(folder: Path) -> Artifact:
     return Artifact(folder, described, labels, expected)
 
 
+def choose_precision(described: manifest_pb2.Manifest, wanted: str, device: Device) -> manifest_pb2.Precision:
+    """Find the file to serve.
+
+    Args:
+        wanted: a precision, or ``auto``: fp16 on CUDA where it is published, else fp32. Speed must not
+            change answers unasked, so ``auto`` never means int8.
+
+    Raises:
+        MissingPrecisionError: it is not published; says why not, where the manifest does.
+    """
+    published = {precision.name: precision for precision in described.precisions}
+    if wanted == "auto":
+        wanted = "fp16" if device.ordinal is not None and "fp16" in published else "fp32"
+    if wanted in published:
+        return published[wanted]
+    refused = {refusal.precision: refusal.reason for refusal in described.refusals}
+    reason = refused.get(wanted, f"published are {', '.join(published)}")
+    raise MissingPrecisionError(f"{wanted} is not published: {reason}")
+
+
 def open_and_prove(
     artifact: Artifact,
-    precision: str,
+    precision: manifest_pb2.Precision,
     device: Device,
     batch_sizes: Sequence[int],
     open_network: OpenNetwork = OnnxNetwork,
@@ -52,13 +70,13 @@ def open_and_prove(
     """Open an artifact's network on a device and hold its answers against the golden ones.
 
     Raises:
-        GoldenError: an answer is not PyTorch's, or the graph is not what the manifest says.
+        GoldenError: an answer is not the expected one, or the graph is not what the manifest says.
         Exception: whatever ONNX Runtime raises.
     """
-    described = next(p for p in artifact.manifest.precisions if p.name == precision)
-    tolerance = _tolerance(described, device.provider)
-    network = open_network(artifact.folder / described.file.name, artifact.manifest, device)
-    return network, prove(network, artifact.golden, batch_sizes, tolerance)
+    tolerance = _tolerance(precision, device.provider)
+    network = open_network(artifact.folder / precision.file.name, artifact.manifest, device)
+    expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
+    return network, prove(network, expected, batch_sizes, tolerance)
 
 
 def prove(network: Network, expected: Golden, batch_sizes: Sequence[int], tolerance: float) -> Comparison:
@@ -71,7 +89,7 @@ def prove(network: Network, expected: Golden, batch_sizes: Sequence[int], tolera
         The comparison with the largest difference.
 
     Raises:
-        GoldenError: an answer is not PyTorch's.
+        GoldenError: an answer is not the expected one.
         Exception: whatever the network raises.
     """
     worst: Comparison | None = None

@@ -6,7 +6,7 @@ fails leaves the others serving.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from server.batcher import Batcher
 from server.device import Device
 from server.errors import ModelNotFoundError, ModelNotReadyError
 from server.lane import Lane
-from server.loading import PRECISION
 from server.metrics import Metrics, RequestMetrics
 from server.network import Network, OpenNetwork
 from server.queues import ModelQueue
@@ -75,6 +74,7 @@ class Memory:
 @dataclass(frozen=True)
 class _Loaded:
     network: Network
+    precision: manifest_pb2.Precision
     comparison: Comparison
     host_bytes: int
     device_bytes: int
@@ -86,6 +86,8 @@ class Repository:
 
     Attributes:
         folder: the model repository.
+        precision: that models serve in, or `auto`.
+        model_precisions: those of single models, by name.
         on_state: told whenever a model's state changes: name and state.
     """
 
@@ -98,12 +100,16 @@ class Repository:
     open_network: OpenNetwork
     max_batch_size: int
     max_queue_size: int
+    precision: str
+    model_precisions: Mapping[str, str]
     log: FilteringBoundLogger
     on_state: Callable[[str, "State.ValueType"], None]
     _models: dict[str, Model] = field(default_factory=dict)
 
     def find(self) -> None:
         """Take note of the newest version of every model in the folder; load none."""
+        for name in set(self.model_precisions) - {entry.name for entry in layout.newest(self.folder)}:
+            self.log.warning("no_such_model", setting="model_precisions", model=name)
         for entry in layout.newest(self.folder):
             status = classifier_pb2.ModelStatus(
                 name=entry.name,
@@ -189,14 +195,18 @@ class Repository:
         if self.memory.device is not None:
             taken[self.device.name] = loaded.device_bytes
         self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
-        model.status.precision = PRECISION
+        model.status.precision = loaded.precision.name
+        if loaded.precision.HasField("accuracy"):
+            accuracy = loaded.precision.accuracy
+            model.status.accuracy_ratio = accuracy.correct / accuracy.images
         model.status.host_memory_bytes = loaded.host_bytes
         model.status.device_memory_bytes = loaded.device_bytes
         self._set_state(model, State.MODEL_STATE_READY)
         log.info(
             "model_ready",
             device=self.device.name,
-            precision=PRECISION,
+            precision=loaded.precision.name,
+            accuracy=accuracy_text(model.status),
             load_s=round(load_s, 3),
             host_memory_bytes=loaded.host_bytes,
             device_memory_bytes=loaded.device_bytes,
@@ -214,13 +224,17 @@ class Repository:
         artifact = await asyncio.to_thread(loading.read, model.entry.folder)
         model.manifest, model.labels = artifact.manifest, artifact.labels
 
+        wanted = self.model_precisions.get(model.entry.name, self.precision)
+        precision = loading.choose_precision(artifact.manifest, wanted, self.device)
+
         def open_and_prove() -> _Loaded:
             host_before, device_before = self.memory.host(), self._device_bytes()
             network, comparison = loading.open_and_prove(
-                artifact, PRECISION, self.device, (1, self.max_batch_size), self.open_network
+                artifact, precision, self.device, (1, self.max_batch_size), self.open_network
             )
             return _Loaded(
                 network,
+                precision,
                 comparison,
                 host_bytes=max(0, self.memory.host() - host_before),
                 device_bytes=max(0, self._device_bytes() - device_before),
@@ -246,6 +260,11 @@ def _shown(name: str) -> str:
 def state_name(state: "State.ValueType") -> str:
     """Write a state as people do: ``ready``."""
     return State.Name(state).removeprefix("MODEL_STATE_").lower()
+
+
+def accuracy_text(status: classifier_pb2.ModelStatus) -> str:
+    """Write a model's accuracy as people do: ``99.44 %``, or ``not measured``."""
+    return f"{status.accuracy_ratio:.2%}" if status.HasField("accuracy_ratio") else "not measured"
 
 
 def _required(described: manifest_pb2.Manifest | None) -> manifest_pb2.Manifest:

@@ -87,7 +87,8 @@ def test_a_failed_comparison_says_what_and_by_how_much() -> None:
     with pytest.raises(GoldenError) as caught:
         comparison.require("batch size 7")
     assert str(caught.value) == (
-        "batch size 7: answers differ from PyTorch's by up to 0.5 (allowed 1e-05), 2 of 3 labels changed"
+        "batch size 7: answers differ from the reference's by up to 0.5 (allowed 1e-05), "
+        "2 of 3 labels changed"
     )
     golden.compare(EXPECTED, EXPECTED, 1e-5).require("batch size 7")
 

@@ -51,7 +51,7 @@ def test_a_file_with_one_changed_weight_is_refused(exported: Exported, name: str
     onnx.save(model, tmp_path / "model.onnx")
     images = held_out(one)
     run = verify.open_on_cpu(tmp_path / "model.onnx")
-    with pytest.raises(GoldenError, match=r"^batch size 1: answers differ from PyTorch's by up to "):
+    with pytest.raises(GoldenError, match=r"^batch size 1: answers differ from the reference's by up to "):
         verify.parity(run, images, train.probabilities(one.served, images), TOLERANCE)
 
 

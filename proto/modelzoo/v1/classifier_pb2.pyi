@@ -306,6 +306,7 @@ class ModelStatus(_message.Message):
     HOST_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    ACCURACY_RATIO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -324,6 +325,10 @@ class ModelStatus(_message.Message):
     """The same on the device; 0 where the device is the CPU."""
     max_batch_size: _builtins.int
     """Most images that one batch carries."""
+    accuracy_ratio: _builtins.float
+    """Share of right answers on held-out pictures, at the precision that serves; absent where it was not
+    measured, and until READY.
+    """
     def __init__(
         self,
         *,
@@ -336,12 +341,15 @@ class ModelStatus(_message.Message):
         host_memory_bytes: _builtins.int = ...,
         device_memory_bytes: _builtins.int = ...,
         max_batch_size: _builtins.int = ...,
+        accuracy_ratio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio", "accuracy_ratio", b"accuracy_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_memory_bytes", b"device_memory_bytes", "host_memory_bytes", b"host_memory_bytes", "max_batch_size", b"max_batch_size", "name", b"name", "precision", b"precision", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio", "accuracy_ratio", b"accuracy_ratio", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "host_memory_bytes", b"host_memory_bytes", "max_batch_size", b"max_batch_size", "name", b"name", "precision", b"precision", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__accuracy_ratio: _TypeAlias = _typing.Literal["accuracy_ratio"]  # noqa: Y015
+    _WhichOneofArgType__accuracy_ratio: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_ratio) -> _WhichOneofReturnType__accuracy_ratio | None: ...
 
 Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
 

@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Savepoint:
     """A file that holds the state of one training, replaced as a whole after each epoch.
 
     Attributes:

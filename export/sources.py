@@ -1,0 +1,221 @@
+"""Where candidates come from: networks that are trained here, or whose weights are loaded."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from export import folders, recipes, train, weights
+from export.candidate import Candidate
+from export.datasets import Dataset, Split
+from export.graph import ServedNetwork, to_onnx
+from export.savepoint import Savepoint
+from modelzoo.v1 import manifest_pb2
+from zoo.spec import InputSpec, ModelSpec
+
+_CALIBRATION_PICTURES = 512  # of a folder; more take time and change little
+_SAVEPOINT_PREFIX = ".training-"
+
+
+class Observer(train.Watcher, Protocol):
+    """Who wants to see how far an export has come."""
+
+    def step(self, what: str) -> None:
+        """Take note that the next step began."""
+
+
+def trained(
+    spec: ModelSpec,
+    name: str,
+    dataset: Dataset,
+    recipe: recipes.Recipe,
+    folder: Path,
+    observer: Observer,
+) -> tuple[ServedNetwork, Candidate]:
+    """Train a network, or go on where an earlier process was interrupted.
+
+    Args:
+        name: of the model.
+        folder: where the training's state lies until `forget`.
+
+    Raises:
+        DatasetError: a picture cannot be read.
+        DivergedError: every start failed.
+        OSError: the folder cannot be written.
+    """
+    input_spec = spec.input_for(dataset.channels, dataset.side_px)
+    shape, preprocessing = _input(input_spec)
+    training, validation, test = (
+        part.fitted(shape, preprocessing) for part in (dataset.train, dataset.validation, dataset.test)
+    )
+    observer.step("training")
+    started_s = time.monotonic()
+    served, history = _best_start(
+        _Task(spec, input_spec, len(dataset.labels), training, validation, folder),
+        recipe,
+        observer,
+    )
+    origin = manifest_pb2.Weights(
+        origin=manifest_pb2.ORIGIN_TRAINED,
+        dataset=dataset.name,
+        seed=recipe.seed,
+        starts=recipe.starts,
+        start=history.recipe.seed - recipe.seed,
+        epochs=len(history.epochs),
+        best_epoch=history.best.number,
+        training_s=round(time.monotonic() - started_s, 3),
+    )
+    return served, Candidate(
+        description=_describe(spec, name, served, shape, preprocessing, origin),
+        labels=dataset.labels,
+        write=lambda path: to_onnx(served, path),
+        answer=lambda images: train.probabilities(served, images),
+        held_out=test,
+        held_out_name=dataset.held_out,
+        chosen_on=validation,
+        pictures=training.images,
+        training=history,
+    )
+
+
+def loaded(
+    spec: ModelSpec, name: str, found: weights.Loaded, calibration: Path | None, observer: Observer
+) -> tuple[ServedNetwork, Candidate]:
+    """Serve weights that were trained elsewhere.
+
+    Args:
+        name: of the model.
+        calibration: folder of pictures that precisions are judged on.
+
+    Raises:
+        DatasetError: a picture cannot be read.
+    """
+    shape, preprocessing = _input(found.input_spec)
+    preprocessing.resize_shorter_px = found.resize_shorter_px
+    preprocessing.interpolation = found.interpolation
+    served = ServedNetwork(found.network, found.input_spec).eval()
+    pictures = None
+    if calibration is not None:
+        observer.step(f"reading {calibration}")
+        pictures = folders.pictures_in(calibration, _CALIBRATION_PICTURES, shape, preprocessing)
+    origin = manifest_pb2.Weights(
+        origin=manifest_pb2.ORIGIN_LOADED if found.source != weights.RANDOM else manifest_pb2.ORIGIN_RANDOM,
+        source=found.source,
+        sha256=found.sha256 or "",
+        stated_accuracy_ratio=found.accuracy_ratio,
+    )
+    return served, Candidate(
+        description=_describe(spec, name, served, shape, preprocessing, origin),
+        labels=found.labels,
+        write=lambda path: to_onnx(served, path),
+        answer=lambda images: train.probabilities(served, images, batch_size=8),
+        pictures=pictures,
+    )
+
+
+def forget(folder: Path) -> None:
+    """Remove the state of a training whose network is published."""
+    for path in folder.glob(f"{_SAVEPOINT_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is trained, on what, and where its savepoints lie."""
+
+    spec: ModelSpec
+    input_spec: InputSpec
+    label_count: int
+    training: Split
+    validation: Split
+    folder: Path
+
+    def savepoint(self, recipe: recipes.Recipe) -> Savepoint:
+        """Find where this very training goes on."""
+        told = [
+            dataclasses.asdict(recipe),
+            self.spec.name,
+            dataclasses.asdict(self.input_spec),
+            torch.__version__,
+        ]
+        digest = hashlib.sha256(json.dumps(told).encode())
+        for split in (self.training, self.validation):
+            digest.update(split.images)
+            digest.update(split.labels)
+        key = digest.hexdigest()
+        return Savepoint(self.folder / f"{_SAVEPOINT_PREFIX}{recipe.seed}", key)
+
+
+def _best_start(
+    task: _Task, recipe: recipes.Recipe, observer: Observer
+) -> tuple[ServedNetwork, train.Training]:
+    """Train from every start, and keep the one with the lowest validation loss.
+
+    Raises:
+        DivergedError: every start failed; a single one that does is passed over.
+    """
+    attempts: list[tuple[ServedNetwork, train.Training]] = []
+    failure: train.DivergedError | None = None
+    for start in range(recipe.starts):
+        started = dataclasses.replace(recipe, seed=recipe.seed + start)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(started.seed)  # initialisation and dropout draw from the global generator
+            served = ServedNetwork(task.spec.network(task.label_count, task.input_spec), task.input_spec)
+            try:
+                history = train.train(
+                    served, task.training, task.validation, started, observer, task.savepoint(started)
+                )
+            except train.DivergedError as error:
+                failure = error
+                continue
+        attempts.append((served, history))
+    if not attempts:
+        raise failure or train.DivergedError("there was no start")
+    return min(attempts, key=lambda attempt: attempt[1].best.validation_loss)
+
+
+def _describe(
+    spec: ModelSpec,
+    name: str,
+    served: ServedNetwork,
+    shape: manifest_pb2.Input,
+    preprocessing: manifest_pb2.Preprocessing,
+    origin: manifest_pb2.Weights,
+) -> manifest_pb2.Manifest:
+    return manifest_pb2.Manifest(
+        name=name,
+        version=1,  # the publisher numbers it
+        architecture=spec.name,
+        paper=_paper(spec),
+        deviations=spec.deviations,
+        parameters=sum(parameter.numel() for parameter in served.parameters()),
+        input=shape,
+        preprocessing=preprocessing,
+        weights=origin,
+        reference="PyTorch",
+    )
+
+
+def _input(spec: InputSpec) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+    """Describe a network's input; a picture is resized to fill it, nothing more."""
+    return (
+        manifest_pb2.Input(
+            height=spec.height, width=spec.width, channels=spec.channels, mean=spec.mean, std=spec.std
+        ),
+        manifest_pb2.Preprocessing(
+            resize_shorter_px=max(spec.height, spec.width),
+            interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+        ),
+    )
+
+
+def _paper(spec: ModelSpec) -> manifest_pb2.Paper | None:
+    paper = spec.paper
+    if paper is None:
+        return None
+    return manifest_pb2.Paper(title=paper.title, authors=paper.authors, year=paper.year, link=paper.link)
