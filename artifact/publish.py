@@ -1,7 +1,9 @@
 """Writes an artifact so that it is there whole or not at all.
 
 The files are written into a temporary folder beside their place; one rename makes them a version, which
-never changes afterwards. A process that dies half-way leaves a dot-folder that readers pass over.
+never changes afterwards. A process that dies half-way leaves a dot-folder that readers pass over and the
+next publisher of the model removes. A writer holds a lock on its folder as long as it lives, so nobody
+removes the folder of one that does.
 """
 
 import fcntl
@@ -9,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from artifact import layout, manifest
@@ -23,18 +25,25 @@ _STAGING_PREFIX = ".staging-"
 def staging(repository: Path, name: str) -> Iterator[Path]:
     """Give a temporary folder to fill; whatever `publish` has not taken is removed on the way out.
 
+    So is, on the way in, what publishers of this model left when they were killed.
+
     Raises:
         ManifestError: ``name`` is not a model's name.
         OSError: the repository cannot be written.
     """
     if not layout.MODEL_NAME.fullmatch(name):
         raise ManifestError(f"{name!r} is not a model's name: lower case letters, digits, '-', '_' and '.'")
-    (repository / name).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=repository / name))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    model_folder = repository / name
+    model_folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        with _locked(model_folder):  # so that nobody sweeps between the folder's birth and its lock
+            _sweep(model_folder)
+            folder = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=model_folder))
+            held.enter_context(_locked(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, description: manifest_pb2.Manifest) -> Path:
@@ -54,9 +63,7 @@ def publish(folder: Path, description: manifest_pb2.Manifest) -> Path:
     model_folder = folder.parent
     if description.name != model_folder.name:
         raise ManifestError(f"{description.name!r} cannot be published as {model_folder.name!r}")
-    model_folder_fd = os.open(model_folder, os.O_RDONLY)
-    try:
-        fcntl.flock(model_folder_fd, fcntl.LOCK_EX)
+    with _locked(model_folder) as model_folder_fd:
         description.version = max(layout.versions(model_folder), default=0) + 1
         manifest.write(description, folder)
         manifest.check_files(description, folder)
@@ -65,9 +72,30 @@ def publish(folder: Path, description: manifest_pb2.Manifest) -> Path:
         published = model_folder / str(description.version)
         folder.rename(published)
         os.fsync(model_folder_fd)
-    finally:
-        os.close(model_folder_fd)  # gives the lock back
     return published
+
+
+@contextmanager
+def _locked(folder: Path, mode: int = fcntl.LOCK_EX) -> Iterator[int]:
+    """Hold a folder, and give its descriptor. However the process ends, the lock ends with it.
+
+    Raises:
+        OSError: it is no folder, or with `LOCK_NB` in ``mode`` somebody else holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, mode)
+        yield descriptor
+    finally:
+        os.close(descriptor)  # gives the lock back
+
+
+def _sweep(model_folder: Path) -> None:
+    """Remove the staging folders that nobody holds; the model's own lock must be held."""
+    for left in model_folder.glob(f"{_STAGING_PREFIX}*"):
+        # Not free, somebody else's, or just gone: none of it is this publisher's business.
+        with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

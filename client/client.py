@@ -5,6 +5,7 @@ artifact on the server knows how.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,6 +13,7 @@ from typing import Self, TypeVar
 import grpc
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -206,19 +208,20 @@ def _image(picture: Picture) -> classifier_pb2.Image:
 
 
 def _client_error(error: grpc.RpcError) -> ClientError:
-    """Take a refusal apart: its status, and the details that the server added."""
+    """Take a refusal apart: its status, and the details that the server added, as far as they can be read."""
     field, retry_delay_s = "", None
-    if not isinstance(error, grpc.Call):
-        raise TypeError("an error of a call is the call itself") from error
+    if not isinstance(error, grpc.Call):  # gRPC's own always are
+        return ClientError(grpc.StatusCode.UNKNOWN, str(error) or type(error).__name__)
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # details that are not this call's, from a proxy say
+    except (ValueError, DecodeError):  # details that are not this call's, from a proxy say, or none at all
         status = None
     for detail in status.details if status is not None else ():
         bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        if detail.Unpack(bad_request) and bad_request.field_violations:
-            field = bad_request.field_violations[0].field
-        elif detail.Unpack(retry_info):
-            retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
+        with suppress(DecodeError):
+            if detail.Unpack(bad_request) and bad_request.field_violations:
+                field = bad_request.field_violations[0].field
+            elif detail.Unpack(retry_info):
+                retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
     message = error.details() or error.code().name
     return ClientError(error.code(), message, field, retry_delay_s, from_server=status is not None)

@@ -1,6 +1,7 @@
 """A version is there whole or not at all, whoever else publishes and whoever is killed."""
 
 import hashlib
+import os
 import stat
 import subprocess
 import sys
@@ -208,3 +209,46 @@ def test_a_killed_publisher_leaves_nothing_that_anybody_sees(
     published = publish_one(tmp_path, fill_folder)
     assert published.name == "1"
     manifest.check_files(manifest.read(published), published)
+
+
+def test_the_next_publisher_removes_what_a_killed_one_left_and_nothing_of_a_living_one(
+    tmp_path: Path, folder: Path, fill_folder: Fill
+) -> None:
+    with start_publisher(tmp_path, folder, 1) as killed:
+        (left,) = names(tmp_path)
+        with start_publisher(tmp_path, folder, 1) as living:
+            (staged,) = set(names(tmp_path)) - {left}
+            killed.kill()
+            killed.wait()
+            assert names(tmp_path) == sorted([left, staged])  # it died with no time to tidy up
+            before = hashes(tmp_path / "net-pets" / staged)
+            assert publish_one(tmp_path, fill_folder).name == "1"
+            assert names(tmp_path) == [staged, "1"]
+            assert hashes(tmp_path / "net-pets" / staged) == before
+            assert living.communicate("go\n") == ("2\n", None)
+    assert names(tmp_path) == ["1", "2"]
+    published = tmp_path / "net-pets" / "2"
+    manifest.check_files(manifest.read(published), published)
+
+
+def test_one_process_may_fill_several_folders_of_a_model_at_once(tmp_path: Path, fill_folder: Fill) -> None:
+    with publish.staging(tmp_path, "net-pets") as first, publish.staging(tmp_path, "net-pets") as second:
+        described = fill_folder(first)
+        assert publish.publish(second, fill_folder(second)).name == "1"
+        assert publish.publish(first, described).name == "2"
+    assert names(tmp_path) == ["1", "2"]
+
+
+def test_only_folders_are_swept_and_no_link_is_followed(tmp_path: Path, fill_folder: Fill) -> None:
+    precious, model_folder = tmp_path / "precious", tmp_path / "net-pets"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    model_folder.mkdir()
+    (model_folder / ".staging-link").symlink_to(precious)
+    (model_folder / ".staging-file").write_text("")
+    os.mkfifo(model_folder / ".staging-pipe")
+    (model_folder / ".hidden").mkdir()
+    (model_folder / ".staging-left").mkdir()
+    assert publish_one(tmp_path, fill_folder).name == "1"
+    assert names(tmp_path) == [".hidden", ".staging-file", ".staging-link", ".staging-pipe", "1"]
+    assert (precious / "thesis.txt").read_text() == "years"

@@ -136,7 +136,7 @@ def test_what_is_neither_a_file_nor_pixels_is_refused_before_it_is_sent(picture:
         nobody.classify(NAME, [picture])
 
 
-def test_the_server_tells_what_it_holds(client: Client, repository: Path) -> None:
+def test_the_server_tells_what_it_holds(client: Client) -> None:
     statuses = client.list_models()
     assert [status.name for status in statuses] == [
         "lenet5-digits",
