@@ -100,8 +100,8 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     if program is None:
         raise GraphError("the exporter wrote nothing")
     model = program.model_proto
-    _strip(model)
-    _check(model)
+    strip(model)
+    check(model)
     path.write_bytes(model.SerializeToString())
 
 
@@ -110,7 +110,7 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Remove stack traces, source paths and names of the exporting machine."""
     graph = model.graph
     for part in (
@@ -126,7 +126,13 @@ def _strip(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _check(model: onnx.ModelProto) -> None:
+def check(model: onnx.ModelProto) -> None:
+    """Insist that a graph is one that an artifact may hold.
+
+    Raises:
+        GraphError: it has another signature, or an operator of `FORBIDDEN_OPERATORS`.
+        Exception: onnx's own, when it is not valid at all.
+    """
     onnx.checker.check_model(model, full_check=True)
     counts = Counter(node.op_type for node in model.graph.node)
     if left := sorted(FORBIDDEN_OPERATORS & counts.keys()):
