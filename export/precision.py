@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
 
-from artifact.golden import CPU_PROVIDER
-from export import graph
+from export import graph, session
 
 CALIBRATION_IMAGES = 256  # at most; more hardly move a range
 CALIBRATION_BATCH_SIZE = 4  # the histograms hold every activation of a batch at once
@@ -199,7 +197,9 @@ def _halve(model: onnx.ModelProto) -> None:
                 if name in weights:
                     body.initializer.append(_halved(weights[name], crossed[name]))
                 else:
-                    nodes.append(_cast(name, crossed[name], TensorProto.FLOAT16 if halved else TensorProto.FLOAT))
+                    nodes.append(
+                        _cast(name, crossed[name], TensorProto.FLOAT16 if halved else TensorProto.FLOAT)
+                    )
             node.input[index] = crossed[name]
         if halved:
             half.update(name for name in node.output if types.get(name) == TensorProto.FLOAT)
@@ -218,7 +218,9 @@ def _halved(tensor: TensorProto, name: str) -> TensorProto:
     with np.errstate(over="ignore"):
         halved = values.astype(np.float16)
     if not np.isfinite(halved).all():
-        raise PrecisionError(f"{tensor.name} holds {values.flat[np.abs(values).argmax()]:g}, beyond half precision's 65504")
+        raise PrecisionError(
+            f"{tensor.name} holds {values.flat[np.abs(values).argmax()]:g}, beyond half precision's 65504"
+        )
     return numpy_helper.from_array(halved, name)
 
 
@@ -270,9 +272,7 @@ def _ranges(
     source.write_bytes(model.SerializeToString())
     calibrator = _CALIBRATORS[method](source, _INTEGER_OPERATORS, str(augmented))
     calibrator.augment_graph()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    calibrator.infer_session = onnxruntime.InferenceSession(augmented, options, providers=[CPU_PROVIDER])
+    calibrator.infer_session = session.on_cpu(augmented)
     for start in range(0, len(images), CALIBRATION_BATCH_SIZE):
         calibrator.collect_data(_Once(images[start : start + CALIBRATION_BATCH_SIZE]))
     return calibrator.compute_data()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from artifact import golden
 from artifact.errors import GoldenError
+from export import session
 from export.graph import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2
 
@@ -23,10 +23,10 @@ def open_on_cpu(path: Path) -> Run:
     Returns:
         A function from uint8 ``[N, H, W, C]`` to float32 ``[N, K]``.
     """
-    session = onnxruntime.InferenceSession(path, providers=[golden.CPU_PROVIDER])
+    opened = session.on_cpu(path)
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        probabilities: npt.NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]
+        probabilities: npt.NDArray[np.float32] = opened.run([OUTPUT], {INPUT: images})[0]
         return probabilities
 
     return run
