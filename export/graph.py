@@ -103,8 +103,8 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     with torch.no_grad():
         label_count = served(example).shape[1]
     model = program.model_proto
-    _strip(model)
-    _check(model, spec, label_count)
+    strip(model)
+    check(model, (spec.height, spec.width, spec.channels), label_count)
     path.write_bytes(model.SerializeToString())
 
 
@@ -113,7 +113,7 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Remove stack traces, source paths and names of the exporting machine."""
     graph = model.graph
     for part in (
@@ -129,7 +129,18 @@ def _strip(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
 
 
-def _check(model: onnx.ModelProto, spec: InputSpec, label_count: int) -> None:
+def check(
+    model: onnx.ModelProto, image_shape: tuple[int, int, int] | None = None, label_count: int | None = None
+) -> None:
+    """Insist that a graph is one that an artifact may hold.
+
+    Args:
+        image_shape: height, width and channels that it must take; whatever is fixed when None.
+        label_count: that it must answer for; whatever is fixed when None.
+
+    Raises:
+        GraphError: it is not valid, has another signature, or an operator of `FORBIDDEN_OPERATORS`.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -146,9 +157,11 @@ def _check(model: onnx.ModelProto, spec: InputSpec, label_count: int) -> None:
         )
         for value in (*model.graph.input, *model.graph.output)
     ]
+    fixed = [[side for side in sides[1:] if isinstance(side, int) and side > 0] for _, _, sides in signature]
+    shapes = [*fixed, [], []]
     wanted = [
-        (INPUT, "UINT8", [BATCH_AXIS, spec.height, spec.width, spec.channels]),
-        (OUTPUT, "FLOAT", [BATCH_AXIS, label_count]),
+        (INPUT, "UINT8", [BATCH_AXIS, *(image_shape or shapes[0])]),
+        (OUTPUT, "FLOAT", [BATCH_AXIS, *([label_count] if label_count else shapes[1])]),
     ]
-    if signature != wanted:
+    if signature != wanted or [len(sides) for _, _, sides in signature] != [4, 2]:
         raise GraphError(f"the graph's signature is {signature}, not {wanted}")

@@ -16,6 +16,7 @@ GOLDEN_IMAGES = 16
 _PROVEN_IMAGES = 1000  # of a large held-out set; accuracy is measured on all of it
 _CALIBRATION_IMAGES = 256
 _LATENCY_BATCH_SIZES = (1, 2, 4, 8, 16)
+_LATENCY_BUDGET_S = 3.0  # for all batch sizes of a precision
 _ANSWER_BATCH = 32
 
 
@@ -175,10 +176,13 @@ class _Release:
 
     def _measure(self) -> None:
         """Measure how long each file takes, on this machine's CPU."""
-        shape = self._images.shape[1:]
+        height, width, channels = self._images.shape[1:]
+        shape = (height, width, channels)
         threads = tools.core_count()
         for described in self._description.precisions:
-            found = latency.measure(self._folder / described.file.name, shape, _LATENCY_BATCH_SIZES, threads)
+            found = latency.measure(
+                self._folder / described.file.name, shape, _LATENCY_BATCH_SIZES, threads, _LATENCY_BUDGET_S
+            )
             described.latencies.extend(
                 manifest_pb2.Latency(provider=one.provider, batch_size=one.batch_size, median_s=one.median_s)
                 for one in found

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from artifact import golden
 from artifact.errors import GoldenError
+from export import session
 from export.graph import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2
 
@@ -25,10 +25,10 @@ def open_on_cpu(path: Path) -> Run:
     Returns:
         A function from uint8 ``[N, H, W, C]`` to float32 ``[N, K]``.
     """
-    session = onnxruntime.InferenceSession(path, providers=[golden.CPU_PROVIDER])
+    opened = session.on_cpu(path)
 
     def run(images: Images) -> Probabilities:
-        probabilities: Probabilities = session.run([OUTPUT], {INPUT: images})[0]
+        probabilities: Probabilities = opened.run([OUTPUT], {INPUT: images})[0]
         return probabilities
 
     return run

@@ -224,10 +224,10 @@ def test_a_graph_that_does_not_fit_its_specification_is_refused_in_one_line(
 ) -> None:
     graph.to_onnx(graph.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
-    graph._check(model, GREY, 64)
+    graph.check(model, (GREY.height, GREY.width, GREY.channels), 64)
     wanted = ["N", spec.height, spec.width, spec.channels]
     with pytest.raises(graph.GraphError) as caught:
-        graph._check(model, spec, label_count)
+        graph.check(model, (spec.height, spec.width, spec.channels), label_count)
     assert str(caught.value) == (
         "the graph's signature is "
         "[('images', 'UINT8', ['N', 8, 8, 1]), ('probabilities', 'FLOAT', ['N', 64])], not "
@@ -240,7 +240,7 @@ def test_a_graph_that_is_no_valid_onnx_is_refused_in_one_line(tmp_path: Path) ->
     model = onnx.load(tmp_path / "model.onnx")
     model.graph.node[0].op_type = "Nonsense"
     with pytest.raises(graph.GraphError, match=r"^the graph is not valid ONNX: .*Nonsense") as caught:
-        graph._check(model, GREY, 64)
+        graph.check(model, (GREY.height, GREY.width, GREY.channels), 64)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,332 @@
+"""An exported graph in fewer bits: half precision for CUDA devices, 8-bit integers for CPUs.
+
+Both conversions go from ONNX file to ONNX file, so that graphs which torch never saw can have them too.
+The signature stays: uint8 images in, float32 probabilities out, any batch size. Whether the answers are
+still good enough is for `gate` to say.
+"""
+
+import contextlib
+import enum
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, numpy_helper
+from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
+from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
+
+from export import graph, session
+
+CALIBRATION_IMAGES = 256  # at most; more hardly move a range
+CALIBRATION_BATCH_SIZE = 4  # the histograms hold every activation of a batch at once
+
+# Everything before the first of these is normalisation, which no conversion touches.
+_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
+# Softmax turns small errors into large ones; the square in LRN is beyond half's 65,504 from 256 on.
+_FLOAT_OPERATORS = frozenset(("LRN", "Softmax"))
+
+# Those that ONNX Runtime computes in integers on the CPU, or that only move values. Around any other, a
+# pair of quantisations would cost time and accuracy and win nothing.
+_INTEGER_OPERATORS = [
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "MatMul",
+    "MaxPool",
+    "Relu",
+    "Reshape",
+]
+
+
+class PrecisionError(Exception):
+    """A graph cannot be had in another precision; the message says why, in one line."""
+
+
+class Calibration(enum.Enum):
+    """How the range of an activation is read off what it was for some images; cheapest first."""
+
+    MINMAX = "minmax"  # from its smallest value to its largest
+    PERCENTILE = "percentile"  # without the outermost 0.001 % of its values
+    ENTROPY = "entropy"  # the range whose 8-bit histogram diverges least from the real one
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Write a graph in half precision.
+
+    Normalisation, local response normalisation and softmax stay in float32.
+
+    Raises:
+        PrecisionError: ``source`` is no artifact's graph, or a weight is beyond half's range.
+        OSError: ``target`` cannot be written.
+    """
+    model = _read(source)
+    _halve(model)
+    _write(model, target)
+
+
+def to_int8(
+    source: Path, target: Path, calibration: npt.NDArray[np.uint8], method: Calibration = Calibration.MINMAX
+) -> None:
+    """Write a graph with 8-bit layers: uint8 activations, int8 weights with a scale for each channel.
+
+    Weights have all 8 bits (``reduce_range`` is off). A CPU without VNNI instructions adds two products
+    in 16 bits, which saturate, so that there answers differ from those of a CPU that has them.
+
+    Args:
+        calibration: images like those to come, ``[N, H, W, C]``; of more than `CALIBRATION_IMAGES`, that
+            many are taken at even distances.
+
+    Raises:
+        PrecisionError: ``source`` is no artifact's graph, or these are no images for it.
+        OSError: ``target`` cannot be written.
+    """
+    model = _read(source)
+    _name_nodes(model.graph)
+    images = _picked(calibration, model.graph)
+    try:
+        with _quiet(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".int8-") as folder:
+            quantizer = QDQQuantizer(
+                model,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=_ranges(model, images, method, Path(folder)),
+                nodes_to_quantize=[],
+                nodes_to_exclude=[node.name for node in _normalisation(model.graph)],
+                op_types_to_quantize=_INTEGER_OPERATORS,
+                extra_options={},
+            )
+            quantized = quantizer.quantize_model()
+            quantizer.model.topological_sort()  # it puts new nodes last
+    except OSError:
+        raise
+    except Exception as error:  # the quantiser raises whatever it comes across
+        raise PrecisionError(f"{source.name} cannot be quantised: {_first_line(error)}") from error
+    _leave_logits(quantized.graph)
+    _write(quantized, target)
+
+
+def best_int8(
+    source: Path, target: Path, calibration: npt.NDArray[np.uint8], judge: Callable[[Path], float]
+) -> Calibration:
+    """Write the best of the 8-bit graphs that the methods of calibration make.
+
+    Args:
+        judge: how good the graph in a file is, higher is better; asked once for each method. Among
+            equals the cheapest method is taken.
+
+    Returns:
+        The method that was best.
+
+    Raises:
+        PrecisionError: ``source`` is no artifact's graph, or these are no images for it.
+        OSError: ``target`` cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".int8-") as folder:
+        candidates = {method: Path(folder) / f"{method.value}.onnx" for method in Calibration}
+        scores = {}
+        for method, candidate in candidates.items():
+            to_int8(source, candidate, calibration, method)
+            scores[method] = judge(candidate)
+        best = max(scores, key=scores.__getitem__)  # the first of equals
+        candidates[best].replace(target)
+    return best
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Read a graph that an artifact may hold.
+
+    Raises:
+        PrecisionError: the file cannot be read, or holds something else.
+    """
+    try:
+        model = onnx.load_from_string(path.read_bytes())
+        graph.check(model)
+    except Exception as error:  # protobuf and onnx each have their own
+        raise PrecisionError(f"{path.name} is not an artifact's graph: {_first_line(error)}") from error
+    graph.strip(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise PrecisionError(f"{path.name} holds a weight that is no number: {tensor.name}")
+    return model
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    _prune(model.graph)
+    graph.strip(model)
+    graph.check(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """Compute in half from the first layer on.
+
+    A layer computes in half, and so does what takes a half value, except `_FLOAT_OPERATORS`. A value is
+    cast where it crosses the border, once for all who take it.
+
+    Raises:
+        PrecisionError: a weight is beyond half's range.
+    """
+    body = model.graph
+    types = _types(model)
+    weights = {tensor.name: tensor for tensor in body.initializer}
+    half: set[str] = set()  # values that are half now
+    crossed: dict[str, str] = {}  # values by the names of their other halves
+    nodes: list[NodeProto] = []
+    for node in body.node:
+        halved = node.op_type not in _FLOAT_OPERATORS and (
+            node.op_type in _LAYERS or not half.isdisjoint(node.input)
+        )
+        for index, name in enumerate(node.input):
+            if types.get(name) != TensorProto.FLOAT or halved == (name in half):
+                continue
+            if name not in crossed:
+                crossed[name] = f"{name}_{'half' if halved else 'float'}"
+                if name in weights:
+                    body.initializer.append(_halved(weights[name], crossed[name]))
+                else:
+                    nodes.append(
+                        _cast(name, crossed[name], TensorProto.FLOAT16 if halved else TensorProto.FLOAT)
+                    )
+            node.input[index] = crossed[name]
+        if halved:
+            half.update(name for name in node.output if types.get(name) == TensorProto.FLOAT)
+        nodes.append(node)
+    del body.node[:], body.value_info[:]
+    body.node.extend(nodes)
+
+
+def _halved(tensor: TensorProto, name: str) -> TensorProto:
+    """Give a weight in half, under another name.
+
+    Raises:
+        PrecisionError: it is beyond half's range.
+    """
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        halved = values.astype(np.float16)
+    if not np.isfinite(halved).all():
+        raise PrecisionError(
+            f"{tensor.name} holds {values.flat[np.abs(values).argmax()]:g}, beyond half precision's 65504"
+        )
+    return numpy_helper.from_array(halved, name)
+
+
+def _cast(source: str, target: str, to: int) -> NodeProto:
+    return onnx.helper.make_node("Cast", [source], [target], f"cast_{target}", to=to)
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """Tell the element type of every value and weight, by name."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values} | {
+        tensor.name: tensor.data_type for tensor in inferred.initializer
+    }
+
+
+def _normalisation(body: onnx.GraphProto) -> Iterator[NodeProto]:
+    """Give the nodes that no layer comes before."""
+    after: set[str] = set()
+    for node in body.node:
+        if node.op_type in _LAYERS or not after.isdisjoint(node.input):
+            after.update(node.output)
+        else:
+            yield node
+
+
+class _Once:
+    """A calibration reader of one batch."""
+
+    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
+        self._batches = [{graph.INPUT: images}, None]
+
+    def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
+        return self._batches.pop(0)
+
+
+_CALIBRATORS = {
+    Calibration.MINMAX: MinMaxCalibrater,
+    Calibration.PERCENTILE: PercentileCalibrater,
+    Calibration.ENTROPY: EntropyCalibrater,
+}
+
+
+def _ranges(
+    model: onnx.ModelProto, images: npt.NDArray[np.uint8], method: Calibration, folder: Path
+) -> TensorsData:
+    """Find the range of every activation, over some images."""
+    source, augmented = folder / "source.onnx", folder / "augmented.onnx"
+    source.write_bytes(model.SerializeToString())
+    calibrator = _CALIBRATORS[method](source, _INTEGER_OPERATORS, str(augmented))
+    calibrator.augment_graph()
+    calibrator.infer_session = session.on_cpu(augmented)
+    for start in range(0, len(images), CALIBRATION_BATCH_SIZE):
+        calibrator.collect_data(_Once(images[start : start + CALIBRATION_BATCH_SIZE]))
+    return calibrator.compute_data()
+
+
+def _picked(images: npt.NDArray[np.uint8], body: onnx.GraphProto) -> npt.NDArray[np.uint8]:
+    shape = tuple(dim.dim_value for dim in body.input[0].type.tensor_type.shape.dim[1:])
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
+        raise PrecisionError(f"calibration wants uint8 images {shape}, not {images.dtype} {images.shape}")
+    picks = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
+    return images[picks]
+
+
+def _name_nodes(body: onnx.GraphProto) -> None:
+    for number, node in enumerate(body.node):
+        node.name = f"{node.op_type}_{number}"
+
+
+def _leave_logits(body: onnx.GraphProto) -> None:
+    """Take the quantisation of softmax's input away: eight bits of logits are few."""
+    makers = {name: node for node in body.node for name in node.output}
+    for node in body.node:
+        last = makers.get(node.input[0])
+        if node.op_type == "Softmax" and last is not None and last.op_type == "DequantizeLinear":
+            node.input[0] = makers[last.input[0]].input[0]
+
+
+def _prune(body: onnx.GraphProto) -> None:
+    """Remove the nodes and weights that nobody takes."""
+    taken = {value.name for value in body.output}
+    kept = []
+    for node in reversed(body.node):
+        if not taken.isdisjoint(node.output):
+            taken.update(node.input)
+            kept.append(node)
+    weights = [tensor for tensor in body.initializer if tensor.name in taken]
+    del body.node[:], body.initializer[:]
+    body.node.extend(reversed(kept))
+    body.initializer.extend(weights)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's prints and log lines to itself, and its handler off the root logger."""
+    handler, disabled = logging.NullHandler(), logging.root.manager.disable
+    logging.root.addHandler(handler)
+    logging.disable()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+        logging.root.removeHandler(handler)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
