@@ -39,7 +39,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pipeline.Exp
     repository = tmp_path_factory.mktemp("models")
     return {
         f"{name}-digits": pipeline.export(
-            catalog.find(name), "digits", repository, Recipe(epochs=epochs, learning_rate=1e-2)
+            catalog.find(name),
+            pipeline.Request(repository, recipe=Recipe(epochs=epochs, learning_rate=1e-2)),
         )
         for name, epochs in QUICK.items()
     }

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from modelzoo.v1 import manifest_pb2
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return datasets.load("digits", seed=0)
+    return datasets.load("digits", seed=0, cache=Path())
 
 
 def parts(dataset: Dataset) -> tuple[Split, Split, Split]:
@@ -69,7 +70,10 @@ def test_every_label_is_in_every_part_in_proportion(digits: Dataset) -> None:
 
 
 def test_the_same_seed_splits_the_same_way_and_another_does_not(digits: Dataset) -> None:
-    again, other = datasets.load("digits", seed=0), datasets.load("digits", seed=1)
+    again, other = (
+        datasets.load("digits", seed=0, cache=Path()),
+        datasets.load("digits", seed=1, cache=Path()),
+    )
     for first, second, third in zip(parts(digits), parts(again), parts(other), strict=True):
         np.testing.assert_array_equal(first.images, second.images)
         np.testing.assert_array_equal(first.labels, second.labels)
@@ -77,7 +81,7 @@ def test_the_same_seed_splits_the_same_way_and_another_does_not(digits: Dataset)
 
 
 def test_the_seed_is_told_with_what_was_held_out() -> None:
-    assert datasets.load("digits", seed=7).held_out.endswith("seed 7")
+    assert datasets.load("digits", seed=7, cache=Path()).held_out.endswith("seed 7")
 
 
 def test_fitted_images_are_what_the_server_makes_of_them(digits: Dataset) -> None:
@@ -96,4 +100,4 @@ def test_an_unknown_dataset_is_refused_and_the_known_are_listed() -> None:
     with pytest.raises(
         datasets.UnknownDatasetError, match=r"^no dataset is called 'letters'; there is: .*digits"
     ):
-        datasets.load("letters", seed=0)
+        datasets.load("letters", seed=0, cache=Path())

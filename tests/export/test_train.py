@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ State = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def digits() -> datasets.Dataset:
     """At their own 8 x 8 pixels, which is what simple_cnn takes."""
-    return datasets.load("digits", seed=0)
+    return datasets.load("digits", seed=0, cache=Path())
 
 
 def fresh(architecture: str = "simple_cnn", seed: int = 0) -> graph.ServedNetwork:
@@ -40,6 +42,13 @@ def linear() -> graph.ServedNetwork:
 
 def state(served: graph.ServedNetwork) -> State:
     return copy.deepcopy(served.state_dict())
+
+
+class AfterEachEpoch(train.Unwatched):
+    """Calls back whenever an epoch has ended."""
+
+    def __init__(self, call: Callable[[train.Epoch], None]) -> None:
+        self.epoch = call
 
 
 def equal(first: State, second: State) -> bool:
@@ -94,7 +103,7 @@ def test_the_validation_figures_are_those_of_the_network(digits: datasets.Datase
         digits.train,
         digits.validation,
         QUICK,
-        lambda epoch: found.append((epoch, cross_entropy(served, digits.validation))),
+        AfterEachEpoch(lambda epoch: found.append((epoch, cross_entropy(served, digits.validation)))),
     )
     assert [epoch for epoch, _ in found] == history.epochs
     for epoch, loss in found:
@@ -114,7 +123,7 @@ def test_the_weights_of_the_best_epoch_are_kept(digits: datasets.Dataset) -> Non
         digits.train,
         wrong,
         Recipe(epochs=4, learning_rate=1e-2),
-        lambda _: states.append(state(served)),
+        AfterEachEpoch(lambda _: states.append(state(served))),
     )
     losses = [epoch.validation_loss for epoch in history.epochs]
     best = int(np.argmin(losses))
@@ -137,7 +146,7 @@ def test_running_statistics_of_the_best_epoch_are_kept_too(digits: datasets.Data
         digits.train,
         wrong,
         Recipe(epochs=4, learning_rate=2e-2),
-        lambda _: states.append(state(served)),
+        AfterEachEpoch(lambda _: states.append(state(served))),
     )
     assert history.best.number < 4
     kept = state(served)

@@ -75,7 +75,7 @@ def gates() -> Iterator[Gates]:
 @pytest.fixture(scope="session")
 def digits(exported: dict[str, pipeline.Exported]) -> datasets.Split:
     """The held-out digits as the dataset has them, uint8 [N, 8, 8, 1]."""
-    return datasets.load("digits", seed=0).test
+    return datasets.load("digits", seed=0, cache=Path()).test
 
 
 Encode = Callable[..., bytes]
