@@ -1,1 +1,1 @@
-"""What the networks are: architectures, their papers, their inputs; no weights, no files."""
+"""What the networks are: architectures, their papers, their inputs, where their weights are published."""

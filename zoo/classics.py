@@ -1,7 +1,7 @@
 """torchvision's classics, made export-clean: same layers, same state-dict keys, no pooling to a shape.
 
-The only file that imports torchvision. ``catalog`` lists these networks; ``export`` trains them, or
-loads torchvision's weights into them.
+``catalog`` lists these networks; ``export`` trains them, or loads torchvision's weights (see ``weights``)
+into them. Nothing but these two files imports torchvision.
 """
 
 from __future__ import annotations

@@ -1,0 +1,171 @@
+"""torchvision's ImageNet weights: which row has them, what they expect of a picture, where they lie.
+
+Of several sets the classic recipe is taken, ``IMAGENET1K_V1``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torchvision import models  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
+
+from zoo.spec import InputSpec
+
+_IMAGENET = {
+    "alexnet": models.AlexNet_Weights.IMAGENET1K_V1,
+    "vgg11": models.VGG11_Weights.IMAGENET1K_V1,
+    "vgg11_bn": models.VGG11_BN_Weights.IMAGENET1K_V1,
+    "vgg13": models.VGG13_Weights.IMAGENET1K_V1,
+    "vgg13_bn": models.VGG13_BN_Weights.IMAGENET1K_V1,
+    "vgg16": models.VGG16_Weights.IMAGENET1K_V1,
+    "vgg16_bn": models.VGG16_BN_Weights.IMAGENET1K_V1,
+    "vgg19": models.VGG19_Weights.IMAGENET1K_V1,
+    "vgg19_bn": models.VGG19_BN_Weights.IMAGENET1K_V1,
+    "googlenet": models.GoogLeNet_Weights.IMAGENET1K_V1,
+    "inception_v3": models.Inception_V3_Weights.IMAGENET1K_V1,
+    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet34": models.ResNet34_Weights.IMAGENET1K_V1,
+    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
+    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
+    "resnet152": models.ResNet152_Weights.IMAGENET1K_V1,
+    "densenet121": models.DenseNet121_Weights.IMAGENET1K_V1,
+    "densenet161": models.DenseNet161_Weights.IMAGENET1K_V1,
+    "densenet169": models.DenseNet169_Weights.IMAGENET1K_V1,
+    "densenet201": models.DenseNet201_Weights.IMAGENET1K_V1,
+}
+# Trained by TensorFlow on the scale -1..1. torchvision normalises with ImageNet's mean and deviation, and
+# undoes it inside these networks (transform_input=True); ours have no such step, so it is done here.
+_MINUS_ONE_TO_ONE = frozenset(("googlenet", "inception_v3"))
+
+_INTERPOLATIONS: dict[InterpolationMode, Literal["bilinear", "bicubic"]] = {
+    InterpolationMode.BILINEAR: "bilinear",
+    InterpolationMode.BICUBIC: "bicubic",
+}
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.")
+_AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
+# Old DenseNet checkpoints name the layers of a block with a dot: norm.1 is norm1 today.
+_OLD_DENSENET = re.compile(
+    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
+)
+
+
+class DownloadError(Exception):
+    """Weights could not be fetched, or are not the ones that were published; the message says why."""
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """Weights that torchvision publishes, and what they expect.
+
+    Attributes:
+        source: torchvision's name of them.
+        url: Where they are published; the file's name holds the first digits of its SHA-256.
+        labels: Texts of the labels, in the order of the network's outputs.
+        accuracy_ratio: Top-1 on ImageNet's validation images, as torchvision states it.
+        input: Size and normalisation that they were trained for.
+        resize_shorter_px: What the shorter side is resized to before the centre is cropped.
+        interpolation: How pixels are resampled, with antialiasing.
+    """
+
+    source: str
+    url: str
+    labels: tuple[str, ...]
+    accuracy_ratio: float
+    input: InputSpec
+    resize_shorter_px: int
+    interpolation: Literal["bilinear", "bicubic"]
+
+    @property
+    def file_name(self) -> str:
+        """Give the name of the published file."""
+        return Path(urlsplit(self.url).path).name
+
+    @property
+    def sha256_start(self) -> str:
+        """Give the digits of the file's SHA-256 that its name holds.
+
+        Raises:
+            DownloadError: it holds none.
+        """
+        digits = _HASH.search(self.file_name)
+        if digits is None:
+            raise DownloadError(f"the name of {self.url} holds no hash to check the file against")
+        return digits[1]
+
+    def download(self, folder: Path | None = None) -> Path:
+        """Fetch the file, unless an earlier download left it here; check its hash either way.
+
+        Args:
+            folder: Where downloads are kept; the one of ``torch.hub`` when None.
+
+        Returns:
+            The file.
+
+        Raises:
+            DownloadError: there is no such address or no network, the file is not the published one,
+                or the folder cannot be written.
+        """
+        expected = self.sha256_start
+        folder = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder
+        path = folder / self.file_name
+        try:
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                # It writes beside the file, and renames what has the right hash.
+                torch.hub.download_url_to_file(self.url, str(path), expected, progress=False)
+                return path
+            with path.open("rb") as stream:  # torch.hub trusts what lies there
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except RuntimeError as error:
+            raise DownloadError(f"{self.url} is not the file that was published: {error}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DownloadError(
+                f"{self.url} cannot be fetched ({error}); where there is no network, put the file at {path}"
+            ) from error
+        if not found.startswith(expected):
+            raise DownloadError(
+                f"{path} is not the file that was published: sha256 {found[:12]}…, not {expected}…; remove it"
+            )
+        return path
+
+
+def imagenet(name: str) -> ImageNetWeights | None:
+    """Find the ImageNet weights of a row of the catalog; None where torchvision has none."""
+    weights = _IMAGENET.get(name)
+    if weights is None:
+        return None
+    preset = weights.transforms()
+    (side_px,), (resize_shorter_px,) = preset.crop_size, preset.resize_size
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    if name in _MINUS_ONE_TO_ONE:
+        mean = std = (0.5, 0.5, 0.5)
+    return ImageNetWeights(
+        source=f"torchvision {weights}",
+        url=weights.url,
+        labels=tuple(weights.meta["categories"]),
+        accuracy_ratio=round(weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 5),
+        input=InputSpec(len(mean), side_px, side_px, mean=mean, std=std),
+        resize_shorter_px=resize_shorter_px,
+        interpolation=_INTERPOLATIONS[preset.interpolation],
+    )
+
+
+def modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a state dict of torchvision's the names that the catalog's networks have.
+
+    Auxiliary heads, which only help training, are dropped; old names in DenseNets are renewed.
+    """
+    return {
+        _OLD_DENSENET.sub(r"\1\2", name): value
+        for name, value in state.items()
+        if not name.startswith(_AUXILIARY_HEADS)
+    }
