@@ -109,8 +109,9 @@ def compare(expected: npt.NDArray[np.float32], got: npt.NDArray[np.float32], tol
 
 def write(path: Path, golden: Golden) -> None:
     """Write a golden file."""
-    own = {f"{_OWN}{precision}": answers for precision, answers in golden.own.items()}
-    np.savez_compressed(path, images=golden.images, probabilities=golden.probabilities, **own)
+    arrays = {"images": golden.images, "probabilities": golden.probabilities}
+    arrays |= {f"{_OWN}{precision}": answers for precision, answers in golden.own.items()}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def read(path: Path) -> Golden:

@@ -53,7 +53,7 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
     from artifact import golden
     from server import loading
 
-    begun = (entry.name, str(entry.version))
+    begun: tuple[str, ...] = (entry.name, str(entry.version))
     try:
         artifact = loading.read(entry.folder)
         for precision in artifact.manifest.precisions:

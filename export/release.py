@@ -9,6 +9,7 @@ from artifact import golden, layout, manifest, publish
 from export import card, gate, latency, macs, precision, tools, verify
 from export.candidate import Candidate, Wishes
 from export.datasets import Split
+from export.graph import GraphError
 from export.verify import Images, Probabilities
 from modelzoo.v1 import manifest_pb2
 
@@ -73,6 +74,10 @@ class _Release:
         description.macs = macs.count(source)
         self._step(f"comparing with {description.reference}")
         expected = candidate.answer(self._images)  # [N, K]
+        if expected.shape[1] != len(candidate.labels):
+            raise GraphError(
+                f"the network has {expected.shape[1]} outputs, but there are {len(candidate.labels)} labels"
+            )
         answers = self._prove_fp32(source, expected)
         for name in ("fp16", "int8"):
             if name in self._wishes.precisions:

@@ -145,8 +145,8 @@ class _Task:
         ]
         digest = hashlib.sha256(json.dumps(told).encode())
         for split in (self.training, self.validation):
-            digest.update(split.images)
-            digest.update(split.labels)
+            digest.update(split.images.tobytes())
+            digest.update(split.labels.tobytes())
         key = digest.hexdigest()
         return Savepoint(self.folder / f"{_SAVEPOINT_PREFIX}{recipe.seed}", key)
 

@@ -17,6 +17,7 @@ from zoo.spec import InputSpec, ModelSpec
 
 __all__ = ["Loaded", "WeightsError", "from_file", "from_imagenet", "random"]
 
+RANDOM = "random"
 _COUNTER = "num_batches_tracked"  # matters in training only; checkpoints older than 2018 lack it
 _CALIBRATION_IMAGES = 4
 
@@ -151,7 +152,7 @@ def random(spec: ModelSpec, seed: int) -> Loaded:
         resize_shorter_px=max(pixels.height, pixels.width),
         interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
         labels=_numbers(spec.num_classes),
-        source="random",
+        source=RANDOM,
         sha256=None,
         accuracy_ratio=None,
     )

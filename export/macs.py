@@ -1,0 +1,7 @@
+"""stub"""
+
+from pathlib import Path
+
+
+def count(path: Path) -> int:
+    return 1
