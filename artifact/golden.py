@@ -7,6 +7,7 @@ graph); `server`, `verify` and `export` hold what a session answers against them
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,7 @@ def compare(expected: npt.NDArray[np.float32], got: npt.NDArray[np.float32], tol
 
 def write(path: Path, golden: Golden) -> None:
     """Write a golden file."""
-    arrays = {"images": golden.images, "probabilities": golden.probabilities}
+    arrays: dict[str, npt.NDArray[Any]] = {"images": golden.images, "probabilities": golden.probabilities}
     arrays |= {f"{_OWN}{precision}": answers for precision, answers in golden.own.items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
