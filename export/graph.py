@@ -32,6 +32,9 @@ FORBIDDEN_OPERATORS = frozenset(
         "Size",
     )
 )
+# What has weights and does the work; everything before the first of these is normalisation.
+LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
 _MAX_EXPORT_BATCH = 4096  # the exporter wants a bound; the graph does not hold it
 
 

@@ -20,16 +20,10 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
 
-from export import graph, session
+from export import graph, half, session
 
 CALIBRATION_IMAGES = 256  # at most; more hardly move a range
 CALIBRATION_BATCH_SIZE = 4  # the histograms hold every activation of a batch at once
-
-# Everything before the first of these is normalisation, which no conversion touches.
-_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
-
-# Softmax turns small errors into large ones; the square in LRN is beyond half's 65,504 from 256 on.
-_FLOAT_OPERATORS = frozenset(("LRN", "Softmax"))
 
 # Those that ONNX Runtime computes in integers on the CPU, or that only move values. Around any other, a
 # pair of quantisations would cost time and accuracy and win nothing.
@@ -71,7 +65,10 @@ def to_fp16(source: Path, target: Path) -> None:
         OSError: ``target`` cannot be written.
     """
     model = _read(source)
-    _halve(model)
+    try:
+        half.halve(model)
+    except OverflowError as error:
+        raise PrecisionError(f"{source.name} does not fit half precision: {error}") from error
     _write(model, target)
 
 
@@ -80,8 +77,8 @@ def to_int8(
 ) -> None:
     """Write a graph with 8-bit layers: uint8 activations, int8 weights with a scale for each channel.
 
-    Weights have all 8 bits (``reduce_range`` is off). A CPU without VNNI instructions adds two products
-    in 16 bits, which saturate, so that there answers differ from those of a CPU that has them.
+    Weights have all 8 bits (``reduce_range`` is off). A CPU without VNNI instructions adds products in 16
+    bits, which saturate; a session has to be opened as `session.on_cpu` does to answer there as elsewhere.
 
     Args:
         calibration: images like those to come, ``[N, H, W, C]``; of more than `CALIBRATION_IMAGES`, that
@@ -164,84 +161,26 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:
+    """Write a converted graph, if it still is one that an artifact may hold.
+
+    Raises:
+        PrecisionError: it is not: an operator does not know the precision.
+        OSError: the file cannot be written.
+    """
     _prune(model.graph)
     graph.strip(model)
-    graph.check(model)
+    try:
+        graph.check(model)
+    except Exception as error:  # onnx has several
+        raise PrecisionError(f"the converted graph is not valid: {_first_line(error)}") from error
     path.write_bytes(model.SerializeToString())
-
-
-def _halve(model: onnx.ModelProto) -> None:
-    """Compute in half from the first layer on.
-
-    A layer computes in half, and so does what takes a half value, except `_FLOAT_OPERATORS`. A value is
-    cast where it crosses the border, once for all who take it.
-
-    Raises:
-        PrecisionError: a weight is beyond half's range.
-    """
-    body = model.graph
-    types = _types(model)
-    weights = {tensor.name: tensor for tensor in body.initializer}
-    half: set[str] = set()  # values that are half now
-    crossed: dict[str, str] = {}  # values by the names of their other halves
-    nodes: list[NodeProto] = []
-    for node in body.node:
-        halved = node.op_type not in _FLOAT_OPERATORS and (
-            node.op_type in _LAYERS or not half.isdisjoint(node.input)
-        )
-        for index, name in enumerate(node.input):
-            if types.get(name) != TensorProto.FLOAT or halved == (name in half):
-                continue
-            if name not in crossed:
-                crossed[name] = f"{name}_{'half' if halved else 'float'}"
-                if name in weights:
-                    body.initializer.append(_halved(weights[name], crossed[name]))
-                else:
-                    nodes.append(
-                        _cast(name, crossed[name], TensorProto.FLOAT16 if halved else TensorProto.FLOAT)
-                    )
-            node.input[index] = crossed[name]
-        if halved:
-            half.update(name for name in node.output if types.get(name) == TensorProto.FLOAT)
-        nodes.append(node)
-    del body.node[:], body.value_info[:]
-    body.node.extend(nodes)
-
-
-def _halved(tensor: TensorProto, name: str) -> TensorProto:
-    """Give a weight in half, under another name.
-
-    Raises:
-        PrecisionError: it is beyond half's range.
-    """
-    values = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore"):
-        halved = values.astype(np.float16)
-    if not np.isfinite(halved).all():
-        raise PrecisionError(
-            f"{tensor.name} holds {values.flat[np.abs(values).argmax()]:g}, beyond half precision's 65504"
-        )
-    return numpy_helper.from_array(halved, name)
-
-
-def _cast(source: str, target: str, to: int) -> NodeProto:
-    return onnx.helper.make_node("Cast", [source], [target], f"cast_{target}", to=to)
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Tell the element type of every value and weight, by name."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    return {value.name: value.type.tensor_type.elem_type for value in values} | {
-        tensor.name: tensor.data_type for tensor in inferred.initializer
-    }
 
 
 def _normalisation(body: onnx.GraphProto) -> Iterator[NodeProto]:
     """Give the nodes that no layer comes before."""
     after: set[str] = set()
     for node in body.node:
-        if node.op_type in _LAYERS or not after.isdisjoint(node.input):
+        if node.op_type in graph.LAYERS or not after.isdisjoint(node.input):
             after.update(node.output)
         else:
             yield node
@@ -283,7 +222,8 @@ def _picked(images: npt.NDArray[np.uint8], body: onnx.GraphProto) -> npt.NDArray
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
         raise PrecisionError(f"calibration wants uint8 images {shape}, not {images.dtype} {images.shape}")
     picks = np.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).round().astype(int)
-    return images[picks]
+    picked: npt.NDArray[np.uint8] = images[picks]
+    return picked
 
 
 def _name_nodes(body: onnx.GraphProto) -> None:
