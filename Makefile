@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export test test-slow test-gpu lint format proto dashboard bench clean
+.PHONY: setup run export zoo test test-slow test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -22,6 +22,12 @@ run: $(READY)
 	absent="$(foreach name,$(DIGITS),$(if $(wildcard models/$(name)-digits/*/manifest.json),,$(name)))"; \
 	if [ -n "$$(echo $$absent)" ]; then $(BIN)/modelzoo export $$absent; fi
 	exec $(BIN)/modelzoo serve
+
+# Train and export the whole catalog on digits, which takes hours on two cores, and write the README's table.
+# Interrupted, it goes on where it was; what fails is named in the end, and leaves the rest.
+zoo: $(READY)
+	$(BIN)/modelzoo export all --absent; status=$$?; \
+	$(BIN)/python -m bench.zoo --readme README.md && exit $$status
 
 # Train and export the digits models anew, as further versions.
 export: $(READY)

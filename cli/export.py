@@ -10,26 +10,32 @@ from cli.console import RefusedError, err, out, refuse, refusing
 if TYPE_CHECKING:
     from export.pipeline import Exported
     from export.train import Epoch
+    from zoo.spec import ModelSpec
 
 
-def run(names: list[str], precision: str | None, **wishes: Any) -> None:
+ALL = "all"
+
+
+def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any) -> None:
     """Export every named architecture; one that fails leaves the others to be tried.
 
     Args:
+        names: of the catalog, or `all`: the small ones first.
+        absent: pass over those that the repository holds.
         precision: names separated by commas; None for what fits the weights.
         wishes: the other fields of `pipeline.Request`.
     """
     with refusing():
-        from export.precision import PrecisionError
-        from export.weights import WeightsError
-
+        from artifact import layout
         from artifact.errors import ArtifactError
         from export import pipeline
         from export.datasets import DatasetError
         from export.graph import GraphError
+        from export.precision import PrecisionError
         from export.release import NoPicturesError
         from export.train import DivergedError
-        from zoo.catalog import UnknownArchitectureError, find
+        from export.weights import WeightsError
+        from zoo.catalog import CATALOG, UnknownArchitectureError, find
 
     failures = (
         ArtifactError,
@@ -42,16 +48,19 @@ def run(names: list[str], precision: str | None, **wishes: Any) -> None:
         WeightsError,
     )
     with refusing(UnknownArchitectureError, pipeline.UnknownWeightsError):
-        specs = [find(name) for name in names]
-        request = pipeline.Request(precisions=_precisions(precision), **wishes)
+        specs = sorted(CATALOG, key=_size) if names == [ALL] else [find(name) for name in names]
+        request = pipeline.Request(precisions=precisions_of(precision), **wishes)
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:
             raise RefusedError("one --name cannot be the name of several models")
     failed = []
     for spec in specs:
         name = pipeline.model_name(spec, request)
+        if absent and layout.versions(request.repository / name):
+            err.print(f"{name}: exported already")
+            continue
         try:
-            with _Bars(name) as bars:
+            with Bars(name) as bars:
                 exported = pipeline.export(spec, request, bars)
         except failures as error:
             failed.append(name)
@@ -59,13 +68,22 @@ def run(names: list[str], precision: str | None, **wishes: Any) -> None:
                 f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}", style="red", markup=False
             )
             continue
-        for line in _told(exported):
+        for line in told(exported):
             out.print(line, soft_wrap=True, markup=False)
     if failed:
         refuse(f"{len(failed)} of {len(specs)} not exported: {', '.join(failed)}")
 
 
-def _precisions(said: str | None) -> list[str] | None:
+def _size(spec: "ModelSpec") -> int:
+    return spec.parameters
+
+
+def precisions_of(said: str | None) -> list[str] | None:
+    """Read the names of precisions, separated by commas.
+
+    Raises:
+        RefusedError: there is none of such a name.
+    """
     from artifact import layout
 
     if said is None:
@@ -77,7 +95,7 @@ def _precisions(said: str | None) -> list[str] | None:
     return names
 
 
-def _told(exported: "Exported") -> Iterator[str]:
+def told(exported: "Exported") -> Iterator[str]:
     """Say what was published, a line a precision."""
     described = exported.manifest
     for precision in described.precisions:
@@ -94,7 +112,7 @@ def _told(exported: "Exported") -> Iterator[str]:
         yield f"{exported.folder} without {refusal.reason}"
 
 
-class _Bars:
+class Bars:
     """Shows an export's steps on standard error: as a bar on a terminal, else as lines."""
 
     def __init__(self, name: str) -> None:
@@ -111,7 +129,7 @@ class _Bars:
         )
         self._task: TaskID = self._progress.add_task(name, total=None, note="")
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "Bars":
         self._progress.start()
         return self
 

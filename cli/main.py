@@ -23,6 +23,25 @@ Repository = Annotated[
 Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="MODELZOO_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
+Precisions = Annotated[
+    str | None,
+    typer.Option(
+        help="Of fp32, fp16, int8, separated by commas.",
+        show_default="all of a trained network, fp32 of a loaded one",
+        envvar="MODELZOO_PRECISIONS",
+    ),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of pictures to judge precisions on, where there is no held-out set.",
+        envvar="MODELZOO_CALIBRATION",
+    ),
+]
+Ungated = Annotated[
+    bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
+]
+
 _MODELS = Path("models")
 _ADDRESS = "127.0.0.1:8001"
 _CACHE = Path.home() / ".cache" / "modelzoo"
@@ -38,7 +57,7 @@ def list_(repository: Repository = _MODELS, as_json: AsJson = False) -> None:
 
 @app.command()
 def export(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Architectures of the catalog.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Architectures of the catalog; all.")],
     weights: Annotated[
         str,
         typer.Option(
@@ -51,23 +70,11 @@ def export(
         Path | None,
         typer.Option(help="File with a label a line, for weights from a file.", envvar="MODELZOO_LABELS"),
     ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Of fp32, fp16, int8, separated by commas.",
-            show_default="all of a trained network, fp32 of a loaded one",
-            envvar="MODELZOO_EXPORT_PRECISION",
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of pictures to judge precisions on, where there is no held-out set.",
-            envvar="MODELZOO_CALIBRATION",
-        ),
-    ] = None,
-    ungated: Annotated[
-        bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
+    precision: Precisions = None,
+    calibration: Calibration = None,
+    ungated: Ungated = False,
+    absent: Annotated[
+        bool, typer.Option("--absent", help="Pass over what the repository holds already.")
     ] = False,
     repository: Repository = _MODELS,
     name: Annotated[
@@ -86,6 +93,7 @@ def export(
     command.run(
         names,
         precision,
+        absent=absent,
         weights=weights,
         labels=labels,
         calibration=calibration,
@@ -94,6 +102,62 @@ def export(
         name=name,
         cache=cache,
     )
+
+
+@app.command("import")
+def import_(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An image classifier.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="File with a label a line.", envvar="MODELZOO_LABELS")
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="HxW[:nchw|nhwc]",
+            help="Size and layout of its input, where the file leaves them open.",
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtracted from each channel on the 0..1 scale, by commas.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="What each channel is then divided by, by commas.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Name of its scores, where it has several outputs.")
+    ] = None,
+    precision: Precisions = None,
+    calibration: Calibration = None,
+    ungated: Ungated = False,
+    repository: Repository = _MODELS,
+) -> None:
+    """Wrap an ONNX classifier from elsewhere, prove that it answers the same, publish."""
+    from cli import foreign as command
+
+    command.run(
+        model,
+        precision,
+        input_,
+        mean,
+        std,
+        output,
+        labels,
+        name=name,
+        calibration=calibration,
+        ungated=ungated,
+        repository=repository,
+    )
+
+
+@app.command()
+def card(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")],
+    repository: Repository = _MODELS,
+) -> None:
+    """Print a model's card: where it comes from, how good it is, where it errs; and its pictures' names."""
+    from cli import card as command
+
+    command.run(name, repository)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The way from a name to a published artifact: train or load a network, then release it."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from export import datasets, folders, recipes, release, sources, train, weights
 from export.candidate import Wishes
 from export.datasets import Dataset
+from export.foreign import ForeignRequest
 from export.graph import ServedNetwork
 from export.sources import Observer
 from modelzoo.v1 import manifest_pb2
@@ -51,11 +53,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Exported:
-    """A published artifact, with the network it was made from."""
+    """A published artifact, with the network it was made from; an imported one has none in PyTorch."""
 
     folder: Path
     manifest: manifest_pb2.Manifest
-    served: ServedNetwork
+    served: ServedNetwork | None
 
 
 class UnknownWeightsError(LookupError):
@@ -93,6 +95,35 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     published = release.release(candidate, wishes, observer.step)
     sources.forget(folder)
     return Exported(published, candidate.description, served)
+
+
+def import_(
+    path: Path,
+    request: ForeignRequest,
+    *,
+    repository: Path,
+    name: str,
+    precisions: Sequence[str] = PRECISIONS[:1],
+    calibration: Path | None = None,
+    ungated: bool = False,
+    observer: Observer | None = None,
+) -> Exported:
+    """Wrap an ONNX classifier from elsewhere, prove that it answers the same, and publish it.
+
+    Raises:
+        ForeignModelError: it is no image classifier that can be wrapped.
+        DatasetError: a picture of ``calibration`` cannot be read.
+        GoldenError: the wrapped file answers otherwise than the file as it came.
+        NoPicturesError: a precision needs pictures.
+        PrecisionError: a file could not be converted.
+        OSError: the repository cannot be written.
+    """
+    observer = observer or Silent()
+    observer.step(f"wrapping {path.name}")
+    with tempfile.TemporaryDirectory() as scratch:
+        candidate = sources.imported(path, request, name, Path(scratch) / "wrapped.onnx", calibration)
+        published = release.release(candidate, Wishes(repository, precisions, ungated), observer.step)
+    return Exported(published, candidate.description, None)
 
 
 def model_name(spec: ModelSpec, request: Request) -> str:

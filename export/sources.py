@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Protocol
 
 import torch
 
-from export import folders, recipes, train, weights
+from export import folders, foreign, recipes, train, weights
 from export.candidate import Candidate
 from export.datasets import Dataset, Split
+from export.foreign import ForeignRequest
 from export.graph import ServedNetwork, to_onnx
 from export.savepoint import Savepoint
 from modelzoo.v1 import manifest_pb2
@@ -118,6 +120,49 @@ def loaded(
     )
 
 
+def imported(
+    path: Path, request: ForeignRequest, name: str, wrapped_path: Path, calibration: Path | None
+) -> Candidate:
+    """Wrap a classifier that came as ONNX; the file as it came is the reference.
+
+    Args:
+        name: of the model.
+        wrapped_path: where the wrapped file is kept until it is published.
+        calibration: folder of pictures that precisions are judged on.
+
+    Raises:
+        ForeignModelError: it is no image classifier that can be wrapped.
+        DatasetError: a picture cannot be read.
+        OSError: the file cannot be read.
+    """
+    wrapped = foreign.wrap(path, wrapped_path, request)
+    shape, preprocessing = _input(wrapped.input_spec)
+    pictures = None
+    if calibration is not None:
+        pictures = folders.pictures_in(calibration, _CALIBRATION_PICTURES, shape, preprocessing)
+    return Candidate(
+        description=manifest_pb2.Manifest(
+            name=name,
+            version=1,  # the publisher numbers it
+            architecture="imported",
+            deviations=wrapped.changes,
+            parameters=wrapped.parameters,
+            input=shape,
+            preprocessing=preprocessing,
+            weights=manifest_pb2.Weights(
+                origin=manifest_pb2.ORIGIN_IMPORTED,
+                source=path.name,
+                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            ),
+            reference="ONNX Runtime",
+        ),
+        labels=wrapped.labels,
+        write=lambda target: _copy(wrapped_path, target),
+        answer=wrapped.original,
+        pictures=pictures,
+    )
+
+
 def forget(folder: Path) -> None:
     """Remove the state of a training whose network is published."""
     for path in folder.glob(f"{_SAVEPOINT_PREFIX}*"):
@@ -219,3 +264,7 @@ def _paper(spec: ModelSpec) -> manifest_pb2.Paper | None:
     if paper is None:
         return None
     return manifest_pb2.Paper(title=paper.title, authors=paper.authors, year=paper.year, link=paper.link)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

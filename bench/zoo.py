@@ -1,0 +1,114 @@
+"""The table of the zoo: every exported model's figures, out of the manifests alone.
+
+    python -m bench.zoo [--repository models] [--readme README.md]
+
+Replaces what is between the two markers in the file; prints the table where no file is named.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from artifact import layout, manifest
+from artifact.errors import ArtifactError
+from modelzoo.v1 import manifest_pb2
+
+BEGIN, END = "<!-- zoo: written by `make zoo` -->", "<!-- end of zoo -->"
+PRECISIONS = ("fp32", "fp16", "int8")
+BATCH_SIZES = (1, 8)
+_HEAD = (
+    "model",
+    "year",
+    "parameters",
+    "MMACs",
+    "MB",
+    "right, %",
+    "images/s at 1",
+    "images/s at 8",
+)
+
+
+def main() -> int:
+    """Write the table; 1 where a manifest or the markers cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m bench.zoo", description=__doc__.splitlines()[0])
+    parser.add_argument("--repository", type=Path, default=Path("models"))
+    parser.add_argument("--readme", type=Path, help="file with the two markers")
+    options = parser.parse_args()
+    try:
+        table = "\n".join(lines(options.repository))
+        if options.readme is None:
+            sys.stdout.write(f"{table}\n")
+        else:
+            replace(options.readme, table)
+    except (ArtifactError, OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def lines(repository: Path) -> Iterator[str]:
+    """Yield the table's lines in Markdown, oldest paper first.
+
+    Raises:
+        ArtifactError: a manifest is not one.
+        OSError: the repository cannot be read.
+    """
+    described = [manifest.read(entry.folder) for entry in layout.newest(repository)]
+    yield f"| {' | '.join(_HEAD)} |"
+    yield f"| --- |{' ---: |' * (len(_HEAD) - 1)}"
+    for one in sorted(described, key=lambda one: (one.paper.year or 9999, one.name)):
+        yield f"| {' | '.join(_cells(one))} |"
+    yield ""
+    yield f"{' / '.join(PRECISIONS)}; images/s of ONNX Runtime alone, {_machines(described)}."
+
+
+def replace(path: Path, table: str) -> None:
+    """Put a table between the markers of a file.
+
+    Raises:
+        ValueError: the file lacks a marker.
+        OSError: the file cannot be read or written.
+    """
+    before, begin, rest = path.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} lacks {END if begin else BEGIN}")
+    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
+
+
+def _cells(one: manifest_pb2.Manifest) -> Iterator[str]:
+    precisions = {precision.name: precision for precision in one.precisions}
+
+    def each(figures: dict[str, str]) -> str:
+        return " / ".join(figures.get(name, "-") for name in PRECISIONS)
+
+    yield f"`{one.name}`"
+    yield str(one.paper.year) if one.HasField("paper") else "-"
+    yield f"{one.parameters:,}"
+    yield f"{one.macs / 1e6:,.1f}"
+    yield each({name: f"{precision.file.size_bytes / 1e6:,.1f}" for name, precision in precisions.items()})
+    yield each({name: _accuracy(precision) for name, precision in precisions.items()})
+    for batch_size in BATCH_SIZES:
+        yield each({name: _speed(precision, batch_size) for name, precision in precisions.items()})
+
+
+def _accuracy(precision: manifest_pb2.Precision) -> str:
+    accuracy = precision.accuracy
+    return f"{100 * accuracy.correct / accuracy.images:.2f}" if accuracy.images else "not measured"
+
+
+def _speed(precision: manifest_pb2.Precision, batch_size: int) -> str:
+    for latency in precision.latencies:
+        if latency.batch_size == batch_size:
+            return f"{batch_size / latency.median_s:,.0f}"
+    return "-"
+
+
+def _machines(described: list[manifest_pb2.Manifest]) -> str:
+    found = sorted({f"{one.machine.processor} ({one.machine.threads} threads)" for one in described})
+    return ", ".join(found) or "on no machine yet"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

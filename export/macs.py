@@ -1,7 +1,0 @@
-"""stub"""
-
-from pathlib import Path
-
-
-def count(path: Path) -> int:
-    return 1
