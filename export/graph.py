@@ -11,27 +11,12 @@ import onnx
 import torch
 from torch import nn
 
+from export import cleaning
 from zoo.spec import InputSpec
 
 OPSET = 20  # ONNX Runtime 1.31 reads up to 26, the exporter's operators are written for 18 to 20
 INPUT, OUTPUT, BATCH_AXIS = "images", "probabilities", "N"
 
-# Shape arithmetic and control flow: a CUDA graph cannot capture a network that holds any of these.
-FORBIDDEN_OPERATORS = frozenset(
-    (
-        "ConstantOfShape",
-        "Expand",
-        "Gather",
-        "GatherND",
-        "If",
-        "Loop",
-        "NonZero",
-        "Range",
-        "Scan",
-        "Shape",
-        "Size",
-    )
-)
 _MAX_EXPORT_BATCH = 4096  # the exporter wants a bound; the graph does not hold it
 
 
@@ -77,7 +62,7 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
 
     Raises:
         GraphError: torch cannot export the network, the graph has another signature than an artifact's,
-            or an operator of `FORBIDDEN_OPERATORS` is left.
+            or it holds what `cleaning.faults` names.
     """
     spec = served.input_spec
     # Two images, because a batch of one would be taken for a constant.
@@ -100,9 +85,13 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     if program is None:
         raise GraphError("the exporter wrote nothing")
     model = program.model_proto
-    _strip(model)
+    cleaning.clean(model)
     _check(model)
-    path.write_bytes(model.SerializeToString())
+    content = model.SerializeToString()
+    # Each holds all weights, and the checker makes two more copies: with VGG-19, 0.6 GB each.
+    del program, model
+    onnx.checker.check_model(content, full_check=True)
+    path.write_bytes(content)
 
 
 def operators(path: Path) -> Counter[str]:
@@ -110,27 +99,9 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove stack traces, source paths and names of the exporting machine."""
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
-    ):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-
-
 def _check(model: onnx.ModelProto) -> None:
-    onnx.checker.check_model(model, full_check=True)
-    counts = Counter(node.op_type for node in model.graph.node)
-    if left := sorted(FORBIDDEN_OPERATORS & counts.keys()):
-        raise GraphError(f"shape arithmetic or control flow is left in the graph: {', '.join(left)}")
+    if faults := cleaning.faults(model.graph):
+        raise GraphError(f"the graph is not an artifact's: {'; '.join(faults)}")
     signature = [
         (value.name, value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim[0].dim_param)
         for value in (*model.graph.input, *model.graph.output)
