@@ -11,30 +11,14 @@ import onnx
 import torch
 from torch import nn
 
+from export import cleaning
 from zoo.spec import InputSpec
 
 OPSET = 20  # ONNX Runtime 1.31 reads up to 26, the exporter's operators are written for 18 to 20
 INPUT, OUTPUT, BATCH_AXIS = "images", "probabilities", "N"
 
-# Shape arithmetic and control flow: a CUDA graph cannot capture a network that holds any of these.
-FORBIDDEN_OPERATORS = frozenset(
-    (
-        "ConstantOfShape",
-        "Expand",
-        "Gather",
-        "GatherND",
-        "If",
-        "Loop",
-        "NonZero",
-        "Range",
-        "Scan",
-        "Shape",
-        "Size",
-    )
-)
 # What has weights and does the work; everything before the first of these is normalisation.
 LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
-
 _MAX_EXPORT_BATCH = 4096  # the exporter wants a bound; the graph does not hold it
 
 
@@ -80,8 +64,7 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
 
     Raises:
         GraphError: torch cannot export the network, the graph does not take the images of the
-            specification or give the network's number of labels, or an operator of
-            `FORBIDDEN_OPERATORS` is left.
+            specification or give the network's number of labels, or it holds what `cleaning.faults` names.
     """
     spec = served.input_spec
     # Two images, because a batch of one would be taken for a constant.
@@ -106,9 +89,15 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     with torch.no_grad():
         label_count = served(example).shape[1]
     model = program.model_proto
-    strip(model)
-    check(model, (spec.height, spec.width, spec.channels), label_count)
-    path.write_bytes(model.SerializeToString())
+    cleaning.clean(model)
+    if faults := cleaning.faults(model.graph):
+        raise GraphError(f"the graph is not an artifact's: {'; '.join(faults)}")
+    check_signature(model, (spec.height, spec.width, spec.channels), label_count)
+    content = model.SerializeToString()
+    # Each holds all weights, and the checker makes two more copies: with VGG-19, 0.6 GB each.
+    del program, model
+    check(content)
+    path.write_bytes(content)
 
 
 def operators(path: Path) -> Counter[str]:
@@ -116,42 +105,31 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def strip(model: onnx.ModelProto) -> None:
-    """Remove stack traces, source paths and names of the exporting machine."""
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
-    ):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
+def check(content: bytes) -> None:
+    """Insist that a serialised graph is valid ONNX, every shape of it.
+
+    Raises:
+        GraphError: it is not.
+    """
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GraphError(f"the graph is not valid ONNX: {reason}") from error
 
 
-def check(
+def check_signature(
     model: onnx.ModelProto, image_shape: tuple[int, int, int] | None = None, label_count: int | None = None
 ) -> None:
-    """Insist that a graph is one that an artifact may hold.
+    """Insist that a graph takes images and gives probabilities as an artifact's does.
 
     Args:
         image_shape: height, width and channels that it must take; whatever is fixed when None.
         label_count: that it must answer for; whatever is fixed when None.
 
     Raises:
-        GraphError: it is not valid, has another signature, or an operator of `FORBIDDEN_OPERATORS`.
+        GraphError: it has another signature.
     """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GraphError(f"the graph is not valid ONNX: {reason}") from error
-    counts = Counter(node.op_type for node in model.graph.node)
-    if left := sorted(FORBIDDEN_OPERATORS & counts.keys()):
-        raise GraphError(f"shape arithmetic or control flow is left in the graph: {', '.join(left)}")
     signature = [
         (
             value.name,

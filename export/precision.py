@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
 
-from export import graph, half, session
+from export import cleaning, graph, half, session
 
 CALIBRATION_IMAGES = 256  # at most; more hardly move a range
 CALIBRATION_BATCH_SIZE = 4  # the histograms hold every activation of a batch at once
@@ -149,11 +149,13 @@ def _read(path: Path) -> onnx.ModelProto:
         PrecisionError: the file cannot be read, or holds something else.
     """
     try:
-        model = onnx.load_from_string(path.read_bytes())
-        graph.check(model)
+        content = path.read_bytes()
+        graph.check(content)
+        model = onnx.load_from_string(content)
+        graph.check_signature(model)
     except Exception as error:  # protobuf and onnx each have their own
         raise PrecisionError(f"{path.name} is not an artifact's graph: {_first_line(error)}") from error
-    graph.strip(model)
+    cleaning.strip(model)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise PrecisionError(f"{path.name} holds a weight that is no number: {tensor.name}")
@@ -168,12 +170,14 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         OSError: the file cannot be written.
     """
     _prune(model.graph)
-    graph.strip(model)
+    cleaning.strip(model)
+    content = model.SerializeToString()
     try:
-        graph.check(model)
-    except Exception as error:  # onnx has several
-        raise PrecisionError(f"the converted graph is not valid: {_first_line(error)}") from error
-    path.write_bytes(model.SerializeToString())
+        graph.check(content)
+        graph.check_signature(model)
+    except graph.GraphError as error:
+        raise PrecisionError(f"the converted graph is not an artifact's: {error}") from error
+    path.write_bytes(content)
 
 
 def _normalisation(body: onnx.GraphProto) -> Iterator[NodeProto]:
