@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export zoo test test-slow test-gpu lint format proto dashboard bench clean
+.PHONY: setup run export zoo test test-slow test-zoo test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -40,6 +40,10 @@ test: $(READY)
 # Training to full accuracy, conformance, wheels: under thirty minutes on two cores.
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow and not gpu"
+
+# Ask every model of the zoo (`make zoo`) all held-out digits over gRPC.
+test-zoo: $(READY)
+	MODELZOO_ZOO=models $(BIN)/pytest -m slow tests/test_zoo.py
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu

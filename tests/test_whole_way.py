@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def as_png(image: np.ndarray) -> bytes:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pipeline.Exported]:
     """The digits models, trained as `modelzoo export` trains them."""
     folder = tmp_path_factory.mktemp("trained")
-    return {name: pipeline.export(catalog.find(name), "digits", folder) for name in ARCHITECTURES}
+    return {name: pipeline.export(catalog.find(name), pipeline.Request(folder)) for name in ARCHITECTURES}
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def trained_client(trained: dict[str, pipeline.Exported], start_server) -> Itera
 def test_trained_models_are_right_about_held_out_digits(
     trained: dict[str, pipeline.Exported], name: str
 ) -> None:
-    accuracy = manifest.read(trained[name].folder).accuracy
+    accuracy = manifest.read(trained[name].folder).precisions[0].accuracy
     assert accuracy.images == 360
     assert accuracy.correct / accuracy.images >= 0.985
 
@@ -52,7 +53,7 @@ def test_trained_models_are_right_about_held_out_digits(
 def test_every_held_out_digit_gets_the_label_that_pytorch_gives(
     trained: dict[str, pipeline.Exported], trained_client: Client, name: str
 ) -> None:
-    test = datasets.load("digits", seed=0).test
+    test = datasets.load("digits", seed=0, cache=Path()).test
     exported = trained[name]
     fitted = test.fitted(exported.manifest.input, exported.manifest.preprocessing)
     expected = train.probabilities(exported.served, fitted.images)
@@ -70,7 +71,7 @@ def test_64_clients_get_3200_right_answers(
     exported: dict[str, pipeline.Exported], server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = exported["lenet5-digits"]
-    test = datasets.load("digits", seed=0).test
+    test = datasets.load("digits", seed=0, cache=Path()).test
     fitted = test.fitted(one.manifest.input, one.manifest.preprocessing)
     expected = train.probabilities(one.served, fitted.images).argmax(axis=1)
     pictures = [as_png(image) for image in test.images]
