@@ -184,8 +184,8 @@ def test_half_precision_begins_at_the_first_layer_and_ends_before_softmax(case: 
     assert len(floats) == 2  # scale and shift
 
 
-# Largest and mean difference of a probability, and labels that stay. The deep networks are random, and with
-# every layer less sure of their pictures than trained ones; entropy calibration cuts rare bright pictures off.
+# Largest and mean difference of a probability, and labels that stay. The deep networks are random: each of
+# their layers adds its error. Entropy calibration cuts rare bright pictures off.
 INT8 = {
     ("shallow", Calibration.MINMAX): (0.05, 0.006, 0.93),
     ("shallow", Calibration.PERCENTILE): (0.06, 0.006, 0.93),
