@@ -100,7 +100,7 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     if program is None:
         raise GraphError("the exporter wrote nothing")
     model = program.model_proto
-    _strip(model)
+    strip(model)
     _check(model)
     path.write_bytes(model.SerializeToString())
 
@@ -110,7 +110,7 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Remove stack traces, source paths and names of the exporting machine."""
     graph = model.graph
     for part in (
