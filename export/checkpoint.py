@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from artifact import manifest
+from export.words import OneLineError
 from zoo import weights
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -24,7 +25,7 @@ _PARALLEL = "module."  # what DataParallel puts before every name
 _WANTED = re.compile(r"\bGLOBAL ([\w.]+)")  # in torch's page of advice on a pickle that asks for code
 
 
-class WeightsError(Exception):
+class WeightsError(OneLineError):
     """The weights are not taken; the message says why, in one line."""
 
 
