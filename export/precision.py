@@ -176,7 +176,7 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         graph.check(content)
         graph.check_signature(model)
     except graph.GraphError as error:
-        raise PrecisionError(f"the converted graph is not an artifact's: {error}") from error
+        raise PrecisionError(f"after the conversion, {error}") from error
     path.write_bytes(content)
 
 
