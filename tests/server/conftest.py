@@ -138,12 +138,12 @@ class Wired:
     def __post_init__(self) -> None:
         metrics = Metrics(CollectorRegistry())
         self._registry = metrics.registry
-        wake = threading.Condition()
-        self.batcher = Batcher(wake, self.log_failure or self._log)
+        self.wake = threading.Condition()
+        self.batcher = Batcher(self.wake, self.log_failure or self._log)
         self.queue = ModelQueue(MODEL, self.network, 2, self.max_batch_size, 64, metrics.for_batcher(MODEL))
         metrics.watch_queue(MODEL, self.queue)
         self.batcher.add(self.queue)
-        self.lane = Lane(wake, self.batcher, self.lanes)
+        self.lane = Lane(self.wake, self.batcher, self.lanes)
 
     def unanswered(self, reason: str) -> float | None:
         """Read how many images were not answered."""
