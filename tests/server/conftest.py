@@ -130,6 +130,7 @@ class Wired:
     """A batcher, its lane and one model's queue, wired as `app` does; to be made on an event loop."""
 
     max_batch_size: int = 4
+    max_queue_size: int = 64
     lanes: int = 1
     log_failure: Callable[[str, Exception], None] | None = None
     network: GatedNetwork = field(default_factory=lambda: GatedNetwork(Echo()))
@@ -140,7 +141,9 @@ class Wired:
         self._registry = metrics.registry
         self.wake = threading.Condition()
         self.batcher = Batcher(self.wake, self.log_failure or self._log)
-        self.queue = ModelQueue(MODEL, self.network, 2, self.max_batch_size, 64, metrics.for_batcher(MODEL))
+        self.queue = ModelQueue(
+            MODEL, self.network, 2, self.max_batch_size, self.max_queue_size, metrics.for_batcher(MODEL)
+        )
         metrics.watch_queue(MODEL, self.queue)
         self.batcher.add(self.queue)
         self.lane = Lane(self.wake, self.batcher, self.lanes)
