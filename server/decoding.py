@@ -65,18 +65,21 @@ class Decoder:
         Being cancelled leaves at most one chunk per thread to be finished for nobody.
 
         Raises:
-            InvalidRequestError: names the first image that is wrong, and why.
+            InvalidRequestError: names the first image that is wrong, and why: the first whose shape or
+                header is, or where all of these are right, the first whose content is.
             OverloadedError: the decoders have no room for all of them.
         """
         rows: dict[int, Pixels] = {}
         encoded: dict[int, bytes] = {}
+        sizes: dict[int, int] = {}
         for index, image in enumerate(images):
             if image.HasField("pixels"):
                 rows[index] = _pixels(index, image.pixels, manifest.input)
             else:
                 encoded[index] = image.encoded
+                sizes[index] = _measure(index, encoded[index], self._limits.picture)
         if encoded:
-            rows |= await self._decode(encoded, manifest)
+            rows |= await self._decode(encoded, sizes, manifest)
         return [rows[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -84,9 +87,8 @@ class Decoder:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _decode(
-        self, encoded: Mapping[int, bytes], manifest: manifest_pb2.Manifest
+        self, encoded: Mapping[int, bytes], sizes: Mapping[int, int], manifest: manifest_pb2.Manifest
     ) -> dict[int, Pixels]:
-        sizes = {index: _measure(index, body, self._limits.picture) for index, body in encoded.items()}
         total = sum(sizes.values())
         if total > self._limits.request_pixels:
             raise InvalidRequestError(

@@ -18,14 +18,18 @@ class MetricsPort:
     Args:
         host: address to listen on.
         port: 0 for whatever is free.
+        patience_s: that a connection may say nothing.
 
     Raises:
         OSError: the port is in use, or the host is not ours.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, patience_s: float = _PATIENCE_S
+    ) -> None:
         kind = _Server6 if ":" in host else _Server
         self._server = make_server(host, port, make_wsgi_app(registry), kind, _Handler)
+        self._server.patience_s = patience_s
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -38,12 +42,10 @@ class MetricsPort:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE_S
-
     def handle(self) -> None:
         try:
             super().handle()
-        except TimeoutError:  # said nothing; there is nothing to say to it
+        except OSError:  # said nothing, or hung up; there is nothing to say to it
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's
@@ -53,6 +55,7 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingWSGIServer):
     daemon_threads = True
     block_on_close = False
+    patience_s = _PATIENCE_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._seats = threading.BoundedSemaphore(_MAX_CONNECTIONS)
@@ -60,6 +63,7 @@ class _Server(ThreadingWSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._seats.acquire(blocking=False):
+            request.settimeout(self.patience_s)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)

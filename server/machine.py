@@ -11,10 +11,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 _SMAPS = Path("/proc/self/smaps_rollup")
 
 
-def core_count() -> int:
+def core_count(cgroup: Path = _CGROUP) -> int:
     """Count the cores that this process may use: its affinity, cut by the container's CPU quota."""
     cores = len(os.sched_getaffinity(0))
-    quota = cpu_quota(_CGROUP)
+    quota = cpu_quota(cgroup)
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from modelzoo.v1 import classifier_pb2
+
 NAMESPACE = "modelzoo"
 UNKNOWN_MODEL = "_unknown"  # one series for all names that clients make up
 
@@ -36,7 +38,11 @@ CLASSIFY_CODES = (
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNAVAILABLE,
 )
-STATES = ("unloaded", "loading", "ready", "draining", "failed")
+STATES = tuple(  # as people write them: ``ready``
+    name.removeprefix("MODEL_STATE_").lower()
+    for name, number in classifier_pb2.ModelState.items()
+    if number != classifier_pb2.MODEL_STATE_UNSPECIFIED
+)
 
 
 class WatchedQueue(Protocol):

@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from artifact import layout
+from cli import main
+from client.client import DEFAULT_ADDRESS
 from server.config import Settings
 from zoo.catalog import CATALOG
 
@@ -99,6 +103,21 @@ def test_classify_names_the_file_that_is_no_picture(run: Run, server, picture: P
     text.write_text("no picture")
     done = run("classify", picture, text, "--model", MODELS[0], "--address", server.address)
     assert refused(done) == f"modelzoo: {text}: neither a JPEG nor a PNG file"
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(
+    run: Run, server, picture: Path, tmp_path: Path
+) -> None:
+    name = "digit[bold].png"
+    (tmp_path / name).write_bytes(picture.read_bytes())
+    done = run("classify", name, "--model", MODELS[0], "--address", server.address)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith(f"{name} ")
+    (tmp_path / name).write_text("no picture")
+    line = refused(run("classify", name, "--model", MODELS[0], "--address", server.address))
+    assert line == f"modelzoo: {name}: neither a JPEG nor a PNG file"
+    line = refused(run("classify", "no[bold].png", "--model", MODELS[0], "--address", server.address))
+    assert line == "modelzoo: cannot read no[bold].png: no such file or directory"
 
 
 def test_classify_refuses_what_cannot_be_asked(run: Run, server, picture: Path) -> None:
@@ -212,6 +231,44 @@ def test_the_help_names_every_default_of_the_server(run: Run) -> None:
     shown = " ".join(run("serve", "--help").stdout.split())
     for name in ("repository", "host", "grpc_port", "metrics_port", "device", "max_batch_size", "log_format"):
         assert f"[default: ({Settings.model_fields[name].default})]" in shown, name
+
+
+def test_commands_ask_where_a_server_listens_unless_told_otherwise() -> None:
+    fields = Settings.model_fields
+    assert main._ADDRESS == DEFAULT_ADDRESS == f"{fields['host'].default}:{fields['grpc_port'].default}"
+
+
+def hint_of(repository: Path, *options: str) -> tuple[str, str]:
+    """Run `modelzoo serve` until it says how to ask it; give what it says, and its log."""
+    command = [sys.executable, "-m", "cli.main", "serve", "--repository", str(repository), "--device", "cpu"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, "--metrics-port", "0", *options], stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        for line in process.stdout:
+            if line.strip():
+                process.terminate()
+                watchdog.cancel()
+                return line, process.stderr.read()
+        watchdog.cancel()
+        return "", process.stderr.read()
+
+
+def test_serve_says_how_to_ask_it_in_a_second_terminal(run: Run, repository: Path, picture: Path) -> None:
+    hint, log = hint_of(repository, "--grpc-port", "0")
+    [address] = re.findall(r"grpc=(127\.0\.0\.1:\d+)", log)
+    start, _, command = hint.partition(" classify ")
+    assert start.startswith("In a second terminal:  ")
+    assert command == f"{picture} --model {MODELS[0]} --address {address}\n"
+
+
+def test_serve_names_no_address_where_it_is_the_usual_one(repository: Path, picture: Path) -> None:
+    hint, log = hint_of(repository)
+    if "address already in use" in log:
+        pytest.skip(f"{DEFAULT_ADDRESS} is taken on this machine")
+    assert hint.partition(" classify ")[2] == f"{picture} --model {MODELS[0]}\n"
 
 
 def test_importing_the_command_line_opens_no_room() -> None:

@@ -1,62 +1,107 @@
-"""What the server's tests share: pictures, and networks that can be held."""
+"""What the server's tests share: pictures, networks that can be held, and readings of the metrics."""
 
 import io
 import threading
+import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from artifact.pictures import Pixels
 from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
+from server.batcher import Batcher
 from server.device import Device
-from server.network import OnnxNetwork, Probabilities
+from server.lane import Lane
+from server.metrics import Metrics
+from server.network import Network, OnnxNetwork, Probabilities
+from server.queues import ModelQueue
 
 MODEL = "lenet5-digits"
 
 
 class GatedNetwork:
-    """The real network behind a gate: while the gate is shut, a batch waits on the lane.
+    """A network behind a gate: while the gate is shut, a batch waits on the lane.
 
     The first runs, which prove the model, pass without asking.
+
+    Args:
+        order: gets the name whenever a batch has passed; networks of one server may share it.
+
+    Attributes:
+        gate: where a batch that comes now will wait; `shut` puts a new one.
+        entered: counts the batches that reached the gate.
+        batches: images of every batch that passed.
+        failures: what the next batches end with, one each; None lets one pass unharmed.
+        rows_missing: rows that every answer lacks.
     """
 
-    def __init__(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> None:
-        self._network = OnnxNetwork(path, manifest, device)
-        self.gate = threading.Event()
+    def __init__(self, network: Network, name: str = MODEL, order: list[str] | None = None) -> None:
+        self._network = network
+        self._name = name
+        self._order: list[str] = [] if order is None else order
+        self._gates: list[threading.Event] = []
+        self.gate = self._new_gate()
         self.gate.set()
-        self.entered = threading.Semaphore(0)  # counts batches that reached the gate
+        self.entered = threading.Semaphore(0)
         self.batches: list[int] = []
-        self.failure: Exception | None = None
+        self.failures: deque[Exception | None] = deque()
+        self.rows_missing = 0
 
     def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+        gate = self.gate
         self.entered.release()
-        assert self.gate.wait(60), "nobody opened the gate"
+        assert gate.wait(60), "nobody opened the gate"
         self.batches.append(len(rows))
-        if self.failure is not None:
-            raise self.failure
-        return self._network.infer(rows)
+        self._order.append(self._name)
+        failure = self.failures.popleft() if self.failures else None
+        if failure is not None:
+            raise failure
+        answers = self._network.infer(rows)
+        return answers[: len(answers) - self.rows_missing]
 
-    def shut(self) -> None:
-        """Hold what comes from now on, and forget what came."""
-        self.gate.clear()
+    def shut(self) -> threading.Event:
+        """Hold what comes from now on, and forget what came; gives the new gate."""
+        self.gate = self._new_gate()
         self.batches.clear()
         while self.entered.acquire(blocking=False):
             pass
+        return self.gate
+
+    def open_all(self) -> None:
+        """Let everything go that any gate holds."""
+        for gate in self._gates:
+            gate.set()
+
+    def _new_gate(self) -> threading.Event:
+        self._gates.append(threading.Event())
+        return self._gates[-1]
 
 
 class Gates:
-    """Opens gated networks and remembers them, by the model's name."""
+    """Opens gated networks and remembers them, by the model's name.
+
+    Attributes:
+        order: the names of the models whose batches passed.
+        devices: what each network was opened on.
+    """
 
     def __init__(self) -> None:
         self.networks: dict[str, GatedNetwork] = {}
+        self.order: list[str] = []
+        self.devices: dict[str, Device] = {}
 
     def __call__(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> GatedNetwork:
-        network = GatedNetwork(path, manifest, device)
+        network = GatedNetwork(OnnxNetwork(path, manifest, device), manifest.name, self.order)
         self.networks[manifest.name] = network
+        self.devices[manifest.name] = device
         return network
 
     def __getitem__(self, name: str) -> GatedNetwork:
@@ -69,7 +114,109 @@ def gates() -> Iterator[Gates]:
     gates = Gates()
     yield gates
     for network in gates.networks.values():
-        network.gate.set()
+        network.open_all()
+
+
+class Echo:
+    """A network whose answer tells the picture: its first value, as the probability of label 0 of 2."""
+
+    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+        first = np.array([row.flat[0] for row in rows], np.float32) / 255  # [N]
+        return np.stack([first, 1 - first], axis=1)  # [N, 2]
+
+
+@dataclass
+class Wired:
+    """A batcher, its lane and one model's queue, wired as `app` does; to be made on an event loop."""
+
+    max_batch_size: int = 4
+    max_queue_size: int = 64
+    lanes: int = 1
+    log_failure: Callable[[str, Exception], None] | None = None
+    network: GatedNetwork = field(default_factory=lambda: GatedNetwork(Echo()))
+    logged: list[tuple[str, Exception]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        metrics = Metrics(CollectorRegistry())
+        self._registry = metrics.registry
+        self.wake = threading.Condition()
+        self.batcher = Batcher(self.wake, self.log_failure or self._log)
+        self.queue = ModelQueue(
+            MODEL, self.network, 2, self.max_batch_size, self.max_queue_size, metrics.for_batcher(MODEL)
+        )
+        metrics.watch_queue(MODEL, self.queue)
+        self.batcher.add(self.queue)
+        self.lane = Lane(self.wake, self.batcher, self.lanes)
+
+    def unanswered(self, reason: str) -> float | None:
+        """Read how many images were not answered."""
+        labels = {"model": MODEL, "reason": reason}
+        return self._registry.get_sample_value("modelzoo_unanswered_images_total", labels)
+
+    def waiting(self) -> float | None:
+        """Read how many images wait."""
+        return self._registry.get_sample_value("modelzoo_queue_images", {"model": MODEL})
+
+    def _log(self, model: str, error: Exception) -> None:
+        self.logged.append((model, error))
+
+
+@pytest.fixture
+def wire() -> Iterator[Callable[..., Wired]]:
+    """Make `Wired`s; their lanes end with the test."""
+    made: list[Wired] = []
+
+    def wire(**options: object) -> Wired:
+        made.append(Wired(**options))
+        return made[-1]
+
+    yield wire
+    for wired in made:
+        wired.network.open_all()
+        assert wired.lane.stop(60), "the lane did not end"
+
+
+Reading = Callable[..., float]
+
+
+@pytest.fixture(scope="session")
+def reading() -> Reading:
+    """Read a series off a running server's metrics page; it must be there."""
+
+    def reading(running, name: str, **labels: str) -> float:
+        with urllib.request.urlopen(running.metrics_url) as response:
+            page = response.read().decode()
+        [value] = [
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name and sample.labels == labels
+        ]
+        return value
+
+    return reading
+
+
+@pytest.fixture(scope="session")
+def waiting(reading: Reading) -> Reading:
+    """Count the images in a model's queue, as the metrics show them."""
+
+    def waiting(running, model: str = MODEL) -> float:
+        return reading(running, "modelzoo_queue_images", model=model)
+
+    return waiting
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Wait for another thread's progress; the test's own time limit ends it."""
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        tick = threading.Event()
+        while not condition():
+            tick.wait(0.002)
+
+    return wait_for
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Batches are bound late, carry whoever waits, and every caller is settled exactly once."""
 
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
@@ -34,9 +33,7 @@ def pool():
         yield pool
 
 
-def ask(
-    pool: ThreadPoolExecutor, client: Client, *images: np.ndarray, **options
-) -> "Future[list[list[Label]]]":
+def ask(pool: ThreadPoolExecutor, client: Client, *images: np.ndarray) -> "Future[list[list[Label]]]":
     return pool.submit(client.classify, MODEL, list(images), top_k=10)
 
 
@@ -45,20 +42,8 @@ def assert_right(answer: list[Label], expected: np.ndarray) -> None:
     assert [got[k] for k in range(10)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def waiting(running) -> int:
-    """Count the images in the queue, as the metrics show them."""
-    return running.server._repository._models[MODEL].queue.waiting
-
-
-def wait_for(condition) -> None:
-    """Wait for another thread's progress; the test's own time limit ends it."""
-    tick = threading.Event()
-    while not condition():
-        tick.wait(0.002)
-
-
 def test_images_that_wait_for_the_device_run_in_full_batches(
-    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates, max_batch_size=16)
     gates[MODEL].shut()
@@ -86,7 +71,7 @@ def test_a_request_larger_than_a_batch_is_split_and_put_together_again(
 
 
 def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
-    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates, max_queue_size=8, max_images_per_request=8)
     gates[MODEL].shut()
@@ -109,7 +94,7 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
 
 
 def test_a_cancelled_caller_gives_up_its_seats(
-    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates)
     gates[MODEL].shut()
@@ -132,7 +117,9 @@ def test_a_cancelled_caller_gives_up_its_seats(
     assert gates[MODEL].batches == [1, 1]
 
 
-def test_a_late_request_is_dropped_before_any_computing(start_server, gates, pool, rows: np.ndarray) -> None:
+def test_a_late_request_is_dropped_before_any_computing(
+    start_server, gates, pool, waiting, wait_for, rows: np.ndarray
+) -> None:
     running = start_server(open_network=gates)
     gates[MODEL].shut()
     with running.client() as client:
@@ -153,12 +140,11 @@ def test_a_batch_that_the_device_fails_fails_only_its_own_images(
     running = start_server(open_network=gates)
     network = gates[MODEL]
     with running.client() as client:
-        network.failure = RuntimeError("CUDA error 700 at 0xdeadbeef")
+        network.failures.append(RuntimeError("CUDA error 700 at 0xdeadbeef"))
         with pytest.raises(ClientError) as caught:
             client.classify(MODEL, [rows[0]])
         assert caught.value.code == grpc.StatusCode.INTERNAL
         assert str(caught.value) == "the device failed this batch"  # not the stranger's message
-        network.failure = None
         assert_right(client.classify(MODEL, [rows[1]], top_k=10)[0], expected[1])
 
 
@@ -166,32 +152,28 @@ def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
     start_server, gates, rows: np.ndarray
 ) -> None:
     running = start_server(open_network=gates)
-    network = gates[MODEL]._network
-    whole = network.infer
-    network.infer = lambda rows: whole(rows)[:-1]
+    gates[MODEL].rows_missing = 1
     with running.client() as client, pytest.raises(ClientError) as caught:
         client.classify(MODEL, list(rows[:3]))
     assert caught.value.code == grpc.StatusCode.INTERNAL
 
 
-def test_the_model_whose_image_waits_longest_goes_first(start_server, gates, pool, digits, encode) -> None:
+def test_the_model_whose_image_waits_longest_goes_first(
+    start_server, gates, pool, waiting, wait_for, digits: datasets.Split, encode
+) -> None:
     running = start_server(open_network=gates)
-    order: list[str] = []
-    for name in (MODEL, OTHER):
-        network = gates[name]
-        whole = network._network.infer
-        network._network.infer = lambda rows, name=name, whole=whole: order.append(name) or whole(rows)
+    gates.order.clear()
     picture = encode(digits.images[0])
     gates[MODEL].shut()
-    queues = {name: running.server._repository._models[name].queue for name in (MODEL, OTHER)}
     with running.client() as client:
         answers = [pool.submit(client.classify, MODEL, [picture])]
         gates[MODEL].entered.acquire()
+        queued = {MODEL: 0, OTHER: 0}
         for name in (OTHER, MODEL, OTHER):
-            before = queues[name].waiting
             answers.append(pool.submit(client.classify, name, [picture]))
-            wait_for(lambda name=name, before=before: queues[name].waiting == before + 1)
+            queued[name] += 1
+            wait_for(lambda name=name: waiting(running, name) == queued[name])
         gates[MODEL].gate.set()
         for answer in answers:
             answer.result()
-    assert order == [MODEL, OTHER, MODEL]
+    assert gates.order == [MODEL, OTHER, MODEL]

@@ -79,6 +79,15 @@ def test_a_containers_quota_is_read(tmp_path: Path, files: dict[str, str], cores
     assert machine.cpu_quota(tmp_path) == cores
 
 
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("50000", 1), ("100000", 1), ("190000", 1), ("100000000", None)]
+)
+def test_cores_are_cut_by_the_containers_quota(tmp_path: Path, quota: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    assert machine.core_count(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+    assert len(os.sched_getaffinity(0)) >= machine.core_count() >= 1
+
+
 def test_cores_are_those_that_the_process_may_use() -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})

@@ -230,7 +230,10 @@ def test_a_stop_waits_no_longer_than_its_grace(start_server, gates) -> None:
     with ThreadPoolExecutor() as pool, running.client() as client:
         held = pool.submit(client.classify, BROKEN, [np.zeros((32, 32, 1), np.uint8)])
         gates[BROKEN].entered.acquire()
-        running.stop()
+        stopping = threading.Thread(target=running.stop)
+        stopping.start()
+        stopping.join(15)  # the gate stays shut: without the grace's end it would wait for it
+        assert not stopping.is_alive()
         with pytest.raises(ClientError) as caught:
             held.result()
     assert caught.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

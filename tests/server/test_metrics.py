@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import ClientError
+from modelzoo.v1 import classifier_pb2
 from server.metrics import DeviceMemoryCollector, Metrics
 
 MODEL = "simple_cnn-digits"
@@ -100,6 +101,18 @@ def test_requests_for_a_model_that_is_not_ready_are_counted(start_server, scratc
     assert series["modelzoo_requests_total", frozenset({("model", MODEL), ("code", "UNAVAILABLE")})] == 1
     state = {("model", MODEL), ("version", "1"), ("state", "failed")}
     assert series["modelzoo_model_state", frozenset(state)] == 1
+
+
+def test_a_model_is_in_one_of_the_states_that_the_contract_names(running) -> None:
+    states = {
+        dict(labels)["state"]: value
+        for (name, labels), value in scrape(running.metrics_url).items()
+        if name == "modelzoo_model_state" and ("model", MODEL) in labels
+    }
+    assert states == {"unloaded": 0, "loading": 0, "ready": 1, "draining": 0, "failed": 0}
+    assert {f"MODEL_STATE_{state.upper()}" for state in states} == {
+        name for name, number in classifier_pb2.ModelState.items() if number
+    }
 
 
 def test_memory_is_measured_for_every_model_and_the_process(repository: Path, exported) -> None:

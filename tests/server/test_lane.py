@@ -1,0 +1,160 @@
+"""A device's threads: as many as the settings say, whatever they are asked to do, and an end in time."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from export import pipeline
+from server.device import Device, open_session
+
+MODEL = "lenet5-digits"
+PIXELS = np.zeros((32, 32, 1), np.uint8)
+
+
+class Holder:
+    """A function that holds the thread that calls it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.release()
+        assert self.gate.wait(60), "nobody opened the gate"
+
+
+@pytest.fixture
+def lane(wire):
+    """Make a lane with so many threads; it has no batches to run."""
+
+    def lane(threads: int = 1):
+        async def make():
+            return wire(lanes=threads).lane
+
+        return asyncio.run(make())
+
+    return lane
+
+
+def boom() -> None:
+    raise ValueError("no such file")
+
+
+def test_a_call_gives_its_result_or_its_exception_and_the_lane_goes_on(lane) -> None:
+    one = lane()
+    failed, answered = one.call(boom), one.call(lambda: threading.current_thread().name)
+    with pytest.raises(ValueError, match=r"^no such file$"):
+        failed.result(60)
+    assert answered.result(60) == "lane-0"
+
+
+def test_a_call_that_was_cancelled_while_it_waited_is_not_made(lane) -> None:
+    one, holder, made = lane(), Holder(), []
+    held = one.call(holder)
+    assert holder.entered.acquire(timeout=60)
+    doomed, kept = one.call(lambda: made.append("doomed")), one.call(lambda: made.append("kept"))
+    assert doomed.cancel()
+    holder.gate.set()
+    held.result(60)
+    kept.result(60)
+    assert made == ["kept"]
+
+
+def test_a_stopped_lane_takes_no_more_calls(lane) -> None:
+    one = lane()
+    assert one.stop(60)
+    with pytest.raises(RuntimeError, match=r"^the lane has stopped$"):
+        one.call(boom)
+
+
+def test_stopping_finishes_what_was_queued(lane) -> None:
+    one, holder, made = lane(), Holder(), []
+    one.call(holder)
+    assert holder.entered.acquire(timeout=60)
+    for number in range(3):
+        one.call(lambda number=number: made.append(number))
+    assert not one.stop(0)  # told, but still busy
+    holder.gate.set()
+    assert one.stop(60)
+    assert made == [0, 1, 2]
+
+
+def test_stopping_answers_the_batches_that_wait(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        wired.network.shut()
+        image = np.full((1, 1, 1), 255, np.uint8)
+        tasks = [asyncio.ensure_future(wired.batcher.submit(wired.queue, [image])) for _ in range(6)]
+        await asyncio.to_thread(wired.network.entered.acquire)
+        assert not wired.lane.stop(0)  # told, but still busy
+        wired.network.gate.set()
+        assert await asyncio.to_thread(wired.lane.stop, 60)
+        answers = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+        assert [answer.probabilities.tolist() for answer in answers] == [[[1.0, 0.0]]] * 6
+
+    asyncio.run(scenario())
+
+
+def test_stopping_waits_once_for_all_threads_and_not_once_for_each(lane) -> None:
+    held, holder, done = lane(16), Holder(), []
+    for _ in range(16):
+        held.call(holder)
+    for _ in range(16):
+        assert holder.entered.acquire(timeout=60)
+    stopping = threading.Thread(target=lambda: done.append(held.stop(1.0)))
+    stopping.start()
+    stopping.join(10)  # sixteen waits of a second would take longer
+    in_time = not stopping.is_alive()
+    holder.gate.set()
+    stopping.join()
+    assert in_time
+    assert done == [False]
+    assert held.stop(60)
+
+
+def test_a_thread_that_is_still_busy_is_told(lane) -> None:
+    two, holder = lane(2), Holder()
+    two.call(holder)
+    assert holder.entered.acquire(timeout=60)
+    assert two.stop(0) is False
+    holder.gate.set()
+    assert two.stop(60) is True
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_as_many_batches_run_at_the_same_time_as_there_are_lanes(
+    start_server, gates, waiting: Callable[..., float], lanes: int
+) -> None:
+    running = start_server(open_network=gates, lanes=lanes, max_batch_size=16)
+    network = gates[MODEL]
+    network.shut()
+    with running.client() as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.classify, MODEL, [PIXELS] * 80)
+        for _ in range(lanes):
+            assert network.entered.acquire(timeout=60)
+        assert not network.entered.acquire(blocking=False)
+        assert waiting(running) == 80 - lanes * 16
+        network.gate.set()
+        assert len(answer.result()) == 80
+    assert network.batches == [16] * 5
+
+
+def test_the_threads_of_a_lane_are_those_of_the_setting(start_server, gates) -> None:
+    start_server(open_network=gates, threads_per_lane=3)
+    assert {name: device.threads for name, device in gates.devices.items()} == dict.fromkeys(
+        gates.networks, 3
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_session_has_the_threads_of_its_device(
+    exported: dict[str, pipeline.Exported], threads: int
+) -> None:
+    path = exported[MODEL].folder / exported[MODEL].manifest.precisions[0].file.name
+    options = open_session(path, Device("cpu", None, threads)).get_session_options()
+    assert options.intra_op_num_threads == threads
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -1,0 +1,260 @@
+"""What becomes of images that wait: they expire, are withdrawn, fail or are told of the stop, once each."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
+from server.metrics import Metrics
+from server.queues import Answer, ModelQueue, Submission
+
+MODEL = "lenet5-digits"
+
+
+def rows(*values: int) -> list[np.ndarray]:
+    """Make pictures of one value each; `Echo` answers it."""
+    return [np.full((2, 2, 1), value, np.uint8) for value in values]
+
+
+def labels(answer: Answer) -> list[float]:
+    return (answer.probabilities[:, 0] * 255).round().tolist()
+
+
+async def submit(wired, *values: int, deadline_s: float | None = None) -> "asyncio.Task[Answer]":
+    """Queue pictures; they wait, or their batch has begun, when this returns."""
+    task = asyncio.ensure_future(wired.batcher.submit(wired.queue, rows(*values), deadline_s))
+    await asyncio.sleep(0)  # the task's turn
+    return task
+
+
+async def hold(wired, *values: int) -> "asyncio.Task[Answer]":
+    """Submit pictures, and hold the lane with them."""
+    wired.network.shut()
+    task = await submit(wired, *values)
+    await asyncio.to_thread(wired.network.entered.acquire)
+    return task
+
+
+def passed_s() -> float:
+    """Give a deadline that has passed; the client's own cancellation never comes here."""
+    return time.monotonic()
+
+
+class Unused:
+    """A network for queues that no lane takes from."""
+
+    def infer(self, rows):
+        raise AssertionError("nobody runs this")
+
+
+def waiting_submission(count: int, deadline_s: float) -> Submission:
+    """Make a submission as the batcher does, with a deadline on a clock of the test's own."""
+    future = asyncio.get_running_loop().create_future()
+    return Submission(rows(*range(count)), np.empty((count, 2), np.float32), future, deadline_s, 0.0)
+
+
+def test_images_whose_deadline_passed_in_the_queue_are_never_computed(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        held = await hold(wired, 1)
+        late = await submit(wired, 2, 3, 4, deadline_s=passed_s())
+        timely = await submit(wired, 5, deadline_s=time.monotonic() + 3600)
+        unhurried = await submit(wired, 6)
+        assert wired.waiting() == 5
+        wired.network.gate.set()
+        with pytest.raises(ExpiredError, match="the deadline passed in the queue"):
+            await late
+        assert [labels(await task) for task in (held, timely, unhurried)] == [[1], [5], [6]]
+        assert wired.network.batches == [1, 2]
+        assert wired.unanswered("expired") == 3
+        assert wired.unanswered("cancelled") == 0
+        assert wired.waiting() == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_lane_computes_nothing_for_who_comes_too_late(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        with pytest.raises(ExpiredError):
+            await wired.batcher.submit(wired.queue, rows(1, 2), passed_s())
+        assert labels(await wired.batcher.submit(wired.queue, rows(3))) == [3]
+        assert wired.network.batches == [1]
+        assert wired.unanswered("expired") == 2
+
+    asyncio.run(scenario())
+
+
+def test_of_a_split_request_only_the_images_that_still_wait_expire() -> None:
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        queue = ModelQueue("m", Unused(), 2, 4, 64, metrics.for_batcher("m"))
+        split, other = waiting_submission(6, deadline_s=100.0), waiting_submission(1, deadline_s=100.1)
+        queue.append(split)
+        queue.append(other)
+        assert [(seats.start, seats.stop) for seats in queue.take()] == [(0, 4)]
+        assert queue.expired(99.9) == []
+        assert queue.expired(100.0) == [split]
+        assert queue.expired(100.0) == []
+        expired = {"model": "m", "reason": "expired"}
+        assert metrics.registry.get_sample_value("modelzoo_unanswered_images_total", expired) == 2
+        assert queue.waiting == 1
+        assert [(seats.submission, seats.start, seats.stop) for seats in queue.take()] == [(other, 0, 1)]
+        assert queue.waiting == 0
+
+    asyncio.run(scenario())
+
+
+def test_images_are_counted_as_expired_once_where_the_cancellation_comes_as_well(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        held = await hold(wired, 1)
+        late = await submit(wired, 2, 3, deadline_s=passed_s())
+        with wired.wake:  # a lane that takes now
+            wired.batcher.take()
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        wired.network.gate.set()
+        await held
+        assert wired.unanswered("expired") == 2
+        assert wired.unanswered("cancelled") == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("late", "reason"), [(True, "expired"), (False, "cancelled")])
+def test_a_cancelled_caller_is_counted_as_late_where_its_deadline_has_passed(wire, late, reason) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        held = await hold(wired, 1)
+        doomed = await submit(wired, 2, 3, 4, deadline_s=passed_s() + (0 if late else 3600))
+        mate = await submit(wired, 5)
+        assert wired.waiting() == 4
+        doomed.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await doomed
+        assert wired.waiting() == 1
+        wired.network.gate.set()
+        assert [labels(await task) for task in (held, mate)] == [[1], [5]]
+        assert wired.network.batches == [1, 1]
+        counts = {name: wired.unanswered(name) for name in ("expired", "cancelled", "failed", "queue_full")}
+        assert counts == {"expired": 0, "cancelled": 0, "failed": 0, "queue_full": 0} | {reason: 3}
+
+    asyncio.run(scenario())
+
+
+def test_what_does_not_fit_is_refused_whole_and_counted(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        held = await hold(wired, 1)
+        queued = await submit(wired, *range(60))
+        with pytest.raises(OverloadedError, match="60 images wait for lenet5-digits, of 64 that may; 5 more"):
+            await wired.batcher.submit(wired.queue, rows(*range(5)))
+        assert (wired.waiting(), wired.unanswered("queue_full")) == (60, 5)
+        fits = await submit(wired, *range(4))
+        assert wired.waiting() == 64
+        wired.network.gate.set()
+        assert [len(labels(await task)) for task in (held, queued, fits)] == [1, 60, 4]
+        assert (wired.waiting(), wired.unanswered("queue_full")) == (0, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_batch_fails_exactly_the_requests_it_carried(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        cause = RuntimeError("CUDA error 700")
+        held = await hold(wired, 1)
+        first, second = await submit(wired, 2, 3), await submit(wired, 4, 5)
+        third = await submit(wired, 6, 7)
+        wired.network.failures.extend([None, cause])
+        wired.network.gate.set()
+        for failed in (first, second):
+            with pytest.raises(InferenceError, match=r"^the device failed this batch$"):
+                await failed
+        assert [labels(await task) for task in (held, third)] == [[1], [6, 7]]
+        assert wired.network.batches == [1, 4, 2]
+        assert wired.unanswered("failed") == 4
+        assert wired.logged == [(MODEL, cause)]
+
+    asyncio.run(scenario())
+
+
+def test_the_rest_of_a_request_whose_batch_failed_is_withdrawn(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        gate = wired.network.shut()
+        split = await submit(wired, *range(11))  # batches of 4, 4 and 3
+        await asyncio.to_thread(wired.network.entered.acquire)
+        mate = await submit(wired, 99)
+        wired.network.shut()  # for the second batch
+        wired.network.failures.append(RuntimeError("out of memory"))
+        gate.set()
+        await asyncio.to_thread(wired.network.entered.acquire)  # the second batch is in the network
+        with pytest.raises(InferenceError):
+            await split
+        assert wired.waiting() == 1  # the mate alone
+        assert wired.unanswered("failed") == 4 + 3
+        wired.network.gate.set()
+        assert labels(await mate) == [99]
+        assert wired.network.batches == [4, 4, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_fails_hangs_no_caller(wire) -> None:
+    def full_disk(model: str, error: Exception) -> None:
+        raise OSError("no space left on device")
+
+    async def scenario() -> None:
+        complaints: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(str(context["exception"]))
+        )
+        wired = wire(log_failure=full_disk)
+        wired.network.failures.append(RuntimeError("CUDA error 700"))
+        with pytest.raises(InferenceError):
+            await asyncio.wait_for(wired.batcher.submit(wired.queue, rows(1, 2)), 60)
+        assert complaints == ["no space left on device"]
+        assert wired.unanswered("failed") == 2
+        assert labels(await wired.batcher.submit(wired.queue, rows(3))) == [3]
+
+    asyncio.run(scenario())
+
+
+def test_closing_fails_who_waits_answers_what_runs_and_takes_no_more(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        held = await hold(wired, 1)
+        left = [await submit(wired, 2, 3), await submit(wired, 4)]
+        wired.batcher.close()
+        for task in left:
+            with pytest.raises(ModelNotReadyError, match=r"^the server is stopping$"):
+                await asyncio.wait_for(task, 60)
+        assert wired.waiting() == 0
+        with pytest.raises(ModelNotReadyError, match=r"^the server is stopping$"):
+            await asyncio.wait_for(wired.batcher.submit(wired.queue, rows(5)), 60)
+        wired.network.gate.set()
+        assert labels(await held) == [1]
+        assert wired.network.batches == [1]
+
+    asyncio.run(scenario())
+
+
+def test_a_split_request_wakes_a_lane_for_every_batch(wire) -> None:
+    async def scenario() -> None:
+        wired = wire(lanes=3)
+        wired.network.shut()
+        split = await submit(wired, *range(11))
+        for _ in range(3):
+            assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
+        assert wired.waiting() == 0
+        wired.network.gate.set()
+        assert labels(await split) == list(range(11))
+        assert sorted(wired.network.batches) == [3, 4, 4]
+
+    asyncio.run(scenario())
