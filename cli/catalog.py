@@ -1,28 +1,43 @@
 """`modelzoo list`."""
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from cli.console import out, print_json, refusing
 
-if TYPE_CHECKING:
-    from artifact import layout
+
+@dataclass(frozen=True)
+class _Exported:
+    """A model of the repository.
+
+    Attributes:
+        accuracy_ratio: of its fp32 file on held-out pictures; None where it was not measured.
+        damage: what is wrong with it, where something is.
+    """
+
+    name: str
+    version: int
+    accuracy_ratio: float | None
+    damage: str | None
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        ratio = self.accuracy_ratio
+        said = self.damage or ("accuracy not measured" if ratio is None else f"{ratio:.2%}")
+        return f"{self.name}/{self.version} ({said})"
 
 
 def show(repository: Path, *, as_json: bool) -> None:
     """Print the catalog with what is exported into a repository."""
     with refusing():
-        from artifact import layout
         from zoo import weights
         from zoo.catalog import CATALOG
 
-    exported: dict[str, list[str]] = {}
     with refusing(OSError):
-        for entry in layout.newest(repository):
-            architecture, said = _said(entry)
-            exported.setdefault(architecture, []).append(said)
+        exported = _exported(repository)
     trainable = ["digits", "mnist", "DIR"]
     known = {
         spec.name: trainable + ["imagenet"] * (weights.imagenet(spec.name) is not None) for spec in CATALOG
@@ -38,7 +53,7 @@ def show(repository: Path, *, as_json: bool) -> None:
                     "link": spec.paper.link if spec.paper else None,
                     "deviations": list(spec.deviations),
                     "weights": known[spec.name],
-                    "exported": exported.get(spec.name, []),
+                    "exported": [dataclasses.asdict(one) for one in exported.get(spec.name, [])],
                 }
                 for spec in CATALOG
             ]
@@ -59,22 +74,30 @@ def show(repository: Path, *, as_json: bool) -> None:
             f"{spec.parameters:,}",
             f"{paper.authors}: {paper.title}" if paper else "none: a notebook exercise",
             " ".join(known[spec.name]),
-            "\n".join(exported.get(spec.name, [])) or "-",
+            "\n".join(str(one) for one in exported.get(spec.name, [])) or "-",
         )
     out.print(table)
 
 
-def _said(entry: "layout.Entry") -> tuple[str, str]:
-    """Give the architecture of an exported model, and how good it is."""
-    from artifact import manifest
+def _exported(repository: Path) -> dict[str, list[_Exported]]:
+    """List what a repository holds, by architecture.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    from artifact import layout, manifest
     from artifact.errors import ArtifactError
 
-    name = f"{entry.name}/{entry.version}"
-    try:
-        described = manifest.read(entry.folder)
-    except ArtifactError as error:
-        return entry.name.partition("-")[0], f"{name} (damaged: {error})"
-    accuracy = described.precisions[0].accuracy
-    if not accuracy.images:
-        return described.architecture, f"{name} (accuracy not measured)"
-    return described.architecture, f"{name} ({accuracy.correct / accuracy.images:.2%})"
+    found: dict[str, list[_Exported]] = {}
+    for entry in layout.newest(repository):
+        try:
+            described = manifest.read(entry.folder)
+        except ArtifactError as error:
+            architecture = entry.name.partition("-")[0]
+            one = _Exported(entry.name, entry.version, None, str(error))
+        else:
+            architecture, accuracy = described.architecture, described.precisions[0].accuracy
+            ratio = accuracy.correct / accuracy.images if accuracy.images else None
+            one = _Exported(entry.name, entry.version, ratio, None)
+        found.setdefault(architecture, []).append(one)
+    return found

@@ -35,12 +35,19 @@ def fill(folder: Path) -> manifest_pb2.Manifest:
         ),
         labels=manifest.describe_file(folder / "labels.txt"),
         label_count=3,
-        weights=manifest_pb2.Weights(dataset="pets", seed=7, epochs=3, best_epoch=2, training_s=1.5),
-        accuracy=manifest_pb2.Accuracy(split="held out", images=10, correct=9),
+        weights=manifest_pb2.Weights(
+            origin=manifest_pb2.ORIGIN_TRAINED, dataset="pets", seed=7, epochs=3, best_epoch=2, training_s=1.5
+        ),
+        macs=416_520,
+        reference="PyTorch",
         precisions=[
             manifest_pb2.Precision(
                 name="fp32",
                 file=manifest.describe_file(folder / "model.onnx"),
+                accuracy=manifest_pb2.Accuracy(split="held out", images=10, correct=9),
+                latencies=[
+                    manifest_pb2.Latency(provider=golden.CPU_PROVIDER, batch_size=8, median_s=0.001),
+                ],
                 tolerances=[
                     manifest_pb2.Tolerance(provider=golden.CPU_PROVIDER, max_abs_difference=1e-5),
                 ],

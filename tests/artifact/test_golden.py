@@ -1,6 +1,5 @@
 """The comparison with PyTorch's answers counts right, excuses rounding only, and reads no strange file."""
 
-import dataclasses
 import io
 import random
 import zipfile
@@ -123,13 +122,24 @@ def write(path: Path, **arrays: object) -> Path:
 
 
 def test_a_golden_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    written = Golden(**sample())
+    own = sample()["probabilities"][::-1].copy()
+    written = Golden(**sample(), own={"int8": own})
     golden.write(tmp_path / "golden.npz", written)
     read = golden.read(tmp_path / "golden.npz")
-    for field in dataclasses.fields(Golden):
-        array = getattr(read, field.name)
-        assert array.dtype == getattr(written, field.name).dtype
-        np.testing.assert_array_equal(array, getattr(written, field.name))
+    for name in ("images", "probabilities"):
+        array = getattr(read, name)
+        assert array.dtype == getattr(written, name).dtype
+        np.testing.assert_array_equal(array, getattr(written, name))
+    assert list(read.own) == ["int8"]
+    np.testing.assert_array_equal(read.expected("int8"), own)
+    np.testing.assert_array_equal(read.expected("fp16"), written.probabilities)
+
+
+def test_a_precisions_own_answers_must_be_as_many_as_the_references(tmp_path: Path) -> None:
+    few = sample()["probabilities"][:1]
+    golden.write(tmp_path / "golden.npz", Golden(**sample(), own={"int8": few}))
+    with pytest.raises(GoldenError, match="does not hold a precision's answers as it does the reference's"):
+        golden.read(tmp_path / "golden.npz")
 
 
 def saved(array: np.ndarray) -> bytes:

@@ -75,6 +75,16 @@ def set_tolerance(value: float) -> Change:
     return lambda m: setattr(m.precisions[0].tolerances[0], "max_abs_difference", value)
 
 
+def set_accuracy(correct: int, images: int) -> Change:
+    return lambda m: m.precisions[0].accuracy.CopyFrom(manifest_pb2.Accuracy(images=images, correct=correct))
+
+
+def set_latency(batch_size: int, median_s: float) -> Change:
+    return lambda m: (
+        m.precisions[0].latencies[0].CopyFrom(manifest_pb2.Latency(batch_size=batch_size, median_s=median_s))
+    )
+
+
 def add_precision(name: str) -> Change:
     return lambda m: m.precisions.append(manifest_pb2.Precision(name=name, file=m.labels))
 
@@ -130,8 +140,15 @@ PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: setattr(m.golden, "sha256", "f" * 65), "the sha256 of 'golden.npz' is not 64 hexadecimal"),
     (lambda m: setattr(m.labels, "sha256", "F" * 64), "the sha256 of 'labels.txt' is not 64 hexadecimal"),
     (lambda m: m.precisions[0].file.ClearField("sha256"), "the sha256 of 'model.onnx' is not 64"),
-    (lambda m: setattr(m.accuracy, "correct", 11), "accuracy counts more right answers than images"),
-    (lambda m: setattr(m.accuracy, "correct", -1), "accuracy counts more right answers than images"),
+    (set_accuracy(11, 10), "the accuracy of 'fp32' counts more right answers than images"),
+    (set_accuracy(-1, 10), "the accuracy of 'fp32' counts more right answers than images"),
+    (set_accuracy(0, 0), "the accuracy of 'fp32' counts no image"),
+    (set_latency(0, 0.001), "a latency of 'fp32' is no time of a batch"),
+    (set_latency(8, 0), "a latency of 'fp32' is no time of a batch"),
+    (lambda m: m.ClearField("reference"), "reference is missing"),
+    (lambda m: m.weights.ClearField("origin"), "weights.origin is missing"),
+    (lambda m: setattr(m, "macs", -1), "macs is no count"),
+    (lambda m: setattr(m, "macs", NAN), "macs is no count"),
 ]
 
 
@@ -173,8 +190,8 @@ def test_a_tolerance_that_would_let_everything_pass_is_refused_when_it_is_read(f
 
 
 def test_accuracy_may_be_missing_where_it_was_not_measured(folder: Path) -> None:
-    rewrite(folder, lambda content: content.pop("accuracy"))
-    assert not manifest.read(folder).HasField("accuracy")
+    rewrite(folder, lambda content: content["precisions"][0].pop("accuracy"))
+    assert not manifest.read(folder).precisions[0].HasField("accuracy")
 
 
 def test_an_unknown_field_is_refused_in_one_line(folder: Path) -> None:

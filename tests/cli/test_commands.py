@@ -66,7 +66,9 @@ def test_list_shows_every_row_of_the_catalog(run: Run, repository: Path) -> None
 def test_list_as_json_has_everything(run: Run, repository: Path) -> None:
     rows = {row["name"]: row for row in json.loads(run("list", "--json", "--repository", repository).stdout)}
     assert len(rows) == len(CATALOG)
-    assert rows["lenet5"]["exported"] == ["lenet5-digits/1"]
+    [exported] = rows["lenet5"]["exported"]
+    assert (exported["name"], exported["version"]) == ("lenet5-digits", 1)
+    assert 0.5 < exported["accuracy_ratio"] <= 1
     assert rows["resnet50"] | {"deviations": None} == {
         "name": "resnet50",
         "year": 2015,
@@ -74,7 +76,7 @@ def test_list_as_json_has_everything(run: Run, repository: Path) -> None:
         "paper": "Deep Residual Learning for Image Recognition",
         "link": "https://arxiv.org/abs/1512.03385",
         "deviations": None,
-        "weights": [],
+        "weights": ["digits", "mnist", "DIR", "imagenet"],
         "exported": [],
     }
     assert rows["simple_cnn"]["paper"] is None
@@ -152,8 +154,9 @@ def test_a_wrong_command_line_exits_2_with_its_usage(run: Run, arguments: tuple[
 def test_status_shows_models_and_states(run: Run, server) -> None:
     done = run("status", "--address", server.address)
     assert done.returncode == 0
-    rows = [line.split()[:5] for line in done.stdout.splitlines()[1:]]
-    assert rows == [[name, "1", "READY", "fp32", "cpu"] for name in MODELS]
+    rows = [line.split()[:6] for line in done.stdout.splitlines()[1:]]
+    assert [row[:4] + row[5:] for row in rows] == [[name, "1", "READY", "fp32", "cpu"] for name in MODELS]
+    assert all(re.fullmatch(r"\d\d\.\d\d%", row[4]) for row in rows)
 
 
 def test_status_as_json(run: Run, server) -> None:
@@ -177,8 +180,12 @@ def test_verify_checks_every_artifact_on_this_machine(run: Run, repository: Path
     done = run("verify", "--repository", repository, "--device", "cpu")
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == list(MODELS)
-    assert all(row[2] == "CPUExecutionProvider" and float(row[3]) <= 1e-5 and row[-1] == "ok" for row in rows)
+    published = ((name, precision) for name in MODELS for precision in ("fp32", "fp16", "int8"))
+    assert [(row[0], row[2]) for row in rows] == list(published)
+    allowed = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2}
+    for row in rows:
+        assert (row[3], float(row[5]), row[-1]) == ("CPUExecutionProvider", allowed[row[2]], "ok")
+        assert float(row[4]) <= allowed[row[2]]
 
 
 def test_verify_names_what_fails_and_exits_1(run: Run, scratch_repository: Path) -> None:
@@ -189,7 +196,7 @@ def test_verify_names_what_fails_and_exits_1(run: Run, scratch_repository: Path)
     [failed] = [line for line in done.stdout.splitlines() if "FAILED" in line]
     assert failed.startswith(MODELS[1])
     assert "labels.txt is not the file that was published" in failed
-    assert done.stdout.count(" ok") == 2
+    assert done.stdout.count(" ok") == 6
 
 
 def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: Path) -> None:
@@ -205,9 +212,13 @@ def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: 
     ("arguments", "complaint"),
     [
         (("lenet6",), "lenet5"),
-        (("resnet18",), "resnet18 cannot be trained on 'digits' here"),
-        (("lenet5", "--weights", "cifar"), "lenet5 cannot be trained on 'cifar' here"),
-        (("lenet5", "resnet18"), "resnet18 cannot be trained on 'digits' here"),
+        (
+            ("lenet5", "--weights", "cifar"),
+            "no weights 'cifar': neither digits, mnist, imagenet, random, nor",
+        ),
+        (("lenet5", "--precision", "fp8"), "no precision is called 'fp8'; there are fp32, fp16, int8"),
+        (("lenet5", "alexnet", "--name", "one"), "one --name cannot be the name of several models"),
+        (("zfnet", "--weights", "imagenet"), "torchvision has no ImageNet weights for zfnet"),
     ],
 )
 def test_export_refuses_before_it_trains(
@@ -224,7 +235,7 @@ def test_export_publishes_and_says_what_it_measured(run: Run, tmp_path: Path) ->
     folder = tmp_path / "zoo/simple_cnn-digits/1"
     assert done.stdout.startswith(str(folder))
     assert "of 360 held-out images right" in done.stdout
-    assert json.loads((folder / "manifest.json").read_text())["accuracy"]["images"] == 360
+    assert json.loads((folder / "manifest.json").read_text())["precisions"][0]["accuracy"]["images"] == 360
 
 
 def test_the_help_names_every_default_of_the_server(run: Run) -> None:

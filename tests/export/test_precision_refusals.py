@@ -133,7 +133,9 @@ def test_an_operator_that_does_not_know_half_precision_is_refused(source: Path, 
     other = model(extra=(kept, mixed, tail))
     other.graph.node[-1].input[0] = "sum"
     onnx.save(other, source)
-    assert refusal(precision.to_fp16, source, target).startswith("after the conversion, the graph is not valid ONNX: ")
+    assert refusal(precision.to_fp16, source, target).startswith(
+        "after the conversion, the graph is not valid ONNX: "
+    )
 
 
 @pytest.mark.parametrize(
