@@ -34,7 +34,7 @@ async def hold(wired, *values: int) -> "asyncio.Task[Answer]":
     """Submit pictures, and hold the lane with them."""
     wired.network.shut()
     task = await submit(wired, *values)
-    await asyncio.to_thread(wired.network.entered.acquire)
+    assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
     return task
 
 
@@ -189,12 +189,14 @@ def test_the_rest_of_a_request_whose_batch_failed_is_withdrawn(wire) -> None:
         wired = wire()
         gate = wired.network.shut()
         split = await submit(wired, *range(11))  # batches of 4, 4 and 3
-        await asyncio.to_thread(wired.network.entered.acquire)
+        assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
         mate = await submit(wired, 99)
         wired.network.shut()  # for the second batch
         wired.network.failures.append(RuntimeError("out of memory"))
         gate.set()
-        await asyncio.to_thread(wired.network.entered.acquire)  # the second batch is in the network
+        assert await asyncio.to_thread(
+            wired.network.entered.acquire, timeout=60
+        )  # the second batch is in the network
         with pytest.raises(InferenceError):
             await split
         assert wired.waiting() == 1  # the mate alone
