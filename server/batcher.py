@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import grpc
 import numpy as np
 
 from artifact.pictures import Pixels
+from server.edge import why_cancelled
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
 from server.handover import hand_over
 from server.metrics import Unanswered
@@ -128,7 +130,7 @@ class Batcher:
         try:
             return await submission.future
         except asyncio.CancelledError:
-            late = deadline_s is not None and time.monotonic() >= deadline_s
+            late = why_cancelled(deadline_s) is grpc.StatusCode.DEADLINE_EXCEEDED
             self._withdraw(queue, submission, "expired" if late else "cancelled")
             raise
         except InferenceError:

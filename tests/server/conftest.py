@@ -132,6 +132,7 @@ class Wired:
     max_batch_size: int = 4
     max_queue_size: int = 64
     lanes: int = 1
+    wake: threading.Condition = field(default_factory=threading.Condition)
     log_failure: Callable[[str, Exception], None] | None = None
     network: GatedNetwork = field(default_factory=lambda: GatedNetwork(Echo()))
     logged: list[tuple[str, Exception]] = field(default_factory=list)
@@ -139,7 +140,6 @@ class Wired:
     def __post_init__(self) -> None:
         metrics = Metrics(CollectorRegistry())
         self._registry = metrics.registry
-        self.wake = threading.Condition()
         self.batcher = Batcher(self.wake, self.log_failure or self._log)
         self.queue = ModelQueue(
             MODEL, self.network, 2, self.max_batch_size, self.max_queue_size, metrics.for_batcher(MODEL)

@@ -1,5 +1,6 @@
 """Batches are bound late, carry whoever waits, and every caller is settled exactly once."""
 
+import json
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
@@ -42,6 +43,14 @@ def assert_right(answer: list[Label], expected: np.ndarray) -> None:
     assert [got[k] for k in range(10)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def unanswered(reading, running) -> dict[str, float]:
+    """Count the images that were not answered, by the reasons there were."""
+    reasons = ("queue_full", "expired", "cancelled", "failed")
+    name = "modelzoo_unanswered_images_total"
+    counts = {reason: reading(running, name, model=MODEL, reason=reason) for reason in reasons}
+    return {reason: count for reason, count in counts.items() if count}
+
+
 def test_images_that_wait_for_the_device_run_in_full_batches(
     start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
 ) -> None:
@@ -71,7 +80,7 @@ def test_a_request_larger_than_a_batch_is_split_and_put_together_again(
 
 
 def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
-    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, waiting, wait_for, reading, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates, max_queue_size=8, max_images_per_request=8)
     gates[MODEL].shut()
@@ -91,10 +100,12 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
         assert_right(held.result()[0], expected[0])
         for index, answer in enumerate([*queued.result(), *fits.result()], start=1):
             assert_right(answer, expected[index])
+    assert waiting(running) == 0
+    assert unanswered(reading, running) == {"queue_full": 4}
 
 
 def test_a_cancelled_caller_gives_up_its_seats(
-    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, waiting, wait_for, reading, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates)
     gates[MODEL].shut()
@@ -115,10 +126,12 @@ def test_a_cancelled_caller_gives_up_its_seats(
         assert_right(held.result()[0], expected[0])
         assert_right(mate.result()[0], expected[2])
     assert gates[MODEL].batches == [1, 1]
+    assert waiting(running) == 0
+    assert unanswered(reading, running) == {"cancelled": 7}
 
 
 def test_a_late_request_is_dropped_before_any_computing(
-    start_server, gates, pool, waiting, wait_for, rows: np.ndarray
+    start_server, gates, pool, waiting, wait_for, reading, rows: np.ndarray
 ) -> None:
     running = start_server(open_network=gates)
     gates[MODEL].shut()
@@ -132,10 +145,12 @@ def test_a_late_request_is_dropped_before_any_computing(
         gates[MODEL].gate.set()
         held.result()
     assert gates[MODEL].batches == [1]
+    # The client's own clock may hang up just before the server's clock finds it late.
+    assert sum(unanswered(reading, running).values()) == 3
 
 
 def test_a_batch_that_the_device_fails_fails_only_its_own_images(
-    start_server, gates, pool, rows: np.ndarray, expected: np.ndarray
+    start_server, gates, pool, reading, rows: np.ndarray, expected: np.ndarray
 ) -> None:
     running = start_server(open_network=gates)
     network = gates[MODEL]
@@ -146,6 +161,11 @@ def test_a_batch_that_the_device_fails_fails_only_its_own_images(
         assert caught.value.code == grpc.StatusCode.INTERNAL
         assert str(caught.value) == "the device failed this batch"  # not the stranger's message
         assert_right(client.classify(MODEL, [rows[1]], top_k=10)[0], expected[1])
+    assert unanswered(reading, running) == {"failed": 1}
+    events = [json.loads(line) for line in running.log.getvalue().splitlines()]
+    [failed] = [event for event in events if event["event"] == "batch_failed"]
+    assert (failed["level"], failed["model"]) == ("error", MODEL)
+    assert failed["error"] == "RuntimeError: CUDA error 700 at 0xdeadbeef"
 
 
 def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(

@@ -2,19 +2,15 @@
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
 
 from artifact import pictures
-from client import ClientError
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.decoding import Decoder, Limits
 from server.errors import InvalidRequestError, OverloadedError
 
-SIMPLE = "simple_cnn-digits"
 CHUNK_IMAGES = 32  # small pictures in one job of a decoder's thread
 
 
@@ -40,6 +36,25 @@ class WatchedManifest:
         while self.entered.acquire(blocking=False):
             count += 1
         return count
+
+
+class SlowStart(WatchedManifest):
+    """Holds only the thread that asks first."""
+
+    def __init__(self, manifest: manifest_pb2.Manifest) -> None:
+        super().__init__(manifest)
+        self.gate.clear()
+        self._first: int | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def input(self) -> manifest_pb2.Input:
+        with self._lock:
+            self._first = self._first or threading.get_ident()
+        if threading.get_ident() == self._first:
+            return super().input
+        self.entered.release()
+        return self._manifest.input
 
 
 @pytest.fixture
@@ -122,7 +137,7 @@ def test_what_does_not_fit_beside_others_is_refused_until_they_are_done(
         one = decoder(waiting_pixels=1000)
         watched.gate.clear()
         held = asyncio.ensure_future(one.decode([picture(1, 30, 20)], watched))
-        await asyncio.to_thread(watched.entered.acquire)
+        assert await asyncio.to_thread(watched.entered.acquire, timeout=60)
         assert one.waiting_pixels == 600
         with pytest.raises(OverloadedError) as caught:
             await one.decode([picture(2, 20, 20), picture(2, 1, 1)], manifest)
@@ -166,7 +181,9 @@ def test_a_cancelled_request_gives_its_room_back_and_leaves_a_chunk_for_each_thr
         images = [picture(0, side_px, side_px)] * (chunk * 10)
         doomed = asyncio.ensure_future(one.decode(images, watched))
         for _ in range(threads):
-            await asyncio.to_thread(watched.entered.acquire)  # every thread holds a picture
+            assert await asyncio.to_thread(
+                watched.entered.acquire, timeout=60
+            )  # every thread holds a picture
         assert one.waiting_pixels == side_px**2 * chunk * 10
         doomed.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -194,7 +211,7 @@ def test_a_small_request_is_answered_before_a_huge_one_that_came_first(
         one = decoder(1)
         watched.gate.clear()
         huge = asyncio.ensure_future(decode(one, "huge", [picture(0, side_px, side_px)] * count, watched))
-        await asyncio.to_thread(watched.entered.acquire)
+        assert await asyncio.to_thread(watched.entered.acquire, timeout=60)
         small = asyncio.ensure_future(decode(one, "small", [picture()], manifest))
         await asyncio.sleep(0)  # the task's turn
         await asyncio.sleep(0)  # its worker's turn
@@ -205,12 +222,46 @@ def test_a_small_request_is_answered_before_a_huge_one_that_came_first(
     asyncio.run(scenario())
 
 
-def test_the_first_of_several_damaged_images_is_named(decoder, manifest, picture) -> None:
-    images = [picture()] * 200
-    for index in (CHUNK_IMAGES - 1, CHUNK_IMAGES, 2 * CHUNK_IMAGES):  # the last one of a chunk, and firsts
-        images[index] = damaged(picture())
-    with pytest.raises(InvalidRequestError, match=r"images\[31\]: damaged or truncated"):
-        asyncio.run(decoder(3).decode(images, manifest))
+def test_a_request_that_is_cancelled_before_its_turn_is_never_decoded(
+    decoder, manifest, watched, picture
+) -> None:
+    async def scenario() -> None:
+        one, unseen = decoder(1), WatchedManifest(manifest)
+        watched.gate.clear()
+        held = asyncio.ensure_future(one.decode([picture()], watched))
+        assert await asyncio.to_thread(watched.entered.acquire, timeout=60)
+        doomed = asyncio.ensure_future(one.decode([picture()] * 3, unseen))
+        await asyncio.sleep(0)  # the task's turn
+        await asyncio.sleep(0)  # its worker's turn
+        assert one.waiting_pixels == 4 * 64
+        doomed.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await doomed
+        watched.gate.set()
+        await held
+        await one.decode([picture()], manifest)
+        assert unseen.count() == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_first_of_several_damaged_images_is_named_also_when_it_is_found_last(
+    decoder, manifest, picture
+) -> None:
+    async def scenario() -> None:
+        one, slow = decoder(2), SlowStart(manifest)
+        images = [picture()] * 100
+        for index in (CHUNK_IMAGES - 1, CHUNK_IMAGES):  # the end of a chunk, and the start of the next
+            images[index] = damaged(picture())
+        doomed = asyncio.ensure_future(one.decode(images, slow))
+        for _ in range(2):
+            assert await asyncio.to_thread(slow.entered.acquire, timeout=60)  # by both chunks
+        await one.decode([picture()], manifest)  # on the thread that has failed
+        slow.gate.set()
+        with pytest.raises(InvalidRequestError, match=r"images\[31\]: damaged or truncated"):
+            await doomed
+
+    asyncio.run(scenario())
 
 
 def test_nothing_is_decoded_behind_a_damaged_image(decoder, watched, picture) -> None:
@@ -231,37 +282,3 @@ def test_the_first_image_that_is_wrong_on_its_face_is_named(decoder, watched, pi
     with pytest.raises(InvalidRequestError) as caught:
         asyncio.run(decoder().decode([picture(), one, other], watched))
     assert (caught.value.field, caught.value.reason) == ("images[1]", first)
-
-
-def test_the_settings_bound_a_picture_and_a_request(start_server, picture) -> None:
-    running = start_server(max_image_pixels=100, max_request_pixels=150)
-    largest, larger = picture(0, 10, 10).encoded, picture(0, 101, 1).encoded
-    half = picture(0, 7, 7).encoded
-    with running.client() as client:
-        assert len(client.classify(SIMPLE, [largest, half])) == 2
-        with pytest.raises(ClientError) as caught:
-            client.classify(SIMPLE, [half, larger])
-        assert (caught.value.code, caught.value.field) == (grpc.StatusCode.INVALID_ARGUMENT, "images[1]")
-        assert "1 x 101 pixels are more than the 100 allowed" in str(caught.value)
-        with pytest.raises(ClientError) as caught:
-            client.classify(SIMPLE, [largest, half, half])
-        assert (caught.value.code, caught.value.field) == (grpc.StatusCode.INVALID_ARGUMENT, "images")
-        assert "198 pixels in all, more than the 150 allowed" in str(caught.value)
-
-
-def test_a_server_whose_decoders_are_full_says_when_to_come_back(start_server, picture) -> None:
-    most = 4_000_000
-    running = start_server(
-        decoder_threads=1, max_image_pixels=most, max_request_pixels=most, max_decoding_pixels=most
-    )
-    large = picture(0, 2000, 2000).encoded  # leaves no room for another
-    refusals: list[ClientError] = []
-    with running.client() as client, ThreadPoolExecutor(8) as pool:
-        while not refusals:  # several at once, until two meet
-            asked = [pool.submit(client.classify, SIMPLE, [large]) for _ in range(8)]
-            refusals = [error for answer in asked if (error := answer.exception()) is not None]
-            assert len(refusals) < 8
-        assert {error.code for error in refusals} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert {error.retry_delay_s for error in refusals} == {0.5}
-        assert "of 4,000,000 that may; 4,000,000 more do not fit" in str(refusals[0])
-        assert len(client.classify(SIMPLE, [large])) == 1

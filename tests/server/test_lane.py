@@ -27,6 +27,18 @@ class Holder:
         assert self.gate.wait(60), "nobody opened the gate"
 
 
+class CountingCondition(threading.Condition):
+    """A condition that counts who came to wait; they wait when the lock is free again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.release()
+        return super().wait(timeout)
+
+
 @pytest.fixture
 def lane(wire):
     """Make a lane with so many threads; it has no batches to run."""
@@ -89,12 +101,23 @@ def test_stopping_answers_the_batches_that_wait(wire) -> None:
         wired.network.shut()
         image = np.full((1, 1, 1), 255, np.uint8)
         tasks = [asyncio.ensure_future(wired.batcher.submit(wired.queue, [image])) for _ in range(6)]
-        await asyncio.to_thread(wired.network.entered.acquire)
+        assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
         assert not wired.lane.stop(0)  # told, but still busy
         wired.network.gate.set()
         assert await asyncio.to_thread(wired.lane.stop, 60)
         answers = await asyncio.wait_for(asyncio.gather(*tasks), 60)
         assert [answer.probabilities.tolist() for answer in answers] == [[[1.0, 0.0]]] * 6
+
+    asyncio.run(scenario())
+
+
+def test_stopping_ends_every_thread_that_waits_for_something_to_do(wire) -> None:
+    async def scenario() -> None:
+        wake = CountingCondition()
+        wired = wire(lanes=4, wake=wake)
+        for _ in range(4):
+            assert wake.waits.acquire(timeout=60)
+        assert wired.lane.stop(20)
 
     asyncio.run(scenario())
 
