@@ -12,8 +12,6 @@ from export import session
 from export.graph import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2
 
-BATCH_SIZES = golden.BATCH_SIZES
-
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
 Run = Callable[[Images], Probabilities]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import card
+from export import drawings
 from export.recipes import Recipe
 from export.train import Epoch, Training
 
@@ -26,11 +26,11 @@ def test_the_curve_of_the_training_is_called_after_what_its_recipe_did(
     label_smoothing: float, max_shift_ratio: float, label: str
 ) -> None:
     recipe = Recipe(label_smoothing=label_smoothing, max_shift_ratio=max_shift_ratio)
-    assert card._training_label(recipe) == label
+    assert drawings._training_label(recipe) == label
 
 
 def drawn(path: Path, label_smoothing: float) -> np.ndarray:
-    card._draw_losses(path, Training(Recipe(label_smoothing=label_smoothing), EPOCHS))
+    drawings.losses(path, Training(Recipe(label_smoothing=label_smoothing), EPOCHS))
     with Image.open(path) as image:
         return np.asarray(image.convert("L"))
 

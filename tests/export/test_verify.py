@@ -19,7 +19,7 @@ TOLERANCE = golden.TOLERANCES["fp32"][golden.CPU_PROVIDER]
 
 def held_out(one: pipeline.Exported) -> np.ndarray:
     """The held-out images as the network takes them."""
-    test = datasets.load("digits", seed=0).test
+    test = datasets.load("digits", seed=0, cache=Path()).test
     return test.fitted(one.manifest.input, one.manifest.preprocessing).images
 
 
@@ -56,8 +56,8 @@ def test_a_file_with_one_changed_weight_is_refused(exported: Exported, name: str
 
 
 # Pixels are row numbers, and answers a table: every difference is where the test puts it.
-ROWS = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
-EXPECTED = np.tile(np.array([0.4, 0.3, 0.2, 0.1], np.float32), (20, 1))
+ROWS = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+EXPECTED = np.tile(np.array([0.4, 0.3, 0.2, 0.1], np.float32), (40, 1))
 
 
 def answers(images: np.ndarray) -> np.ndarray:
@@ -71,11 +71,11 @@ def test_images_are_answered_in_order_whatever_the_batch_size() -> None:
         sizes.append(len(images))
         return images[:, 0, 0].astype(np.float32)
 
-    assert verify.in_batches(numbered, ROWS, 7)[:, 0].tolist() == list(range(20))
-    assert sizes == [7, 7, 6]
+    assert verify.in_batches(numbered, ROWS, 7)[:, 0].tolist() == list(range(40))
+    assert sizes == [7] * 5 + [5]
 
 
-@pytest.mark.parametrize("batch_size", verify.BATCH_SIZES)
+@pytest.mark.parametrize("batch_size", golden.BATCH_SIZES)
 def test_the_batch_size_that_goes_wrong_is_named(batch_size: int) -> None:
     largest = min(batch_size, len(ROWS))
 
@@ -85,6 +85,17 @@ def test_the_batch_size_that_goes_wrong_is_named(batch_size: int) -> None:
     with pytest.raises(GoldenError, match=rf"^batch size {batch_size}: answers differ .* up to 0\.01 "):
         verify.parity(run, ROWS, EXPECTED, 1e-5)
     assert len(verify.parity(answers, ROWS, EXPECTED, 1e-5)) == 5
+
+
+def test_a_batch_larger_than_there_are_images_is_not_claimed() -> None:
+    found = verify.parity(answers, ROWS[:8], EXPECTED[:8], 1e-5)
+    assert [parity.batch_size for parity in found] == [1, 2, 3, 7]
+
+
+def test_a_difference_is_measured_whatever_it_comes_to() -> None:
+    found = verify.difference(EXPECTED, EXPECTED[:, ::-1], batch_size=32)
+    assert found.max_abs_difference == pytest.approx(0.3)
+    assert (found.images, found.top1_agreements, found.batch_size) == (40, 0, 32)
 
 
 def test_one_changed_label_is_refused_though_every_difference_is_allowed() -> None:
@@ -97,7 +108,7 @@ def test_one_changed_label_is_refused_though_every_difference_is_allowed() -> No
         return got
 
     assert golden.compare(expected, run(ROWS), 0.02).passed  # the golden comparison excuses it
-    with pytest.raises(GoldenError, match=r"^batch size 1: 1 of 20 labels are not PyTorch's$"):
+    with pytest.raises(GoldenError, match=r"^batch size 1: 1 of 40 labels are not the reference's$"):
         verify.parity(run, ROWS, expected, 0.02)
 
 
@@ -119,5 +130,5 @@ def test_nan_is_refused() -> None:
 
 
 def test_another_number_of_labels_is_refused() -> None:
-    with pytest.raises(GoldenError, match=r"^expected probabilities of shape \(20, 4\), got \(20, 3\)$"):
+    with pytest.raises(GoldenError, match=r"^expected probabilities of shape \(40, 4\), got \(40, 3\)$"):
         verify.parity(lambda images: answers(images)[:, :3], ROWS, EXPECTED, 1e-5)

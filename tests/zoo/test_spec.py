@@ -43,13 +43,34 @@ def test_input_below_the_smallest_side_is_refused_by_name_and_size() -> None:
 
 
 def test_network_fills_in_the_rows_own_labels_and_input() -> None:
-    spec = ModelSpec("toy", linear, None, GREY, num_classes=10, parameters=490, deviations=())
+    spec = ModelSpec("toy", linear, None, GREY, num_classes=10, parameters=490, deviations=(), small_px=4)
     assert spec.network()(torch.zeros(2, 1, 8, 6)).shape == (2, 10)
     assert spec.network(num_classes=3)(torch.zeros(2, 1, 8, 6)).shape == (2, 3)
     assert spec.network(input=GREY.resized(4, 4))(torch.zeros(2, 1, 4, 4)).shape == (2, 10)
 
 
 def test_network_without_labels_is_refused() -> None:
-    spec = ModelSpec("toy", linear, None, GREY, num_classes=10, parameters=490, deviations=())
+    spec = ModelSpec("toy", linear, None, GREY, num_classes=10, parameters=490, deviations=(), small_px=4)
     with pytest.raises(ValueError, match="toy needs at least one label, not 0"):
         spec.network(num_classes=0)
+
+
+RGB = InputSpec(3, 8, 6, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+SPEC = ModelSpec("toy", linear, None, RGB, num_classes=10, parameters=490, deviations=(), small_px=4)
+
+
+def test_small_pictures_get_the_small_input_and_others_the_papers() -> None:
+    assert [(SPEC.input_for(3, side).height, SPEC.input_for(3, side).width) for side in (8, 96, 97, 500)] == [
+        (4, 4), (4, 4), (RGB.height, RGB.width), (RGB.height, RGB.width),
+    ]  # fmt: skip
+
+
+def test_grey_pictures_get_one_channel_with_the_averages() -> None:
+    found = SPEC.input_for(1, 500)
+    assert (found.channels, found.mean, found.std) == (1, (0.2,), (0.5,))
+    assert SPEC.input_for(3, 500) == RGB
+
+
+def test_a_network_for_grey_pictures_stays_one() -> None:
+    spec = ModelSpec("toy", linear, None, GREY, num_classes=10, parameters=490, deviations=(), small_px=4)
+    assert spec.input_for(3, 500) == GREY
