@@ -1,6 +1,7 @@
 """What becomes of images that wait: they expire, are withdrawn, fail or are told of the stop, once each."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
@@ -188,23 +189,20 @@ def test_a_failed_batch_fails_exactly_the_requests_it_carried(wire) -> None:
 def test_the_rest_of_a_request_whose_batch_failed_is_withdrawn(wire) -> None:
     async def scenario() -> None:
         wired = wire()
-        gate = wired.network.shut()
-        split = await submit(wired, *range(11))  # batches of 4, 4 and 3
-        assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
+        split = await hold(wired, *range(11))  # batches of 4, 4 and 3, were it not to fail
         mate = await submit(wired, 99)
-        wired.network.shut()  # for the second batch
+        assert wired.waiting() == 7 + 1
+        pause = threading.Event()
+        wired.lane.call(lambda: pause.wait(60))  # goes first, so nothing is taken after the failure
         wired.network.failures.append(RuntimeError("out of memory"))
-        gate.set()
-        assert await asyncio.to_thread(
-            wired.network.entered.acquire, timeout=60
-        )  # the second batch is in the network
+        wired.network.gate.set()
         with pytest.raises(InferenceError):
             await split
         assert wired.waiting() == 1  # the mate alone
-        assert wired.unanswered("failed") == 4 + 3
-        wired.network.gate.set()
+        assert wired.unanswered("failed") == 4 + 7
+        pause.set()
         assert labels(await mate) == [99]
-        assert wired.network.batches == [4, 4, 1]
+        assert wired.network.batches == [4, 1]
 
     asyncio.run(scenario())
 
