@@ -89,6 +89,8 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     with torch.no_grad():
         label_count = served(example).shape[1]
     model = program.model_proto
+    for value in program.model.graph.initializers.values():
+        value.const_value = None  # the exporter remembers its last graph, and would keep the weights with it
     cleaning.clean(model)
     if faults := cleaning.faults(model.graph):
         raise GraphError(f"the graph is not an artifact's: {'; '.join(faults)}")
