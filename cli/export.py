@@ -63,13 +63,14 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
             with Bars(name) as bars:
                 exported = pipeline.export(spec, request, bars)
         except failures as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if len(specs) == 1:
+                refuse(reason)
             failed.append(name)
-            err.print(
-                f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}", style="red", markup=False
-            )
+            err.print(f"{name}: {reason}", style="red")
             continue
         for line in told(exported):
-            out.print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=True)
     if failed:
         refuse(f"{len(failed)} of {len(specs)} not exported: {', '.join(failed)}")
 

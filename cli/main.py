@@ -44,7 +44,7 @@ Ungated = Annotated[
 
 _MODELS = Path("models")
 _ADDRESS = "127.0.0.1:8001"
-_CACHE = Path.home() / ".cache" / "modelzoo"
+_CACHE = Path("~/.cache/modelzoo")
 
 
 @app.command("list")

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from export import datasets, folders, recipes, release, sources, train, weights
@@ -47,7 +47,7 @@ class Request:
     precisions: Sequence[str] | None = None
     calibration: Path | None = None
     ungated: bool = False
-    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "modelzoo")
+    cache: Path = Path("~/.cache/modelzoo")
     recipe: recipes.Recipe | None = None
 
 
@@ -153,7 +153,7 @@ def _dataset(request: Request, observer: Observer) -> Dataset | None:
     seed = request.recipe.seed if request.recipe else recipes.Recipe().seed
     if request.weights in datasets.NAMES:
         observer.step(f"loading {request.weights}")
-        return datasets.load(request.weights, seed, request.cache)
+        return datasets.load(request.weights, seed, request.cache.expanduser())
     path = Path(request.weights)
     if path.is_dir():
         observer.step(f"reading {path}")

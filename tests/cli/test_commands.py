@@ -218,7 +218,6 @@ def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: 
         ),
         (("lenet5", "--precision", "fp8"), "no precision is called 'fp8'; there are fp32, fp16, int8"),
         (("lenet5", "alexnet", "--name", "one"), "one --name cannot be the name of several models"),
-        (("zfnet", "--weights", "imagenet"), "torchvision has no ImageNet weights for zfnet"),
     ],
 )
 def test_export_refuses_before_it_trains(

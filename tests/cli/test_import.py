@@ -1,0 +1,82 @@
+"""`modelzoo import` and `modelzoo card`, as processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.export.foreign_files import convolutional, saved
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the command line in an empty folder."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
+        )
+
+    return run
+
+
+@pytest.mark.slow  # every process imports torch
+def test_import_publishes_and_says_what_it_changed(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional())
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
+    done = run("import", path, "--name", "pets-import", "--labels", "labels.txt", "--std", ".25,.25,.25")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("models/pets-import/1 fp32: accuracy not measured, at most ")
+    assert done.stdout.endswith(" from ONNX Runtime\n")
+    assert "changed: a softmax makes probabilities of the file's scores" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--input", "large"), "--input 'large' is not HxW, HxW:nchw or HxW:nhwc"),
+        (("--mean", "half"), "--mean 'half' is not numbers separated by commas"),
+        (("--labels", "nowhere.txt"), "nowhere.txt"),
+        (
+            ("--precision", "int8"),
+            "int8 needs pictures to be calibrated on: name a folder with --calibration",
+        ),
+    ],
+)
+def test_import_refuses_in_one_line(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], complaint: str
+) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional())
+    done = run("import", path, "--name", "pets-import", *arguments)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("modelzoo: ")
+    assert complaint in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_card_prints_the_page_and_names_the_pictures(run: Run, repository: Path) -> None:
+    done = run("card", "lenet5-digits", "--repository", repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "61,706 parameters" in done.stdout
+    for picture in ("confusion.png", "latency.png", "loss.png", "mistakes.png"):
+        assert f"{repository}/lenet5-digits/1/card/{picture}\n" in done.stdout
+
+
+def test_card_of_a_stranger_is_refused_and_the_known_are_named(run: Run, repository: Path) -> None:
+    done = run("card", "lenet6-digits", "--repository", repository)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"modelzoo: {repository} holds no model called 'lenet6-digits'; there is: ")
+    assert "lenet5-digits" in done.stderr
