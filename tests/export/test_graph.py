@@ -1,8 +1,10 @@
 """An exported file holds the network and its wrapping, and nothing of the machine that wrote it."""
 
+import gc
 import getpass
 import os
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +193,15 @@ class Viewed(nn.Module):
 def test_a_view_by_the_size_of_the_batch_is_no_shape_arithmetic(tmp_path: Path) -> None:
     graph.to_onnx(graph.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
     assert graph.operators(tmp_path / "model.onnx") == Counter(WRAPPING | {"Reshape": 1})
+
+
+def test_no_weight_outlives_its_network_in_the_exporter(tmp_path: Path) -> None:
+    linear = nn.Linear(64, 10)
+    weight = weakref.ref(linear.weight)
+    graph.to_onnx(graph.ServedNetwork(nn.Sequential(nn.Flatten(), linear), GREY), tmp_path / "model.onnx")
+    del linear
+    gc.collect()
+    assert weight() is None
 
 
 class TwoImages(nn.Module):
