@@ -21,6 +21,16 @@ from modelzoo.v1 import manifest_pb2
 _STAGING_PREFIX = ".staging-"
 
 
+def require_name(name: str) -> None:
+    """Insist that a model may be called so.
+
+    Raises:
+        ManifestError: it may not.
+    """
+    if not layout.MODEL_NAME.fullmatch(name):
+        raise ManifestError(f"{name!r} is not a model's name: lower case letters, digits, '-', '_' and '.'")
+
+
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Path]:
     """Give a temporary folder to fill; whatever `publish` has not taken is removed on the way out.
@@ -31,8 +41,7 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
         ManifestError: ``name`` is not a model's name.
         OSError: the repository cannot be written.
     """
-    if not layout.MODEL_NAME.fullmatch(name):
-        raise ManifestError(f"{name!r} is not a model's name: lower case letters, digits, '-', '_' and '.'")
+    require_name(name)
     model_folder = repository / name
     model_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

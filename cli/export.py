@@ -31,7 +31,6 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
         from export import pipeline
         from export.datasets import DatasetError
         from export.graph import GraphError
-        from export.precision import PrecisionError
         from export.release import NoPicturesError
         from export.train import DivergedError
         from export.weights import WeightsError
@@ -44,7 +43,6 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
         GraphError,
         NoPicturesError,
         OSError,
-        PrecisionError,
         WeightsError,
     )
     with refusing(UnknownArchitectureError, pipeline.UnknownWeightsError):

@@ -31,14 +31,12 @@ def run(
         wishes: the other arguments of `pipeline.import_`.
     """
     with refusing():
-        from export.foreign import ForeignModelError
-
         from artifact.errors import ArtifactError
         from export import pipeline
         from export.datasets import DatasetError
+        from export.foreign import ForeignModelError
         from export.graph import GraphError
         from export.labels import LabelsError
-        from export.precision import PrecisionError
         from export.release import NoPicturesError
 
     failures = (
@@ -49,7 +47,6 @@ def run(
         LabelsError,
         NoPicturesError,
         OSError,
-        PrecisionError,
     )
     with refusing(*failures):
         request = _request(input_, mean, std, output, labels)
@@ -66,9 +63,8 @@ def run(
 def _request(
     input_: str | None, mean: str | None, std: str | None, output: str | None, labels: Path | None
 ) -> "ForeignRequest":
-    from export.foreign import ForeignRequest
-
     from export import labels as label_files
+    from export.foreign import ForeignRequest
 
     match = _INPUT.fullmatch(input_) if input_ is not None else None
     if input_ is not None and match is None:

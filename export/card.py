@@ -65,9 +65,8 @@ def _page(manifest: manifest_pb2.Manifest, training: Training | None, pictures: 
     lines = [
         f"# {manifest.name}",
         "",
-        f"{_origin(manifest)} {manifest.parameters:,} parameters, {manifest.macs / 1e6:,.1f} million "
-        f"multiply-accumulates an image, input {shape.height} x {shape.width} x {shape.channels}, "
-        f"{manifest.label_count} labels.",
+        f"{_origin(manifest)} {manifest.parameters:,} parameters{_macs(manifest)}, "
+        f"input {shape.height} x {shape.width} x {shape.channels}, {manifest.label_count} labels.",
         "",
         "| | |",
         "| --- | --- |",
@@ -84,6 +83,10 @@ def _page(manifest: manifest_pb2.Manifest, training: Training | None, pictures: 
         *(line for picture in pictures for line in (picture, "")),
     ]
     return "\n".join(lines)
+
+
+def _macs(manifest: manifest_pb2.Manifest) -> str:
+    return f", {manifest.macs / 1e6:,.1f} million multiply-accumulates an image" if manifest.macs else ""
 
 
 def _row(precision: manifest_pb2.Precision) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact import publish
 from export import datasets, folders, recipes, release, sources, train, weights
 from export.candidate import Wishes
 from export.datasets import Dataset
@@ -68,6 +69,7 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     """Train or load a network, prove it, and publish it.
 
     Raises:
+        ManifestError: `request.name` is not a model's name.
         UnknownWeightsError: `request.weights` is neither a name nor a path.
         DatasetError: the pictures are not what training needs.
         DivergedError: every start of the training failed.
@@ -75,11 +77,11 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
         GraphError: the exported graph is not what an artifact may hold.
         GoldenError: ONNX Runtime and PyTorch disagree.
         NoPicturesError: a precision needs pictures.
-        PrecisionError: a file could not be converted.
         OSError: the repository cannot be written.
     """
     observer = observer or Silent()
     name = model_name(spec, request)
+    publish.require_name(name)  # before hours of training
     folder = request.repository / name
     dataset = _dataset(request, observer)
     if dataset is None:
@@ -111,14 +113,15 @@ def import_(
     """Wrap an ONNX classifier from elsewhere, prove that it answers the same, and publish it.
 
     Raises:
+        ManifestError: ``name`` is not a model's name.
         ForeignModelError: it is no image classifier that can be wrapped.
         DatasetError: a picture of ``calibration`` cannot be read.
         GoldenError: the wrapped file answers otherwise than the file as it came.
         NoPicturesError: a precision needs pictures.
-        PrecisionError: a file could not be converted.
         OSError: the repository cannot be written.
     """
     observer = observer or Silent()
+    publish.require_name(name)
     observer.step(f"wrapping {path.name}")
     with tempfile.TemporaryDirectory() as scratch:
         candidate = sources.imported(path, request, name, Path(scratch) / "wrapped.onnx", calibration)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from artifact import golden, layout, manifest
-from artifact.errors import GoldenError
+from artifact.errors import GoldenError, ManifestError
 from export import datasets, graph, pipeline, release, train
 from export.candidate import Candidate, Wishes
 from export.datasets import Split
@@ -19,33 +19,33 @@ from modelzoo.v1 import manifest_pb2
 from zoo import catalog
 from zoo.spec import InputSpec
 
-INPUT = InputSpec(1, 4, 4, mean=(0.0,), std=(1.0,))
+INPUT = InputSpec(1, 4, 4, mean=(0.0,), std=(1 / 255,))  # whole numbers: every sum in float32 is exact
 
 
 class Narrow(nn.Module):
-    """Tells bright from dark by a difference that eight bits cannot hold beside a large constant."""
+    """Tells bright from dark by differences that fewer bits cannot hold beside a large constant."""
 
-    def __init__(self, constant: float) -> None:
+    def __init__(self, constant: float = 300.0, scale: float = 1.0) -> None:
         super().__init__()
         self.look = nn.Conv2d(1, 2, kernel_size=1)
         self.answer = nn.Linear(32, 2)
         with torch.no_grad():
-            self.look.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
-            self.look.bias.fill_(constant)
-            # Small, so that the two runtimes' sums of large numbers differ by little.
-            self.answer.weight.copy_(torch.tensor([[0.01] * 16 + [0.0] * 16, [0.0] * 16 + [0.01] * 16]))
-            self.answer.bias.copy_(torch.tensor([-0.08, 0.08]))
+            self.look.weight.copy_(torch.tensor([scale, -scale]).reshape(2, 1, 1, 1))
+            self.look.bias.fill_(constant * scale)
+            sums = torch.tensor([[1.0] * 16 + [0.0] * 16, [0.0] * 16 + [1.0] * 16])
+            self.answer.weight.copy_(sums / (128 * scale))
+            self.answer.bias.copy_(-16 / 128 * torch.tensor([constant + 127.5, constant - 127.5]))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.answer(torch.relu(self.look(pixels)).flatten(1))
         return logits
 
 
-def candidate(constant: float = 2.0, **options: object) -> Candidate:
+def candidate(network: Narrow | None = None, **options: object) -> Candidate:
     """A network that is always right, at least in fp32."""
-    served = graph.ServedNetwork(Narrow(constant), INPUT).eval()
+    served = graph.ServedNetwork(network or Narrow(), INPUT).eval()
     random = np.random.default_rng(0)
-    dark, bright = random.integers(100, 126, (100, 4, 4, 1)), random.integers(130, 156, (100, 4, 4, 1))
+    dark, bright = random.integers(120, 127, (100, 4, 4, 1)), random.integers(129, 136, (100, 4, 4, 1))
     images = np.concatenate([bright, dark]).astype(np.uint8)
     labels = np.repeat([0, 1], 100)
     split = Split(images, labels)
@@ -55,7 +55,7 @@ def candidate(constant: float = 2.0, **options: object) -> Candidate:
             version=1,
             architecture="narrow",
             parameters=70,
-            input=manifest_pb2.Input(height=4, width=4, channels=1, mean=[0.0], std=[1.0]),
+            input=manifest_pb2.Input(height=4, width=4, channels=1, mean=[0.0], std=[1 / 255]),
             preprocessing=manifest_pb2.Preprocessing(
                 resize_shorter_px=4, interpolation=manifest_pb2.INTERPOLATION_BILINEAR
             ),
@@ -96,7 +96,7 @@ def test_precisions_that_are_as_good_are_published_with_their_figures(tmp_path: 
 
 
 def test_a_precision_that_loses_too_much_is_left_out_and_the_manifest_says_why(tmp_path: Path) -> None:
-    folder, described = publish(candidate(constant=300.0), tmp_path, "fp32", "fp16", "int8")
+    folder, described = publish(candidate(Narrow(constant=60_000.0)), tmp_path, "fp32", "fp16", "int8")
     assert "int8" not in [precision.name for precision in described.precisions]
     [reason] = [refusal.reason for refusal in described.refusals if refusal.precision == "int8"]
     assert reason.startswith("int8: ")
@@ -106,7 +106,7 @@ def test_a_precision_that_loses_too_much_is_left_out_and_the_manifest_says_why(t
 
 
 def test_ungated_publishes_it_all_the_same_and_says_so(tmp_path: Path) -> None:
-    folder, described = publish(candidate(constant=300.0), tmp_path, "fp32", "int8", ungated=True)
+    folder, described = publish(candidate(Narrow(constant=60_000.0)), tmp_path, "fp32", "int8", ungated=True)
     [int8] = [precision for precision in described.precisions if precision.name == "int8"]
     assert int8.ungated
     assert int8.accuracy.correct < 198
@@ -151,6 +151,32 @@ def test_a_file_that_answers_otherwise_than_the_reference_is_not_published(tmp_p
     with pytest.raises(GoldenError, match="batch size 1: answers differ from the reference's"):
         publish(one, tmp_path, "fp32")
     assert list(layout.newest(tmp_path)) == []
+
+
+def test_a_precision_that_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    _, described = publish(candidate(Narrow(scale=2.0**17)), tmp_path, "fp32", "fp16")
+    assert [precision.name for precision in described.precisions] == ["fp32"]
+    [refusal] = described.refusals
+    assert refusal.reason.startswith("fp16: ")
+    assert "65504" in refusal.reason
+
+
+def test_answers_that_a_server_would_refuse_are_not_published_even_ungated(tmp_path: Path) -> None:
+    one = candidate(Narrow(constant=8192.0))  # around which half precision has steps of eight
+    _, described = publish(one, tmp_path, "fp32", "fp16", ungated=True)
+    assert [precision.name for precision in described.precisions] == ["fp32"]
+    [refusal] = described.refusals
+    assert refusal.reason.startswith("fp16: probabilities differ from PyTorch's by up to ")
+    assert refusal.reason.endswith("; 0.01 allowed")
+
+
+def test_a_name_that_no_model_may_have_is_refused_before_the_training(tmp_path: Path) -> None:
+    class Untrained(pipeline.Silent):
+        def step(self, what: str) -> None:
+            raise AssertionError(what)
+
+    with pytest.raises(ManifestError, match="'My Net' is not a model's name"):
+        pipeline.export(catalog.find("lenet5"), pipeline.Request(tmp_path, name="My Net"), Untrained())
 
 
 def test_random_weights_are_never_called_trained(tmp_path: Path) -> None:

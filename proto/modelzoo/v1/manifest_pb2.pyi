@@ -130,7 +130,9 @@ class Manifest(_message.Message):
     label_count: _builtins.int
     """How many labels there are."""
     macs: _builtins.float
-    """Multiply-accumulates of one image, counted in the fp32 graph. (A double holds whole numbers up to 2^53.)"""
+    """Multiply-accumulates of one image, counted in the fp32 graph; 0 where an imported graph holds operators that
+    are not counted. (A double holds whole numbers up to 2^53.)
+    """
     reference: _builtins.str
     """Whose answers every file was held against: `PyTorch`, or `ONNX Runtime` for an imported graph."""
     @_builtins.property
