@@ -227,6 +227,7 @@ def test_of_several_starts_the_one_with_the_lowest_validation_loss_is_kept(tmp_p
     assert -np.log(right).mean() == pytest.approx(min(seen), rel=1e-4)
 
 
+@pytest.mark.slow  # two whole exports
 def test_exporting_again_adds_versions_that_are_reproducible_and_leaves_the_first_untouched(
     scratch_repository: Path,
 ) -> None:

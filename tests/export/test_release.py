@@ -191,6 +191,7 @@ def test_random_weights_are_never_called_trained(tmp_path: Path) -> None:
     assert "loss.png" not in page
 
 
+@pytest.mark.slow  # all three precisions, ungated
 def test_weights_from_a_file_are_published_with_their_labels_and_hash(tmp_path: Path) -> None:
     spec = catalog.find("simple_cnn")
     torch.manual_seed(0)

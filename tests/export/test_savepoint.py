@@ -51,6 +51,7 @@ class Epochs(pipeline.Silent):
         self.told.append(epoch.number)
 
 
+@pytest.mark.slow  # three exports, one of them in a process of its own
 def test_a_killed_training_goes_on_after_its_last_epoch_and_gives_the_same_network(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     done = subprocess.run(

@@ -13,7 +13,7 @@ from export import graph, verify
 from zoo.catalog import find
 
 # 4 to 40 s each on two cores, together minutes; tests/export/test_graph.py has the digits networks.
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 WRAPPING = Counter(("Transpose", "Cast", "Mul", "Add", "Softmax"))
 
 
@@ -22,22 +22,10 @@ WRAPPING = Counter(("Transpose", "Cast", "Mul", "Add", "Softmax"))
     [
         ("zfnet", 64, {"Conv": 5, "Gemm": 3, "LRN": 2, "MaxPool": 3, "Relu": 7, "Reshape": 1}),
         ("vgg11_bn", 32, {"Conv": 8, "Gemm": 3, "MaxPool": 5, "Relu": 10, "Reshape": 1}),
-        pytest.param(
-            "alexnet", 64, {"Conv": 5, "Gemm": 3, "MaxPool": 3, "Relu": 7, "Reshape": 1}, marks=SLOW
-        ),
-        pytest.param(
-            "resnet18",
-            32,
-            {"Add": 8, "Conv": 20, "Gemm": 1, "MaxPool": 1, "ReduceMean": 1, "Relu": 17},
-            marks=SLOW,
-        ),
-        pytest.param(
-            "googlenet",
-            32,
-            {"Concat": 9, "Conv": 57, "Gemm": 1, "MaxPool": 13, "ReduceMean": 1, "Relu": 57},
-            marks=SLOW,
-        ),
-        pytest.param(
+        ("alexnet", 64, {"Conv": 5, "Gemm": 3, "MaxPool": 3, "Relu": 7, "Reshape": 1}),
+        ("resnet18", 32, {"Add": 8, "Conv": 20, "Gemm": 1, "MaxPool": 1, "ReduceMean": 1, "Relu": 17}),
+        ("googlenet", 32, {"Concat": 9, "Conv": 57, "Gemm": 1, "MaxPool": 13, "ReduceMean": 1, "Relu": 57}),
+        (
             "inception_v3",
             75,
             {
@@ -49,15 +37,9 @@ WRAPPING = Counter(("Transpose", "Cast", "Mul", "Add", "Softmax"))
                 "ReduceMean": 1,
                 "Relu": 94,
             },
-            marks=SLOW,
         ),
-        pytest.param(
-            "resnet50",
-            32,
-            {"Add": 16, "Conv": 53, "Gemm": 1, "MaxPool": 1, "ReduceMean": 1, "Relu": 49},
-            marks=SLOW,
-        ),
-        pytest.param(
+        ("resnet50", 32, {"Add": 16, "Conv": 53, "Gemm": 1, "MaxPool": 1, "ReduceMean": 1, "Relu": 49}),
+        (
             "densenet121",
             32,
             {
@@ -70,7 +52,6 @@ WRAPPING = Counter(("Transpose", "Cast", "Mul", "Add", "Softmax"))
                 "ReduceMean": 1,
                 "Relu": 121,
             },
-            marks=SLOW,
         ),
     ],
 )
