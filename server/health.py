@@ -81,10 +81,11 @@ class Health:
         try:
             while True:
                 changed.clear()
+                draining = self._draining  # may change while the write waits: the last word is yet to come
                 if (status := self._status(request.service)) != told:
                     await context.write(Response(status=status))
                     told = status
-                if self._draining:
+                if draining:
                     return
                 await changed.wait()
         finally:
