@@ -8,6 +8,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+_POLL_S = 0.1  # how long closing the port may take; the library's half a second is most of a quick stop
 _MAX_CONNECTIONS = 16  # each holds a thread
 _PATIENCE_S = 10.0  # that a connection may say nothing
 
@@ -31,7 +32,9 @@ class MetricsPort:
         self._server = make_server(host, port, make_wsgi_app(registry), kind, _Handler)
         self._server.patience_s = patience_s
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="metrics", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
