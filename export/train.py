@@ -30,7 +30,8 @@ class Epoch:
     Attributes:
         number: from 1.
         training_loss: mean cross entropy while training: changed images, smoothed labels.
-        validation_loss: mean cross entropy on the validation part, labels as they are.
+        validation_loss: mean cross entropy on the validation part, labels smoothed as in training: by the
+            labels as they are, a network that learns to be less sure would seem to get worse.
         validation_accuracy_ratio: share of validation images that got the right label.
         images_per_s: training speed, validation not counted.
     """
@@ -243,7 +244,9 @@ class _Run:
             stop = start + _EVALUATION_BATCH
             logits = self._served.logits(torch.from_numpy(split.images[start:stop]).to(self._device))
             labels = torch.from_numpy(split.labels[start:stop]).to(self._device)
-            total_loss += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+            total_loss += functional.cross_entropy(
+                logits.double(), labels, reduction="sum", label_smoothing=self._recipe.label_smoothing
+            ).item()
             right += int((logits.argmax(dim=1) == labels).sum())
         return total_loss / len(split.labels), right / len(split.labels)
 
