@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import grpc
 import numpy as np
 
 from artifact.pictures import Pixels
-from server.edge import why_cancelled
+from server import deadlines
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
 from server.handover import hand_over
 from server.metrics import Unanswered
@@ -130,8 +129,7 @@ class Batcher:
         try:
             return await submission.future
         except asyncio.CancelledError:
-            late = why_cancelled(deadline_s) is grpc.StatusCode.DEADLINE_EXCEEDED
-            self._withdraw(queue, submission, "expired" if late else "cancelled")
+            self._withdraw(queue, submission, "expired" if deadlines.over(deadline_s) else "cancelled")
             raise
         except InferenceError:
             self._withdraw(queue, submission, "failed")

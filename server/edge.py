@@ -16,14 +16,11 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from structlog.typing import FilteringBoundLogger
 
-from server import wire
+from server import deadlines, wire
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
 from server.metrics import Metrics, RpcMetrics
 
 _RETRY_DELAY_S = 0.5  # some large requests' time
-# By how much a client's own clock may run out before ours: it started earlier, by the way of the request,
-# and gRPC rounds up what it tells us of a timeout (by 10 ms, where that is some seconds).
-_EARLY_S = 0.02
 
 Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -114,8 +111,7 @@ class Edge:
 
 def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
     """Tell a passed deadline from a client that hung up; both cancel the call."""
-    late = deadline_s is not None and time.monotonic() >= deadline_s - _EARLY_S
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.DEADLINE_EXCEEDED if deadlines.over(deadline_s) else grpc.StatusCode.CANCELLED
 
 
 def _parse(request_type: type[Request], body: bytes, max_fields: int) -> Request:
