@@ -7,7 +7,7 @@ epoch on the second, and `pipeline` looks at the third once, at the very end.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from artifact import pictures
+from export.errors import ExportError
 from modelzoo.v1 import manifest_pb2
 
 HELD_OUT_RATIO = 0.2  # of all images
@@ -40,6 +41,10 @@ class Split:
         images = [pictures.fit(image, shape, preprocessing) for image in self.images]
         return Split(np.stack(images), self.labels)  # [N, H, W, C]
 
+    def chosen(self, indices: npt.NDArray[np.intp]) -> "Split":
+        """Give some of the images."""
+        return Split(self.images[indices], self.labels[indices])
+
 
 class Part(Protocol):
     """Pictures with their labels, which need not be decoded yet."""
@@ -54,6 +59,12 @@ class Part(Protocol):
         Raises:
             DatasetError: a picture cannot be read.
         """
+
+    def chosen(self, indices: npt.NDArray[np.intp]) -> Self:
+        """Give some of the pictures."""
+
+
+Cuttable = TypeVar("Cuttable", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Dataset:
     test: Part
 
 
-class DatasetError(Exception):
+class DatasetError(ExportError):
     """The pictures or labels are not what a dataset needs; the message says which."""
 
 
@@ -103,10 +114,12 @@ def load(name: str, seed: int, cache: Path) -> Dataset:
     return _LOADERS[name](seed, cache)
 
 
-def cut(labels: npt.NDArray[np.int64], ratio: float, seed: int) -> tuple[npt.NDArray[np.intp], ...]:
-    """Cut a part off, every label in proportion; give the indices of what is left and of what was cut."""
-    left, off = train_test_split(np.arange(len(labels)), test_size=ratio, stratify=labels, random_state=seed)
-    return left, off
+def cut(part: Cuttable, ratio: float, seed: int) -> tuple[Cuttable, Cuttable]:
+    """Cut a part off, every label in proportion; give what is left and what was cut."""
+    left, off = train_test_split(
+        np.arange(len(part.labels)), test_size=ratio, stratify=part.labels, random_state=seed
+    )
+    return part.chosen(left), part.chosen(off)
 
 
 def _digits(seed: int, cache: Path) -> Dataset:
@@ -118,8 +131,8 @@ def _digits(seed: int, cache: Path) -> Dataset:
     del cache
     digits = load_digits()
     images = np.rint(digits.images * (255 / _DIGITS_MAX)).astype(np.uint8)[..., np.newaxis]  # [N, 8, 8, 1]
-    rest, test = _cut(Split(images, digits.target.astype(np.int64)), HELD_OUT_RATIO, seed)
-    train, validation = _cut(rest, VALIDATION_RATIO, seed)
+    rest, test = cut(Split(images, digits.target.astype(np.int64)), HELD_OUT_RATIO, seed)
+    train, validation = cut(rest, VALIDATION_RATIO, seed)
     return Dataset(
         name="digits",
         held_out=f"held-out 20 % of scikit-learn's digits, stratified, seed {seed}",
@@ -146,7 +159,7 @@ def _mnist(seed: int, cache: Path) -> Dataset:
     rest, test = (
         Split(part.data.numpy()[..., np.newaxis], part.targets.numpy().astype(np.int64)) for part in parts
     )
-    train, validation = _cut(rest, VALIDATION_RATIO, seed)
+    train, validation = cut(rest, VALIDATION_RATIO, seed)
     return Dataset(
         name="mnist",
         held_out="MNIST's test part",
@@ -158,11 +171,6 @@ def _mnist(seed: int, cache: Path) -> Dataset:
         validation=validation,
         test=test,
     )
-
-
-def _cut(split: Split, ratio: float, seed: int) -> tuple[Split, Split]:
-    left, off = cut(split.labels, ratio, seed)
-    return Split(split.images[left], split.labels[left]), Split(split.images[off], split.labels[off])
 
 
 _LOADERS: dict[str, Callable[[int, Path], Dataset]] = {"digits": _digits, "mnist": _mnist}

@@ -77,12 +77,11 @@ def load(folder: Path, seed: int) -> Dataset:
             raise DatasetError(f"{val_folder} holds no picture")
     else:
         _require_enough(rest, labels, root)
-        left, off = cut(rest.labels, HELD_OUT_RATIO, seed)
-        rest, test = rest.chosen(left), rest.chosen(off)
+        rest, test = cut(rest, HELD_OUT_RATIO, seed)
         held_out = f"held-out 20 % of {folder.name}, stratified, seed {seed}"
     _require_enough(rest, labels, root)
-    left, off = cut(rest.labels, VALIDATION_RATIO, seed)
     channels, side_px = _looks(rest.paths)
+    training, validation = cut(rest, VALIDATION_RATIO, seed)
     return Dataset(
         name=name(folder),
         held_out=held_out,
@@ -90,8 +89,8 @@ def load(folder: Path, seed: int) -> Dataset:
         channels=channels,
         side_px=side_px,
         mirrored=True,
-        train=rest.chosen(left),
-        validation=rest.chosen(off),
+        train=training,
+        validation=validation,
         test=test,
     )
 
@@ -109,7 +108,7 @@ def pictures_in(
     Raises:
         DatasetError: there is none, or one cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    paths = _paths(folder)
     if not paths:
         raise DatasetError(f"{folder} holds no JPEG or PNG picture")
     chosen = paths[:: -(-len(paths) // limit)]
@@ -126,13 +125,12 @@ def _labels(root: Path) -> tuple[str, ...]:
     return labels
 
 
+def _paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+
+
 def _files(root: Path, labels: Sequence[str]) -> Files:
-    found = [
-        (path, index)
-        for index, label in enumerate(labels)
-        for path in sorted((root / label).rglob("*"))
-        if path.suffix.lower() in _SUFFIXES and path.is_file()
-    ]
+    found = [(path, index) for index, label in enumerate(labels) for path in _paths(root / label)]
     return Files([path for path, _ in found], np.array([index for _, index in found], np.int64))
 
 
