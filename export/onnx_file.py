@@ -20,6 +20,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 
 from artifact.golden import CPU_PROVIDER
+from export import session
 from export.words import OneLineError
 
 _MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
@@ -32,7 +33,6 @@ _CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 _MEMORY_BYTES = 4 << 30
 _MEMORY_FILES = 5
 _RUN_S = 120.0  # three images; VGG-19 takes one second
-_FOLDING_BYTES = 64 << 20  # of a constant that is computed while loading
 # Where in its own sources a library gave up, and that it did.
 _PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+:? .* failed: )?")
 
@@ -82,18 +82,12 @@ class Session:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal only: what goes wrong is raised
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(
-            "optimization.constant_folding_max_output_size_in_bytes", str(_FOLDING_BYTES)
-        )
         content = model.SerializeToString()
         self._memory_bytes = _MEMORY_BYTES + _MEMORY_FILES * len(content)
         try:
             with _bounded_memory(self._memory_bytes):
                 self._session = onnxruntime.InferenceSession(
-                    content, options, providers=[CPU_PROVIDER], enable_fallback=0
+                    content, session.options(), providers=[CPU_PROVIDER], enable_fallback=0
                 )
         except Exception as error:
             raise ForeignModelError(f"ONNX Runtime cannot load it: {reason(error)}") from error
