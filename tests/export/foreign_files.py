@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import foreign
+from export import foreign, verify
 from export.foreign import ForeignModelError, ForeignRequest
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -85,6 +85,16 @@ def theirs(path: Path, images: np.ndarray, request: ForeignRequest, nchw: bool =
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pictures = (values.transpose(0, 3, 1, 2) if nchw else values).astype(np.float32)
     return np.concatenate([session.run(None, {"x": picture[np.newaxis]})[0] for picture in pictures])
+
+
+def assert_answers_as_the_file(target: Path, path: Path, images: np.ndarray) -> None:
+    """What was wrapped gives the probabilities of the file's own scores."""
+    np.testing.assert_allclose(
+        verify.open_on_cpu(target)(images),
+        softmax(theirs(path, images, ForeignRequest())),
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from export.foreign import ForeignRequest
 from tests.export.foreign_files import (
     IMAGENET,
     K,
+    assert_answers_as_the_file,
     constant,
     convolutional,
     ours,
@@ -184,12 +185,7 @@ def test_names_of_theirs_that_are_ours_are_no_trouble(tmp_path: Path) -> None:
     path = saved(tmp_path / "theirs.onnx", nodes, tensors)
     _, target = wrapped(path)
     images = some_images(3, 8, 8, 3)
-    np.testing.assert_allclose(
-        verify.open_on_cpu(target)(images),
-        softmax(theirs(path, images, ForeignRequest())),
-        rtol=0,
-        atol=1e-6,
-    )
+    assert_answers_as_the_file(target, path, images)
 
 
 def test_other_outputs_are_left_out_when_the_scores_are_named(tmp_path: Path) -> None:
@@ -215,12 +211,7 @@ def test_functions_are_put_in_place(tmp_path: Path) -> None:
     path = saved(tmp_path / "theirs.onnx", nodes, tensors, functions=(halve,), domains=("own",))
     _, target = wrapped(path)
     images = some_images(3, 8, 8, 3)
-    np.testing.assert_allclose(
-        verify.open_on_cpu(target)(images),
-        softmax(theirs(path, images, ForeignRequest())),
-        rtol=0,
-        atol=1e-6,
-    )
+    assert_answers_as_the_file(target, path, images)
     assert len(onnx.load(target).functions) == 0
 
 
@@ -271,12 +262,7 @@ def test_a_free_size_is_taken_where_it_is_given(tmp_path: Path) -> None:
     assert signature(target) == ours(12, 9)
     assert (found.input_spec.height, found.input_spec.width) == (12, 9)
     images = some_images(3, 12, 9, 3)
-    np.testing.assert_allclose(
-        verify.open_on_cpu(target)(images),
-        softmax(theirs(path, images, ForeignRequest())),
-        rtol=0,
-        atol=1e-6,
-    )
+    assert_answers_as_the_file(target, path, images)
 
 
 def test_weights_that_are_listed_as_inputs_are_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from onnx import helper
 from export import verify
 from export.foreign import ForeignRequest
 from tests.export.foreign_files import (
+    assert_answers_as_the_file,
     constant,
     convolutional,
     ours,
@@ -68,12 +69,7 @@ def test_a_shape_shared_with_weights_is_changed_for_the_pictures_only(tmp_path: 
     )
     _, target = wrapped(path)
     images = some_images(4, 8, 8, 3)
-    np.testing.assert_allclose(
-        verify.open_on_cpu(target)(images),
-        softmax(theirs(path, images, ForeignRequest())),
-        rtol=0,
-        atol=1e-6,
-    )
+    assert_answers_as_the_file(target, path, images)
 
 
 @pytest.mark.parametrize(

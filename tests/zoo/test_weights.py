@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torchvision import models
 
+from tests.zoo.networks import as_after_training
 from zoo import weights
 from zoo.catalog import CATALOG, find
 from zoo.spec import InputSpec
@@ -73,13 +73,7 @@ def test_mean_and_std_of_a_half_answer_as_torchvisions_own_module_that_transform
     name: str, side_px: int
 ) -> None:
     torch.manual_seed(0)
-    ours = find(name).network().eval()
-    for module in ours.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training: neither zeros nor ones
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.8, 1.2)
+    ours = as_after_training(name)
     with torch.device("meta"):
         theirs = getattr(models, name)(
             weights=None, aux_logits=False, init_weights=False, transform_input=True
