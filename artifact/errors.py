@@ -31,3 +31,8 @@ class MissingPrecisionError(ArtifactError):
 
 class PictureError(ValueError):
     """A picture that cannot be decoded, or is too large to try; the message says why."""
+
+
+def first_line(error: BaseException) -> str:
+    """Say an error in one line: libraries add pages of advice; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

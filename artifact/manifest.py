@@ -15,7 +15,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from artifact import layout
-from artifact.errors import DamagedFileError, ManifestError
+from artifact.errors import DamagedFileError, ManifestError, first_line
 from modelzoo.v1 import manifest_pb2
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # no separator, no leading dot: stays in its folder
@@ -128,6 +128,12 @@ def read_labels(manifest: manifest_pb2.Manifest, folder: Path) -> tuple[str, ...
     return labels
 
 
+def accuracy_ratio(precision: manifest_pb2.Precision) -> float | None:
+    """Give the share of right answers of a checked manifest's precision; None where it was not measured."""
+    accuracy = precision.accuracy
+    return accuracy.correct / accuracy.images if precision.HasField("accuracy") else None
+
+
 def _files(manifest: manifest_pb2.Manifest) -> Iterator[manifest_pb2.File]:
     yield manifest.labels
     yield manifest.golden
@@ -226,6 +232,5 @@ def _require_file(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Say it in one line: protobuf lists all fields after an unknown one."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return getattr(error, "strerror", None) or lines[0]
+    """Say it in one line, without a path: protobuf lists all fields after an unknown one."""
+    return getattr(error, "strerror", None) or first_line(error)

@@ -15,17 +15,10 @@ from artifact.errors import ArtifactError
 from modelzoo.v1 import manifest_pb2
 
 BEGIN, END = "<!-- zoo: written by `make zoo` -->", "<!-- end of zoo -->"
-PRECISIONS = ("fp32", "fp16", "int8")
 BATCH_SIZES = (1, 8)
 _HEAD = (
-    "model",
-    "year",
-    "parameters",
-    "MMACs",
-    "MB",
-    "right, %",
-    "images/s at 1",
-    "images/s at 8",
+    *("model", "year", "parameters", "MMACs", "MB", "right, %"),
+    *(f"images/s at {batch_size}" for batch_size in BATCH_SIZES),
 )
 
 
@@ -60,7 +53,7 @@ def lines(repository: Path) -> Iterator[str]:
     for one in sorted(described, key=lambda one: (one.paper.year or 9999, one.name)):
         yield f"| {' | '.join(_cells(one))} |"
     yield ""
-    yield f"{' / '.join(PRECISIONS)}; images/s of ONNX Runtime alone, {_machines(described)}."
+    yield f"{' / '.join(layout.MODEL_FILES)}; images/s of ONNX Runtime alone, {_machines(described)}."
 
 
 def replace(path: Path, table: str) -> None:
@@ -81,7 +74,7 @@ def _cells(one: manifest_pb2.Manifest) -> Iterator[str]:
     precisions = {precision.name: precision for precision in one.precisions}
 
     def each(figures: dict[str, str]) -> str:
-        return " / ".join(figures.get(name, "-") for name in PRECISIONS)
+        return " / ".join(figures.get(name, "-") for name in layout.MODEL_FILES)
 
     yield f"`{one.name}`"
     yield str(one.paper.year) if one.HasField("paper") else "-"
@@ -94,8 +87,8 @@ def _cells(one: manifest_pb2.Manifest) -> Iterator[str]:
 
 
 def _accuracy(precision: manifest_pb2.Precision) -> str:
-    accuracy = precision.accuracy
-    return f"{100 * accuracy.correct / accuracy.images:.2f}" if accuracy.images else "not measured"
+    ratio = manifest.accuracy_ratio(precision)
+    return "not measured" if ratio is None else f"{100 * ratio:.2f}"
 
 
 def _speed(precision: manifest_pb2.Precision, batch_size: int) -> str:

@@ -96,8 +96,8 @@ def _exported(repository: Path) -> dict[str, list[_Exported]]:
             architecture = entry.name.partition("-")[0]
             one = _Exported(entry.name, entry.version, None, str(error))
         else:
-            architecture, accuracy = described.architecture, described.precisions[0].accuracy
-            ratio = accuracy.correct / accuracy.images if accuracy.images else None
+            architecture = described.architecture
+            ratio = manifest.accuracy_ratio(described.precisions[0])
             one = _Exported(entry.name, entry.version, ratio, None)
         found.setdefault(architecture, []).append(one)
     return found

@@ -10,7 +10,6 @@ from cli.console import RefusedError, err, out, refuse, refusing
 if TYPE_CHECKING:
     from export.pipeline import Exported
     from export.train import Epoch
-    from zoo.spec import ModelSpec
 
 
 ALL = "all"
@@ -27,26 +26,17 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
     """
     with refusing():
         from artifact import layout
-        from artifact.errors import ArtifactError
+        from artifact.errors import ArtifactError, first_line
         from export import pipeline
-        from export.datasets import DatasetError
-        from export.graph import GraphError
-        from export.release import NoPicturesError
-        from export.train import DivergedError
-        from export.weights import WeightsError
+        from export.errors import ExportError
         from zoo.catalog import CATALOG, UnknownArchitectureError, find
 
-    failures = (
-        ArtifactError,
-        DatasetError,
-        DivergedError,
-        GraphError,
-        NoPicturesError,
-        OSError,
-        WeightsError,
-    )
-    with refusing(UnknownArchitectureError, pipeline.UnknownWeightsError):
-        specs = sorted(CATALOG, key=_size) if names == [ALL] else [find(name) for name in names]
+    with refusing(UnknownArchitectureError, ExportError):
+        specs = (
+            sorted(CATALOG, key=lambda spec: spec.parameters)
+            if names == [ALL]
+            else [find(name) for name in names]
+        )
         request = pipeline.Request(precisions=precisions_of(precision), **wishes)
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:
@@ -60,8 +50,8 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
         try:
             with Bars(name) as bars:
                 exported = pipeline.export(spec, request, bars)
-        except failures as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except (ArtifactError, ExportError, OSError) as error:
+            reason = first_line(error)
             if len(specs) == 1:
                 refuse(reason)
             failed.append(name)
@@ -71,10 +61,6 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
             out.print(line, soft_wrap=True)
     if failed:
         refuse(f"{len(failed)} of {len(specs)} not exported: {', '.join(failed)}")
-
-
-def _size(spec: "ModelSpec") -> int:
-    return spec.parameters
 
 
 def precisions_of(said: str | None) -> list[str] | None:
@@ -96,15 +82,17 @@ def precisions_of(said: str | None) -> list[str] | None:
 
 def told(exported: "Exported") -> Iterator[str]:
     """Say what was published, a line a precision."""
+    from artifact import manifest
+
     described = exported.manifest
     for precision in described.precisions:
         worst = max(parity.max_abs_difference for parity in precision.parity)
         accuracy = precision.accuracy
+        ratio = manifest.accuracy_ratio(precision)
         right = (
-            f"{accuracy.correct:,} of {accuracy.images:,} held-out images right "
-            f"({accuracy.correct / accuracy.images:.2%})"
-            if precision.HasField("accuracy")
-            else "accuracy not measured"
+            "accuracy not measured"
+            if ratio is None
+            else f"{accuracy.correct:,} of {accuracy.images:,} held-out images right ({ratio:.2%})"
         )
         yield f"{exported.folder} {precision.name}: {right}, at most {worst:.1e} from {described.reference}"
     for refusal in described.refusals:

@@ -33,22 +33,9 @@ def run(
     with refusing():
         from artifact.errors import ArtifactError
         from export import pipeline
-        from export.datasets import DatasetError
-        from export.foreign import ForeignModelError
-        from export.graph import GraphError
-        from export.labels import LabelsError
-        from export.release import NoPicturesError
+        from export.errors import ExportError
 
-    failures = (
-        ArtifactError,
-        DatasetError,
-        ForeignModelError,
-        GraphError,
-        LabelsError,
-        NoPicturesError,
-        OSError,
-    )
-    with refusing(*failures):
+    with refusing(ArtifactError, ExportError, OSError):
         request = _request(input_, mean, std, output, labels)
         with Bars(wishes["name"]) as bars:
             exported = pipeline.import_(

@@ -51,6 +51,7 @@ def run(names: list[str], repository: Path, device: str) -> None:
 def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
     """Check one model in every precision that is meant for the device; add a row for each."""
     from artifact import golden
+    from artifact.errors import first_line
     from server import loading
 
     begun: tuple[str, ...] = (entry.name, str(entry.version))
@@ -65,8 +66,7 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
             figures = (f"{found.max_abs_difference:.1e}", f"{found.tolerance:.0e}")
             table.add_row(*begun, *figures, Text("ok", style="green"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         dashes = ["-"] * (6 - len(begun))
-        table.add_row(*begun, *dashes, Text(f"FAILED: {reason}", style="red"))
+        table.add_row(*begun, *dashes, Text(f"FAILED: {first_line(error)}", style="red"))
         return False
     return True

@@ -29,7 +29,7 @@ class Candidate:
 
     description: manifest_pb2.Manifest
     labels: Sequence[str]
-    write: Callable[[Path], None]
+    write: Callable[[Path], object]
     answer: Callable[[Images], Probabilities]
     held_out: Split | None = None
     held_out_name: str = ""

@@ -11,7 +11,9 @@ import onnx
 import torch
 from torch import nn
 
+from artifact.errors import first_line
 from export import cleaning
+from export.errors import ExportError
 from zoo.spec import InputSpec
 
 OPSET = 20  # ONNX Runtime 1.31 reads up to 26, the exporter's operators are written for 18 to 20
@@ -22,7 +24,7 @@ LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _MAX_EXPORT_BATCH = 4096  # the exporter wants a bound; the graph does not hold it
 
 
-class GraphError(Exception):
+class GraphError(ExportError):
     """The exported graph is not what an artifact may hold; the message says what is wrong."""
 
 
@@ -82,8 +84,7 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
         )
     except torch.onnx.OnnxExporterError as error:  # its own message is a page of advice
         cause = error.__cause__ or error
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise GraphError(f"torch cannot export the network: {reason}") from error
+        raise GraphError(f"torch cannot export the network: {first_line(cause)}") from error
     if program is None:
         raise GraphError("the exporter wrote nothing")
     with torch.no_grad():
@@ -116,8 +117,7 @@ def check(content: bytes) -> None:
     try:
         onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GraphError(f"the graph is not valid ONNX: {reason}") from error
+        raise GraphError(f"the graph is not valid ONNX: {first_line(error)}") from error
 
 
 def check_signature(

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from export.errors import ExportError
+
 MAX_LABELS = 100_000  # ImageNet in full has 21,841
 _MAX_BYTES = 16 << 20
 
 
-class LabelsError(Exception):
+class LabelsError(ExportError):
     """The file holds no labels; the message says why, in one line."""
 
 

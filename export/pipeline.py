@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifact import publish
+from artifact import layout, publish
 from export import datasets, folders, recipes, release, sources, train, weights
 from export.candidate import Wishes
 from export.datasets import Dataset
+from export.errors import ExportError
 from export.foreign import ForeignRequest
 from export.graph import ServedNetwork
 from export.sources import Observer
@@ -16,7 +17,7 @@ from modelzoo.v1 import manifest_pb2
 from zoo.spec import ModelSpec
 
 IMAGENET = "imagenet"
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = tuple(layout.MODEL_FILES)
 
 
 class Silent(train.Unwatched):
@@ -61,7 +62,7 @@ class Exported:
     served: ServedNetwork | None
 
 
-class UnknownWeightsError(LookupError):
+class UnknownWeightsError(ExportError):
     """There are no such weights; the message says what there can be."""
 
 
@@ -124,7 +125,9 @@ def import_(
     publish.require_name(name)
     observer.step(f"wrapping {path.name}")
     with tempfile.TemporaryDirectory() as scratch:
-        candidate = sources.imported(path, request, name, Path(scratch) / "wrapped.onnx", calibration)
+        candidate = sources.imported(
+            path, request, name, Path(scratch) / "wrapped.onnx", calibration, observer
+        )
         published = release.release(candidate, Wishes(repository, precisions, ungated), observer.step)
     return Exported(published, candidate.description, None)
 

@@ -20,7 +20,9 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import QDQQuantizer, QuantType, TensorsData
 from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
 
-from export import cleaning, graph, half, session
+from artifact.errors import first_line
+from export import cleaning, graph, half, rewiring, session
+from export.errors import ExportError
 
 CALIBRATION_IMAGES = 256  # at most; more hardly move a range
 CALIBRATION_BATCH_SIZE = 4  # the histograms hold every activation of a batch at once
@@ -43,7 +45,7 @@ _INTEGER_OPERATORS = [
 ]
 
 
-class PrecisionError(Exception):
+class PrecisionError(ExportError):
     """A graph cannot be had in another precision; the message says why, in one line."""
 
 
@@ -110,7 +112,7 @@ def to_int8(
     except OSError:
         raise
     except Exception as error:  # the quantiser raises whatever it comes across
-        raise PrecisionError(f"{source.name} cannot be quantised: {_first_line(error)}") from error
+        raise PrecisionError(f"{source.name} cannot be quantised: {first_line(error)}") from error
     _leave_logits(quantized.graph)
     _write(quantized, target)
 
@@ -154,7 +156,7 @@ def _read(path: Path) -> onnx.ModelProto:
         model = onnx.load_from_string(content)
         graph.check_signature(model)
     except Exception as error:  # protobuf and onnx each have their own
-        raise PrecisionError(f"{path.name} is not an artifact's graph: {_first_line(error)}") from error
+        raise PrecisionError(f"{path.name} is not an artifact's graph: {first_line(error)}") from error
     cleaning.strip(model)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
@@ -169,7 +171,7 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         PrecisionError: it is not: an operator does not know the precision.
         OSError: the file cannot be written.
     """
-    _prune(model.graph)
+    rewiring.prune(model.graph, [graph.OUTPUT])
     cleaning.strip(model)
     content = model.SerializeToString()
     try:
@@ -244,20 +246,6 @@ def _leave_logits(body: onnx.GraphProto) -> None:
             node.input[0] = makers[last.input[0]].input[0]
 
 
-def _prune(body: onnx.GraphProto) -> None:
-    """Remove the nodes and weights that nobody takes."""
-    taken = {value.name for value in body.output}
-    kept = []
-    for node in reversed(body.node):
-        if not taken.isdisjoint(node.output):
-            taken.update(node.input)
-            kept.append(node)
-    weights = [tensor for tensor in body.initializer if tensor.name in taken]
-    del body.node[:], body.initializer[:]
-    body.node.extend(reversed(kept))
-    body.initializer.extend(weights)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the quantiser's prints and log lines to itself, and its handler off the root logger."""
@@ -270,7 +258,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         logging.root.removeHandler(handler)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ from artifact import golden, layout, manifest, publish
 from export import card, gate, latency, macs, precision, tools, verify
 from export.candidate import Candidate, Wishes
 from export.datasets import Split
+from export.errors import ExportError
 from export.graph import GraphError
 from export.verify import Images, Probabilities
 from modelzoo.v1 import manifest_pb2
@@ -21,7 +22,7 @@ _LATENCY_BUDGET_S = 3.0  # for all batch sizes of a precision
 _ANSWER_BATCH = 32
 
 
-class NoPicturesError(Exception):
+class NoPicturesError(ExportError):
     """A precision cannot be made or judged without pictures; the message says which."""
 
 
@@ -144,7 +145,8 @@ class _Release:
         if name == "fp16":
             precision.to_fp16(source, path)
         else:
-            precision.best_int8(source, path, self._calibration(), self._judge(source))
+            calibration = self._calibration()
+            precision.best_int8(source, path, calibration, self._judge(source, calibration))
 
     def _against_the_reference(self, name: str, wanted: Probabilities, own: Probabilities) -> gate.Verdict:
         """Tell whether a server, which compares the golden answers again, would take the file."""
@@ -175,13 +177,13 @@ class _Release:
         held_out = self._candidate.held_out
         return held_out.images if held_out is not None else self._candidate.pictures
 
-    def _judge(self, source: Path) -> Callable[[Path], float]:
+    def _judge(self, source: Path, calibration: Images) -> Callable[[Path], float]:
         """Make the judge of calibrations: right answers where labels are known, else fp32's."""
         chosen_on = self._candidate.chosen_on
         if chosen_on is not None:
             images, wanted = chosen_on.images, chosen_on.labels
         else:
-            images = self._calibration()
+            images = calibration
             answers = verify.in_batches(verify.open_on_cpu(source), images, _ANSWER_BATCH)
             wanted = answers.argmax(axis=1)
 

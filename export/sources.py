@@ -6,17 +6,20 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from artifact import manifest
 from export import folders, foreign, recipes, train, weights
 from export.candidate import Candidate
 from export.datasets import Dataset, Split
 from export.foreign import ForeignRequest
 from export.graph import ServedNetwork, to_onnx
 from export.savepoint import Savepoint
+from export.verify import Images
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec, ModelSpec
 
@@ -101,10 +104,6 @@ def loaded(
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
-    pictures = None
-    if calibration is not None:
-        observer.step(f"reading {calibration}")
-        pictures = folders.pictures_in(calibration, _CALIBRATION_PICTURES, shape, preprocessing)
     origin = manifest_pb2.Weights(
         origin=manifest_pb2.ORIGIN_LOADED if found.source != weights.RANDOM else manifest_pb2.ORIGIN_RANDOM,
         source=found.source,
@@ -116,12 +115,17 @@ def loaded(
         labels=found.labels,
         write=lambda path: to_onnx(served, path),
         answer=lambda images: train.probabilities(served, images, batch_size=8),
-        pictures=pictures,
+        pictures=_pictures(calibration, shape, preprocessing, observer),
     )
 
 
 def imported(
-    path: Path, request: ForeignRequest, name: str, wrapped_path: Path, calibration: Path | None
+    path: Path,
+    request: ForeignRequest,
+    name: str,
+    wrapped_path: Path,
+    calibration: Path | None,
+    observer: Observer,
 ) -> Candidate:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
@@ -137,9 +141,6 @@ def imported(
     """
     wrapped = foreign.wrap(path, wrapped_path, request)
     shape, preprocessing = _input(wrapped.input_spec)
-    pictures = None
-    if calibration is not None:
-        pictures = folders.pictures_in(calibration, _CALIBRATION_PICTURES, shape, preprocessing)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,
@@ -152,14 +153,14 @@ def imported(
             weights=manifest_pb2.Weights(
                 origin=manifest_pb2.ORIGIN_IMPORTED,
                 source=path.name,
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+                sha256=manifest.describe_file(path).sha256,
             ),
             reference="ONNX Runtime",
         ),
         labels=wrapped.labels,
-        write=lambda target: _copy(wrapped_path, target),
+        write=partial(shutil.copyfile, wrapped_path),
         answer=wrapped.original,
-        pictures=pictures,
+        pictures=_pictures(calibration, shape, preprocessing, observer),
     )
 
 
@@ -224,6 +225,19 @@ def _best_start(
     return min(attempts, key=lambda attempt: attempt[1].best.validation_loss)
 
 
+def _pictures(
+    folder: Path | None,
+    shape: manifest_pb2.Input,
+    preprocessing: manifest_pb2.Preprocessing,
+    observer: Observer,
+) -> Images | None:
+    """Read the pictures to judge precisions on, where somebody named a folder of them."""
+    if folder is None:
+        return None
+    observer.step(f"reading {folder}")
+    return folders.pictures_in(folder, _CALIBRATION_PICTURES, shape, preprocessing)
+
+
 def _describe(
     spec: ModelSpec,
     name: str,
@@ -264,7 +278,3 @@ def _paper(spec: ModelSpec) -> manifest_pb2.Paper | None:
     if paper is None:
         return None
     return manifest_pb2.Paper(title=paper.title, authors=paper.authors, year=paper.year, link=paper.link)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from export import tools
 from export.augment import augment
 from export.datasets import Split
+from export.errors import ExportError
 from export.graph import ServedNetwork
 from export.recipes import Recipe
 from export.savepoint import Savepoint
@@ -80,7 +81,7 @@ class Unwatched:
         """Ignore the epoch."""
 
 
-class DivergedError(Exception):
+class DivergedError(ExportError):
     """The loss is no longer a number; the message names the epoch."""
 
 
@@ -268,7 +269,7 @@ def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterato
 def _threads(count: int | None) -> Iterator[None]:
     """Let torch use as many threads for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(count or tools.core_count())
     try:
         yield
     finally:

@@ -1,9 +1,11 @@
 """Words from a file that somebody else wrote, fit to be printed in a message of one line."""
 
+from export.errors import ExportError
+
 _MAX_CHARACTERS = 500
 
 
-class OneLineError(Exception):
+class OneLineError(ExportError):
     """An error whose message is one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:

@@ -108,8 +108,6 @@ class Repository:
 
     def find(self) -> None:
         """Take note of the newest version of every model in the folder; load none."""
-        for name in set(self.model_precisions) - {entry.name for entry in layout.newest(self.folder)}:
-            self.log.warning("no_such_model", setting="model_precisions", model=name)
         for entry in layout.newest(self.folder):
             status = classifier_pb2.ModelStatus(
                 name=entry.name,
@@ -119,6 +117,8 @@ class Repository:
             )
             self._models[entry.name] = Model(entry, status, self.metrics.for_requests(entry.name))
             self._set_state(self._models[entry.name], State.MODEL_STATE_UNLOADED)
+        for name in self.model_precisions.keys() - self._models.keys():
+            self.log.warning("no_such_model", setting="model_precisions", model=name)
 
     async def load_all(self) -> None:
         """Load every model that was found, one after the other, so that memory can be told apart."""
@@ -196,9 +196,8 @@ class Repository:
             taken[self.device.name] = loaded.device_bytes
         self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
         model.status.precision = loaded.precision.name
-        if loaded.precision.HasField("accuracy"):
-            accuracy = loaded.precision.accuracy
-            model.status.accuracy_ratio = accuracy.correct / accuracy.images
+        if (ratio := manifest.accuracy_ratio(loaded.precision)) is not None:
+            model.status.accuracy_ratio = ratio
         model.status.host_memory_bytes = loaded.host_bytes
         model.status.device_memory_bytes = loaded.device_bytes
         self._set_state(model, State.MODEL_STATE_READY)

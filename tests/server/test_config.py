@@ -1,9 +1,11 @@
 """Settings: flags before environment before file before defaults, and one line for what is wrong."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from artifact import layout
 from server import config
 from server.errors import StartError
 
@@ -62,3 +64,7 @@ def test_settings_that_only_fit_together_may_come_from_two_places(
     file.write_text("max_queue_size = 4000\n")
     monkeypatch.setenv("MODELZOO_MAX_IMAGES_PER_REQUEST", "3000")
     assert config.load({}, file).max_images_per_request == 3000
+
+
+def test_the_precisions_that_can_be_asked_for_are_those_that_artifacts_have() -> None:
+    assert get_args(config.Precision) == tuple(layout.MODEL_FILES)

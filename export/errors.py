@@ -1,0 +1,19 @@
+"""Everything that can go wrong on the way to an artifact, beside what `artifact` itself refuses.
+
+ExportError                one line that says why
+├── DatasetError           pictures or labels are not what a dataset needs
+├── DivergedError          the loss is no longer a number
+├── ForeignModelError      a graph from elsewhere is not taken
+├── GraphError             the exported graph is not what an artifact may hold
+├── LabelsError            a file holds no labels
+├── NoPicturesError        a precision needs pictures
+├── PrecisionError         a graph cannot be had in another precision
+├── UnknownWeightsError    there are no such weights
+└── WeightsError           weights from elsewhere are not taken
+
+Each lies beside what raises it.
+"""
+
+
+class ExportError(Exception):
+    """Nothing was published; the message says why, in one line."""
