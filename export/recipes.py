@@ -80,7 +80,7 @@ _FAMILIES: dict[str, Recipe] = {
     r"densenet\d+": replace(_LARGE, learning_rate=2e-3),
     "simple_cnn|two_block_cnn|lenet5": Recipe(),
 }
-_EPOCHS = {"digits": 16, "mnist": 3}
+_EPOCHS = {"digits": 12, "mnist": 3}
 _EPOCHS_ELSEWHERE = 30
 _BATCH_SIZES = {"mnist": 128}
 
