@@ -62,7 +62,8 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
             if not any(tolerance.provider == device.provider for tolerance in precision.tolerances):
                 table.add_row(*begun, "-", "-", Text("not meant for this provider"))
                 continue
-            _, found = loading.open_and_prove(artifact, precision, device, golden.BATCH_SIZES)
+            _, proof = loading.open_and_prove(artifact, precision, device, golden.BATCH_SIZES)
+            found = proof.comparison
             figures = (f"{found.max_abs_difference:.1e}", f"{found.tolerance:.0e}")
             table.add_row(*begun, *figures, Text("ok", style="green"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked

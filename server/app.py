@@ -82,8 +82,10 @@ class Server:
         memory = self._memory(device, metrics.registry)
 
         wake = threading.Condition()
-        self._batcher = Batcher(wake, self._log_failure)
         lanes = settings.lanes if device.ordinal is None else 1
+        self._batcher = Batcher(
+            wake, self._log_failure, lanes=lanes, max_queue_delay_s=settings.max_queue_delay_s
+        )
         self._lane = Lane(wake, self._batcher, lanes)
         self._decoder = Decoder(
             settings.decoder_threads,
@@ -106,6 +108,7 @@ class Server:
             max_queue_size=settings.max_queue_size,
             precision=settings.precision,
             model_precisions=settings.model_precisions,
+            model_batch_sizes=settings.model_batch_sizes,
             log=self._log,
             on_state=self._health.set_model,
         )

@@ -1,72 +1,24 @@
 """The choice of a device's next batch, among the queues of its models.
 
 Handlers submit images on the event loop; lanes take batches on their threads. A batch is bound as late
-as can be: only when a lane is free, so it grows while the device is busy, and there is no timer.
+as can be: only when a lane is free, so it grows while the device is busy.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from artifact.pictures import Pixels
 from server import deadlines
-from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
+from server.admission import Door
+from server.batches import Batch
+from server.errors import ExpiredError, ModelNotReadyError
 from server.handover import hand_over
 from server.metrics import Unanswered
-from server.network import Probabilities
-from server.queues import Answer, BatchTimes, ModelQueue, Seats, Submission
-
-_RETRY_DELAY_S = 0.1  # a few batches of a large network on a CPU
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one model that run together; a lane calls `run`."""
-
-    queue: ModelQueue
-    seats: list[Seats]
-    loop: asyncio.AbstractEventLoop
-    log_failure: Callable[[str, Exception], None]
-    rows: list[Pixels] = field(init=False)
-
-    def __post_init__(self) -> None:
-        rows = [row for seats in self.seats for row in seats.submission.images[seats.start : seats.stop]]
-        object.__setattr__(self, "rows", rows)
-
-    def run(self) -> None:
-        """Infer on the calling thread, then settle on the event loop, with one wake-up for all."""
-        started_s = time.monotonic()
-        outcome: Probabilities | Exception
-        try:
-            outcome = self.queue.network.infer(self.rows)
-            wanted = (len(self.rows), self.queue.label_count)
-            if outcome.shape != wanted:
-                raise ValueError(f"the network gave probabilities of shape {outcome.shape}, not {wanted}")
-        except Exception as error:  # noqa: BLE001 - whatever the device raises, the lane goes on
-            outcome = error
-        times = BatchTimes(started_s, time.monotonic(), len(self.rows))
-        hand_over(self.loop, self._settle, outcome, times)
-
-    def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
-        metrics = self.queue.metrics
-        metrics.batch_size.observe(times.batch_size)
-        metrics.infer.observe(times.ended_s - times.started_s)
-        if isinstance(outcome, Exception):
-            for seats in self.seats:
-                seats.submission.fail(InferenceError("the device failed this batch"))
-            metrics.unanswered["failed"].inc(times.batch_size)
-            self.log_failure(self.queue.name, outcome)
-            return
-        row = 0
-        for seats in self.seats:
-            count = seats.stop - seats.start
-            if seats.submission.collect(seats.start, outcome[row : row + count], times):
-                metrics.queue.observe(times.started_s - seats.submission.submitted_s)
-            row += count
+from server.priorities import Turns
+from server.queues import ModelQueue
+from server.submissions import Answer, Priority, Submission
 
 
 class Batcher:
@@ -76,12 +28,29 @@ class Batcher:
         wake: notified when there is something to take; its lock guards the queues. Shared with the
             device's lane, which waits on it.
         log_failure: told of a batch that the device failed: the model's name and the cause.
+        lanes: batches that run at the same time.
+        max_queue_delay_s: how long the oldest image of a batch that could be larger waits for more to
+            come, while the device is free; never so long that a deadline could not be kept.
+        clock: of deadlines and of all times.
     """
 
-    def __init__(self, wake: threading.Condition, log_failure: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self,
+        wake: threading.Condition,
+        log_failure: Callable[[str, Exception], None],
+        *,
+        lanes: int = 1,
+        max_queue_delay_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._wake = wake
         self._log_failure = log_failure
+        self._max_queue_delay_s = max_queue_delay_s
+        self._clock = clock
         self._queues: list[ModelQueue] = []
+        self._running: dict[int, Batch] = {}
+        self._turns = Turns()
+        self._door = Door(self._queues, self._running, lanes)
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -91,77 +60,118 @@ class Batcher:
             self._queues.append(queue)
 
     async def submit(
-        self, queue: ModelQueue, images: Sequence[Pixels], deadline_s: float | None = None
+        self,
+        queue: ModelQueue,
+        images: Sequence[Pixels],
+        deadline_s: float | None = None,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> Answer:
-        """Queue images and wait for their answers.
-
-        Being cancelled takes out those that still wait.
+        """Queue images and wait for their answers; being cancelled takes out those that still wait.
 
         Args:
             images: uint8 ``[H, W, C]`` each, of the model's shape; at least one.
             deadline_s: on the clock of `time.monotonic`; None for no deadline.
 
         Raises:
-            OverloadedError: the queue has no room for all of them.
-            ExpiredError: the deadline passed before an image's batch began.
-            InferenceError: the device failed a batch that carried one of them.
+            OverloadedError: the queue has no room for all of them, or what waits already would make
+                them late.
+            ExpiredError: the deadline passed, or cannot be kept any more. No answer is given after it.
+            InferenceError: the device failed a batch that carried one of them, or answered one with
+                what is no number.
             ModelNotReadyError: the server is stopping.
         """
+        return await self.enqueue(queue, images, deadline_s, priority=priority)
+
+    def enqueue(
+        self,
+        queue: ModelQueue,
+        images: Sequence[Pixels],
+        deadline_s: float | None = None,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Submission:
+        """Queue images as `submit` does, and give the future of their answers; it needs no task.
+
+        Cancelling it takes out those that still wait.
+
+        Raises:
+            OverloadedError, ExpiredError, ModelNotReadyError: at once, see `submit`; the other errors, and
+                these, are the future's as well.
+        """
         submission = Submission(
-            images=images,
-            probabilities=np.empty((len(images), queue.label_count), np.float32),
-            future=self._loop.create_future(),
-            deadline_s=deadline_s,
-            submitted_s=time.monotonic(),
+            queue, images, deadline_s, priority, self._clock(), self._ended_unanswered, self._loop
         )
         with self._wake:
             if self._closed:
                 raise ModelNotReadyError("the server is stopping")
-            if queue.waiting + len(images) > queue.max_queue_size:
-                queue.metrics.unanswered["queue_full"].inc(len(images))
-                raise OverloadedError(
-                    f"{queue.waiting} images wait for {queue.name}, of {queue.max_queue_size} that may; "
-                    f"{len(images)} more do not fit",
-                    _RETRY_DELAY_S,
-                )
-            queue.append(submission)
-            self._wake.notify(-(-len(images) // queue.max_batch_size))  # a lane for each batch
-        try:
-            return await submission.future
-        except asyncio.CancelledError:
-            self._withdraw(queue, submission, "expired" if deadlines.over(deadline_s) else "cancelled")
-            raise
-        except InferenceError:
-            self._withdraw(queue, submission, "failed")
-            raise
+            self._door.check(submission)
+            queue.lines[priority].add(submission)
+            self._wake.notify(-(-len(images) // queue.costs.largest))  # a lane for each batch
+        return submission
 
-    def _withdraw(self, queue: ModelQueue, submission: Submission, reason: Unanswered) -> None:
-        """Take out the images that still wait, because nobody waits for them any more."""
-        with self._wake:
-            left = queue.remove(submission)
-        queue.metrics.unanswered[reason].inc(left)
+    def take(self, lane: int = 0) -> Batch | float | None:
+        """Bind the next batch, of the model whose images have least slack.
 
-    def take(self) -> Batch | None:
-        """Bind the next batch: of the model whose oldest image has waited longest, as many as fit.
+        Slack is the time until the images are due, less what their batch takes. Whose deadline cannot be kept
+        any more is dropped here, before any computing. Called by a lane, which holds the lock.
 
-        Called by a lane, which holds the lock. Images whose deadline has passed are dropped here,
-        before any computing.
+        Args:
+            lane: its number. What it took before has ended.
+
+        Returns:
+            None where no image waits; a time, in seconds, where more are waited for: come again then, or when
+            woken.
         """
-        now_s = time.monotonic()
-        for queue in self._queues:
-            for late in queue.expired(now_s):
-                error = ExpiredError("the deadline passed in the queue")
-                hand_over(self._loop, late.fail, error)
-        waiting = [queue for queue in self._queues if queue.oldest_s is not None]
-        if not waiting:
-            return None
-        queue = min(waiting, key=lambda queue: queue.oldest_s or 0.0)
-        return Batch(queue, queue.take(), self._loop, self._log_failure)
+        now_s = self._clock()
+        if (ended := self._running.pop(lane, None)) is not None:
+            self._turns.ended(ended.priority, now_s)
+        while True:
+            priority, queues = self._turns.next(self._queues, now_s)
+            if not queues:
+                return None
+            if self._max_queue_delay_s:
+                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s) for q in queues}
+                queues = [queue for queue in queues if starts_s[queue] <= now_s]
+                if not queues:
+                    return min(starts_s.values()) - now_s
+            queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
+            hopeless = queue.lines[priority].drop_hopeless(now_s)
+            if not hopeless:
+                return self._bind(queue, priority, lane, now_s)
+            hand_over(self._loop, _expire, hopeless)
 
     def close(self) -> None:
         """Take no more, and fail whoever still waits; what runs is still answered."""
         with self._wake:
             self._closed = True
-            left = [submission for queue in self._queues for submission in queue.clear()]
+            left = [s for queue in self._queues for line in queue.lines.values() for s in line.clear()]
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
+
+    def _bind(self, queue: ModelQueue, priority: Priority, lane: int, now_s: float) -> Batch:
+        line = queue.lines[priority]
+        images = line.best_size(now_s)
+        ends_s = now_s + queue.costs.batch_s(images)
+        seats = line.take(images)
+        free = queue.costs.seats(images) - images
+        if free and priority is Priority.INTERACTIVE:
+            seats += queue.lines[Priority.BULK].take(free, ends_s)
+        batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._log_failure)
+        self._running[lane] = batch
+        self._turns.began(priority)
+        return batch
+
+    def _ended_unanswered(self, submission: Submission, reason: Unanswered | None) -> None:
+        """Take out the images that still wait, because nobody waits for them any more, and count all."""
+        with self._wake:
+            submission.queue.lines[submission.priority].remove(submission)
+        if reason == "cancelled" and deadlines.over(submission.deadline_s, self._clock()):
+            reason = "expired"
+        if reason is not None:
+            submission.queue.metrics.unanswered[reason].inc(len(submission.images))
+
+
+def _expire(submissions: Sequence[Submission]) -> None:
+    for submission in submissions:
+        submission.fail(ExpiredError("the deadline passed in the queue, or came too near"), "expired")

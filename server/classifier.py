@@ -13,10 +13,17 @@ from server.errors import InvalidRequestError, ModelNotFoundError, ModelZooError
 from server.metrics import UNKNOWN_MODEL, Metrics
 from server.ranking import DEFAULT_TOP_K, rank
 from server.repository import ReadyModel, Repository
+from server.submissions import Priority
 
 _RANK_ON_THE_LOOP = (
     5_000  # labels; making them takes about 3 us each, and the loop does nothing else meanwhile
 )
+
+_PRIORITIES = {
+    classifier_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    classifier_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    classifier_pb2.PRIORITY_BULK: Priority.BULK,
+}
 
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 
@@ -117,12 +124,15 @@ class Classifier:
         top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, len(model.labels))
         if not 1 <= top_k <= len(model.labels):
             raise InvalidRequestError("top_k", f"{top_k} labels, not 1 to {len(model.labels)}")
+        if request.priority not in _PRIORITIES:
+            raise InvalidRequestError("priority", f"{request.priority} is no priority")
         decode_started_s = time.monotonic()
         rows = await self._decoder.decode(request.images, model.manifest)
         any_encoded = any(image.HasField("encoded") for image in request.images)
         decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
         model.metrics.decode.observe(decode_s)
-        answer = await self._batcher.submit(model.queue, rows, deadline_s)
+        priority = _PRIORITIES[request.priority]
+        answer = await self._batcher.submit(model.queue, rows, deadline_s, priority=priority)
         if len(rows) * top_k > _RANK_ON_THE_LOOP:
             classifications = await asyncio.to_thread(rank, answer.probabilities, model.labels, top_k)
         else:

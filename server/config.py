@@ -15,6 +15,7 @@ from server.errors import StartError
 from server.machine import core_count
 
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: whatever is free
+BatchSize = Annotated[int, Field(ge=1, le=1024)]
 Precision = Literal["fp32", "fp16", "int8"]
 _DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
 
@@ -43,8 +44,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines."""
 
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Images that run together."""
+    max_batch_size: BatchSize = 32
+    """Images that run together, at the most; fewer where more bring no more images per second."""
+    model_batch_sizes: dict[str, Annotated[list[BatchSize], Field(min_length=1)]] = {}
+    """Allowed batch sizes of single models, by name, instead of the powers of two up to max_batch_size."""
+    max_queue_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """Time that an image waits for others to fill its batch, while the device is free."""
     max_queue_size: Annotated[int, Field(ge=1)] = 1024
     """Images that may wait for one model before more are refused."""
     max_images_per_request: Annotated[int, Field(ge=1)] = 256

@@ -7,10 +7,11 @@ import time
 _EARLY_S = 0.02
 
 
-def over(deadline_s: float | None) -> bool:
+def over(deadline_s: float | None, now_s: float | None = None) -> bool:
     """Tell a call whose deadline passed from one that its client hung up; gRPC cancels both alike.
 
     Args:
         deadline_s: on the clock of `time.monotonic`; None for no deadline.
+        now_s: on the same clock; None for now.
     """
-    return deadline_s is not None and time.monotonic() >= deadline_s - _EARLY_S
+    return deadline_s is not None and (time.monotonic() if now_s is None else now_s) >= deadline_s - _EARLY_S

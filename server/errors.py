@@ -4,8 +4,8 @@ ModelZooError                INTERNAL
 ├── InvalidRequestError      INVALID_ARGUMENT    which field, and why
 ├── ModelNotFoundError       NOT_FOUND           no such name or version
 ├── ModelNotReadyError       UNAVAILABLE         loading, draining or failed
-├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full; retry with backoff
-├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing
+├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full, or too full for the deadline; retry
+├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing, or answered too late
 └── InferenceError           INTERNAL            the device failed the batch
 StartError                   no status: the server does not start; the message says why
 """
@@ -65,13 +65,13 @@ class OverloadedError(ModelZooError):
 
 
 class ExpiredError(ModelZooError):
-    """The deadline passed while the images waited."""
+    """The deadline passed, or could not be kept any more."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class InferenceError(ModelZooError):
-    """The device failed the batch; the log has the cause."""
+    """The device failed the batch, or an image of it; the log has the cause."""
 
 
 class StartError(Exception):

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from server.batcher import Batcher
+from server.batches import Batch
 
 Result = TypeVar("Result")
 
@@ -20,6 +21,9 @@ class Lane:
         batcher: gives the batches.
         threads: one for a CUDA device, whose graphs belong to a thread; on the CPU they share each
             model's session.
+
+    Attributes:
+        threads: batches that run at the same time.
     """
 
     def __init__(self, wake: threading.Condition, batcher: Batcher, threads: int) -> None:
@@ -27,8 +31,9 @@ class Lane:
         self._batcher = batcher
         self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
+        self.threads = threads
         self._threads = [
-            threading.Thread(target=self._loop, name=f"lane-{number}", daemon=True)
+            threading.Thread(target=self._loop, args=(number,), name=f"lane-{number}", daemon=True)
             for number in range(threads)
         ]
         for thread in self._threads:
@@ -71,18 +76,19 @@ class Lane:
             thread.join(max(0.0, ends_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _loop(self) -> None:
-        while (work := self._next()) is not None:
+    def _loop(self, number: int) -> None:
+        while (work := self._next(number)) is not None:
             work()
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self, number: int) -> Callable[[], None] | None:
         """Wait for the next thing to do; None when the lane stops."""
         with self._wake:
             while True:
                 if self._calls:
                     return self._calls.popleft()
-                if (batch := self._batcher.take()) is not None:
+                batch = self._batcher.take(number)
+                if isinstance(batch, Batch):
                     return batch.run
-                if self._stopping:
+                if batch is None and self._stopping:
                     return None
-                self._wake.wait()
+                self._wake.wait(batch)

@@ -1,8 +1,10 @@
-"""From an artifact's folder to a network that has proved itself on this device."""
+"""From an artifact's folder to a network that has proved itself on this device, and what its batches take."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from artifact.golden import Comparison, Golden
 from modelzoo.v1 import manifest_pb2
 from server.device import Device
 from server.network import Network, OnnxNetwork, OpenNetwork
+
+# A time is stable when another run hardly moves the median of the last ones.
+_LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,32 @@ def choose_precision(described: manifest_pb2.Manifest, wanted: str, device: Devi
     raise MissingPrecisionError(f"{wanted} is not published: {reason}")
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What running a network has shown.
+
+    Attributes:
+        comparison: with the golden answers, the one with the largest difference.
+        latency_s: time of a batch, by its size: the shortest of its last runs, because whatever else runs on
+            the machine only makes it longer.
+    """
+
+    comparison: Comparison
+    latency_s: dict[int, float]
+
+
 def open_and_prove(
     artifact: Artifact,
     precision: manifest_pb2.Precision,
     device: Device,
     batch_sizes: Sequence[int],
     open_network: OpenNetwork = OnnxNetwork,
-) -> tuple[Network, Comparison]:
+    budget_s: float = 0.0,
+) -> tuple[Network, Proof]:
     """Open an artifact's network on a device and hold its answers against the golden ones.
+
+    Args:
+        budget_s: see `prove`.
 
     Raises:
         GoldenError: an answer is not the expected one, or the graph is not what the manifest says.
@@ -76,34 +99,60 @@ def open_and_prove(
     tolerance = _tolerance(precision, device.provider)
     network = open_network(artifact.folder / precision.file.name, artifact.manifest, device)
     expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
-    return network, prove(network, expected, batch_sizes, tolerance)
+    return network, prove(network, expected, batch_sizes, tolerance, budget_s)
 
 
-def prove(network: Network, expected: Golden, batch_sizes: Sequence[int], tolerance: float) -> Comparison:
-    """Run a network at every batch size and hold its answers against the golden ones.
+def prove(
+    network: Network,
+    expected: Golden,
+    batch_sizes: Sequence[int],
+    tolerance: float,
+    budget_s: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Proof:
+    """Run a network at every batch size, hold its answers against the golden ones, and take its times.
 
     This is also the warm-up: the largest size comes first, so that the memory it takes is taken before
-    the first request.
+    the first request. Each size runs until its time is stable or its share of the budget is spent, once at
+    least; every run's answers are compared.
 
-    Returns:
-        The comparison with the largest difference.
+    Args:
+        budget_s: time for runs that are for the times' sake only.
 
     Raises:
         GoldenError: an answer is not the expected one.
         Exception: whatever the network raises.
     """
     worst: Comparison | None = None
-    for batch_size in sorted(set(batch_sizes), reverse=True):
+    latency_s: dict[int, float] = {}
+    sizes = sorted(set(batch_sizes), reverse=True)
+    for batch_size in sizes:
         # Fewer golden images than seats: they come round again.
         chosen = np.resize(np.arange(len(expected.images)), batch_size)
-        answers = network.infer([expected.images[index] for index in chosen])
-        comparison = golden.compare(expected.probabilities[chosen], answers, tolerance)
-        comparison.require(f"batch size {batch_size}")
-        if worst is None or comparison.max_abs_difference > worst.max_abs_difference:
-            worst = comparison
+        rows = [expected.images[index] for index in chosen]
+        runs_s: list[float] = []
+        while not _stable(runs_s, budget_s / len(sizes)):
+            started_s = clock()
+            answers = network.infer(rows)
+            runs_s.append(clock() - started_s)
+            comparison = golden.compare(expected.probabilities[chosen], answers, tolerance)
+            comparison.require(f"batch size {batch_size}")
+            if worst is None or comparison.max_abs_difference > worst.max_abs_difference:
+                worst = comparison
+        latency_s[batch_size] = min(runs_s[-_LAST_RUNS:])
     if worst is None:
         raise ValueError("no batch size to prove")
-    return worst
+    return Proof(worst, latency_s)
+
+
+def _stable(runs_s: Sequence[float], budget_s: float) -> bool:
+    """Tell whether further runs would teach little, or there is no time for them."""
+    if runs_s and (sum(runs_s) >= budget_s or len(runs_s) == _MOST_RUNS):
+        return True
+    if len(runs_s) <= _LAST_RUNS:
+        return False
+    before_s, now_s = median(runs_s[-_LAST_RUNS - 1 : -1]), median(runs_s[-_LAST_RUNS:])
+    return abs(now_s - before_s) < _STABLE_RATIO * before_s
 
 
 def _tolerance(precision: manifest_pb2.Precision, provider: str) -> float:

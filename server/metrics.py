@@ -5,6 +5,7 @@ from then on: `rate()` sees the first error, and "idle" differs from "absent".
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Literal, Protocol
 
 import grpc
@@ -26,8 +27,8 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 Stage = Literal["decode", "queue", "infer"]
 STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
-Unanswered = Literal["queue_full", "expired", "cancelled", "failed"]
-UNANSWERED: tuple[Unanswered, ...] = ("queue_full", "expired", "cancelled", "failed")
+Unanswered = Literal["queue_full", "late", "expired", "cancelled", "failed"]
+UNANSWERED: tuple[Unanswered, ...] = ("queue_full", "late", "expired", "cancelled", "failed")
 # How a classification for a known model can end; an unknown model's name is folded into one series.
 CLASSIFY_CODES = (
     grpc.StatusCode.OK,
@@ -45,10 +46,23 @@ STATES = tuple(  # as people write them: ``ready``
 )
 
 
+class WatchedCosts(Protocol):
+    """Predictions that are read at every scrape."""
+
+    sizes: tuple[int, ...]
+
+    def batch_s(self, images: int, /) -> float:
+        """Predict the time of one batch."""
+
+
 class WatchedQueue(Protocol):
-    """A queue whose length is read at every scrape."""
+    """A queue whose length, and what its batches take, is read at every scrape."""
 
     max_queue_size: int
+
+    @property
+    def costs(self) -> WatchedCosts:
+        """Give the predictions for the model's batches."""
 
     @property
     def waiting(self) -> int:
@@ -147,7 +161,7 @@ class Metrics:
         self._images = counter("images_total", "Images that were answered.", ["model"])
         self._unanswered = counter(
             "unanswered_images_total",
-            "Images that were refused or dropped after decoding, or whose batch the device failed.",
+            "Images that were refused or dropped after decoding, or that the device failed.",
             ["model", "reason"],
         )
         self._batch_size = Histogram(
@@ -157,6 +171,11 @@ class Metrics:
             namespace=NAMESPACE,
             registry=registry,
             buckets=BATCH_BUCKETS,
+        )
+        self._batch_latency = gauge(
+            "batch_latency_seconds",
+            "Time that a batch of this size should take, as the batcher predicts it now.",
+            ["model", "batch_size"],
         )
         self._queue_images = gauge("queue_images", "Images that wait for a batch.", ["model"])
         self._queue_limit = gauge("queue_limit_images", "Images that may wait before refusal.", ["model"])
@@ -216,6 +235,8 @@ class Metrics:
         """Read a model's queue at every scrape."""
         self._queue_images.labels(model).set_function(lambda: queue.waiting)
         self._queue_limit.labels(model).set(queue.max_queue_size)
+        for size in queue.costs.sizes:
+            self._batch_latency.labels(model, str(size)).set_function(partial(queue.costs.batch_s, size))
 
     def set_state(self, model: str, version: int, state: str) -> None:
         """Record the state of a model: one of `STATES`."""

@@ -25,10 +25,11 @@ class Network(Protocol):
         """Answer one batch.
 
         Args:
-            rows: N times uint8 ``[H, W, C]``, as the manifest says; 1 to ``max_batch_size`` of them.
+            rows: N times uint8 ``[H, W, C]``, as the manifest says; 1 to the largest allowed batch size of
+                them. What is padded for the device's sake stays in here.
 
         Returns:
-            float32 ``[N, K]``, in the order of the rows.
+            float32 ``[N, K]``, in the order of the rows; the caller's to keep.
 
         Raises:
             Exception: whatever the device raises; it concerns this batch only.

@@ -1,90 +1,20 @@
 """The images that wait for one model.
 
-The batcher puts submissions in and takes the images of a batch out, under its lock; the event loop
-collects their answers as batches end.
+The batcher puts submissions in and takes the images of a batch out, all under its lock.
 """
 
-import asyncio
+import math
+from bisect import insort_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from artifact.pictures import Pixels
+from server.costs import Costs
 from server.metrics import BatcherMetrics
-from server.network import Network, Probabilities
+from server.network import Network
+from server.submissions import Priority, Submission
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a submission.
-
-    Attributes:
-        probabilities: float32 ``[N, K]``, in the order of the images.
-        queue_s: longest wait of an image.
-        infer_s: longest run of a batch that carried one of the images.
-        batch_size: images in the largest such batch.
-    """
-
-    probabilities: Probabilities
-    queue_s: float
-    infer_s: float
-    batch_size: int
-
-
-@dataclass(eq=False)
-class Submission:
-    """Images that came together, and their answers as they arrive.
-
-    The event loop owns all of it but `taken`, which the batcher's lock guards.
-
-    Attributes:
-        images: N times uint8 ``[H, W, C]``.
-        probabilities: float32 ``[N, K]``, filled as answers arrive.
-        deadline_s: on the clock of `time.monotonic`; None for no deadline.
-        submitted_s: on the same clock.
-        taken: images that left the queue, always the first ones.
-    """
-
-    images: Sequence[Pixels]
-    probabilities: Probabilities
-    future: asyncio.Future[Answer]
-    deadline_s: float | None
-    submitted_s: float
-    taken: int = 0
-    _answered: int = 0
-    _queue_s: float = 0.0
-    _infer_s: float = 0.0
-    _batch_size: int = 0
-
-    def collect(self, start: int, rows: Probabilities, times: "BatchTimes") -> bool:
-        """Take the answers of a batch, for the images from ``start`` on.
-
-        Returns:
-            True where these were the last, and somebody still wants them.
-        """
-        self.probabilities[start : start + len(rows)] = rows
-        self._answered += len(rows)
-        self._queue_s = max(self._queue_s, times.started_s - self.submitted_s)
-        self._infer_s = max(self._infer_s, times.ended_s - times.started_s)
-        self._batch_size = max(self._batch_size, times.batch_size)
-        if self._answered < len(self.images) or self.future.done():
-            return False
-        self.future.set_result(Answer(self.probabilities, self._queue_s, self._infer_s, self._batch_size))
-        return True
-
-    def fail(self, error: Exception) -> None:
-        """Settle with an error, unless it is settled."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True)
-class BatchTimes:
-    """When a batch ran, on the clock of `time.monotonic`, and how many images it carried."""
-
-    started_s: float
-    ended_s: float
-    batch_size: int
+_ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
 
 
 @dataclass(frozen=True)
@@ -96,14 +26,150 @@ class Seats:
     stop: int
 
 
+class Line:
+    """The submissions of one priority that wait for a model, in the order in which they are due.
+
+    Attributes:
+        waiting: images.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
+        self._submissions: deque[Submission] = deque()
+        self.waiting = 0
+
+    def __iter__(self) -> Iterator[Submission]:
+        return iter(self._submissions)
+
+    @property
+    def first(self) -> Submission:
+        """Give the submission that is due first; there must be one."""
+        return self._submissions[0]
+
+    @property
+    def latest_start_s(self) -> float:
+        """Tell when a batch had to begin for the first submission to be in time; there must be one."""
+        return self.first.due_s - self._costs.batch_s(self._next_size)
+
+    @property
+    def _next_size(self) -> int:
+        """Give the images of the next batch, were no deadline too near for it."""
+        return min(self.waiting, self._costs.largest)
+
+    def start_s(self, max_delay_s: float) -> float:
+        """Tell when a batch begins that waits for more images: full, or its oldest has waited so long.
+
+        It begins earlier where a deadline is near: with twice the time that it takes in hand.
+        """
+        if self.waiting >= self._costs.largest:
+            return -math.inf
+        hand_s = 2 * self._costs.batch_s(self.waiting)
+        deadlines_s = (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
+        return min(min(s.submitted_s for s in self._submissions) + max_delay_s, *deadlines_s)
+
+    def add(self, submission: Submission) -> None:
+        """Queue all images of a submission."""
+        if not self._submissions or self._submissions[-1].due_s <= submission.due_s:
+            self._submissions.append(submission)
+        else:
+            insort_right(self._submissions, submission, key=_due_s)
+        self.waiting += len(submission.images)
+
+    def remove(self, submission: Submission) -> None:
+        """Take out the images that still wait."""
+        if submission.left:
+            self._submissions.remove(submission)
+            self.waiting -= submission.left
+            submission.taken = len(submission.images)
+
+    def ahead(self, due_s: float) -> int:
+        """Count the images that go before somebody who comes now and is due then."""
+        if not self._submissions or self._submissions[-1].due_s <= due_s:
+            return self.waiting
+        total = 0
+        for submission in self._submissions:
+            if submission.due_s > due_s:
+                break
+            total += submission.left
+        return total
+
+    def drop_hopeless(self, now_s: float) -> list[Submission]:
+        """Take out whose deadline cannot be kept any more, as far as they would be in the next batch."""
+        horizon_s = now_s + self._costs.drain_s(self.waiting)  # who is due later has time enough
+        hopeless: list[Submission] = []
+        seated = 0
+        for submission in self._submissions:
+            if submission.due_s > horizon_s or seated >= self._costs.largest:
+                break
+            if submission.hopeless(now_s):
+                hopeless.append(submission)
+            else:
+                seated += submission.left
+        for submission in hopeless:
+            self.remove(submission)
+        return hopeless
+
+    def best_size(self, now_s: float) -> int:
+        """Choose how many images run next: most per second, of the sizes that keep every deadline.
+
+        Of sizes that are about equal, the largest. One image runs whatever its deadline; who cannot make it
+        alone was dropped before.
+        """
+        most = self._next_size
+        best, best_rate = 1, 0.0
+        seated, earliest_s = 0, math.inf
+        submissions = iter(self._submissions)
+        for size in (*(size for size in self._costs.sizes if size < most), most):
+            while seated < size:
+                submission = next(submissions)
+                seated += submission.left
+                if submission.deadline_s is not None:
+                    earliest_s = min(earliest_s, submission.deadline_s)
+            seconds = self._costs.batch_s(size)
+            if now_s + seconds >= earliest_s:
+                break  # so would every larger one
+            rate = size / seconds  # images per second
+            if rate * _ABOUT_EQUAL >= best_rate:
+                best, best_rate = size, max(best_rate, rate)
+        return best
+
+    def clear(self) -> list[Submission]:
+        """Take out everything."""
+        left = list(self._submissions)
+        for submission in left:
+            self.remove(submission)
+        return left
+
+    def take(self, images: int, ends_s: float = -math.inf) -> list[Seats]:
+        """Take out the first images, for one batch.
+
+        Args:
+            images: how many, where there are so many.
+            ends_s: when the batch ends; the first submission with an earlier deadline ends the taking.
+        """
+        seats: list[Seats] = []
+        while images and self._submissions:
+            submission = self._submissions[0]
+            if submission.deadline_s is not None and submission.deadline_s <= ends_s:
+                break
+            start = submission.taken
+            submission.taken = min(start + images, len(submission.images))
+            seats.append(Seats(submission, start, submission.taken))
+            images -= submission.taken - start
+            self.waiting -= submission.taken - start
+            if not submission.left:
+                self._submissions.popleft()
+        return seats
+
+
 class ModelQueue:
-    """The images that wait for one model.
+    """The images that wait for one model, in a line for each priority.
 
     Args:
         name: of the model, for messages.
         network: answers a batch.
         label_count: K.
-        max_batch_size: images per batch.
+        costs: of its batches.
         max_queue_size: waiting images before refusal.
     """
 
@@ -112,69 +178,23 @@ class ModelQueue:
         name: str,
         network: Network,
         label_count: int,
-        max_batch_size: int,
+        costs: Costs,
         max_queue_size: int,
         metrics: BatcherMetrics,
     ) -> None:
         self.name = name
         self.network = network
         self.label_count = label_count
-        self.max_batch_size = max_batch_size
+        self.costs = costs
         self.max_queue_size = max_queue_size
         self.metrics = metrics
-        self._submissions: deque[Submission] = deque()
-        self._waiting = 0  # images
+        self.lines = {priority: Line(costs) for priority in Priority}
 
     @property
     def waiting(self) -> int:
         """Give the number of waiting images."""
-        return self._waiting
+        return sum(line.waiting for line in self.lines.values())
 
-    @property
-    def oldest_s(self) -> float | None:
-        """Give the time at which the longest waiting image was submitted; None where none waits."""
-        return self._submissions[0].submitted_s if self._submissions else None
 
-    def append(self, submission: Submission) -> None:
-        """Queue all images of a submission."""
-        self._submissions.append(submission)
-        self._waiting += len(submission.images)
-
-    def remove(self, submission: Submission) -> int:
-        """Take out the images that still wait; return how many they were."""
-        if submission.taken == len(submission.images):
-            return 0
-        self._submissions.remove(submission)
-        removed = len(submission.images) - submission.taken
-        submission.taken = len(submission.images)
-        self._waiting -= removed
-        return removed
-
-    def expired(self, now_s: float) -> list[Submission]:
-        """Take out every submission whose deadline has passed."""
-        late = [s for s in self._submissions if s.deadline_s is not None and s.deadline_s <= now_s]
-        for submission in late:
-            self.metrics.unanswered["expired"].inc(self.remove(submission))
-        return late
-
-    def take(self) -> list[Seats]:
-        """Take out the images of the next batch, oldest first."""
-        seats: list[Seats] = []
-        free = self.max_batch_size
-        while free and self._submissions:
-            submission = self._submissions[0]
-            start, stop = submission.taken, min(submission.taken + free, len(submission.images))
-            submission.taken = stop
-            seats.append(Seats(submission, start, stop))
-            free -= stop - start
-            if stop == len(submission.images):
-                self._submissions.popleft()
-        self._waiting -= self.max_batch_size - free
-        return seats
-
-    def clear(self) -> list[Submission]:
-        """Take out everything."""
-        left = list(self._submissions)
-        for submission in left:
-            self.remove(submission)
-        return left
+def _due_s(submission: Submission) -> float:
+    return submission.due_s

@@ -6,7 +6,7 @@ fails leaves the others serving.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,18 +14,22 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import layout, manifest
 from artifact.errors import ArtifactError
-from artifact.golden import Comparison
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server import loading
 from server.batcher import Batcher
+from server.costs import Costs, default_sizes, up_to_knee
 from server.device import Device
 from server.errors import ModelNotFoundError, ModelNotReadyError
 from server.lane import Lane
+from server.loading import Proof
 from server.metrics import Metrics, RequestMetrics
 from server.network import Network, OpenNetwork
 from server.queues import ModelQueue
 
 State = classifier_pb2.ModelState
+
+# What a model's start may take for the sake of its batches' times, beyond one run of each size.
+_MEASURING_S = 1.0
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Memory:
 class _Loaded:
     network: Network
     precision: manifest_pb2.Precision
-    comparison: Comparison
+    proof: Proof
     host_bytes: int
     device_bytes: int
 
@@ -88,6 +92,8 @@ class Repository:
         folder: the model repository.
         precision: that models serve in, or `auto`.
         model_precisions: those of single models, by name.
+        model_batch_sizes: allowed batch sizes of single models, by name; the others' are powers of two, as
+            far as they bring more images per second.
         on_state: told whenever a model's state changes: name and state.
     """
 
@@ -102,6 +108,7 @@ class Repository:
     max_queue_size: int
     precision: str
     model_precisions: Mapping[str, str]
+    model_batch_sizes: Mapping[str, Sequence[int]]
     log: FilteringBoundLogger
     on_state: Callable[[str, "State.ValueType"], None]
     _models: dict[str, Model] = field(default_factory=dict)
@@ -117,8 +124,9 @@ class Repository:
             )
             self._models[entry.name] = Model(entry, status, self.metrics.for_requests(entry.name))
             self._set_state(self._models[entry.name], State.MODEL_STATE_UNLOADED)
-        for name in self.model_precisions.keys() - self._models.keys():
-            self.log.warning("no_such_model", setting="model_precisions", model=name)
+        for setting in ("model_precisions", "model_batch_sizes"):
+            for name in getattr(self, setting).keys() - self._models.keys():
+                self.log.warning("no_such_model", setting=setting, model=name)
 
     async def load_all(self) -> None:
         """Load every model that was found, one after the other, so that memory can be told apart."""
@@ -180,11 +188,19 @@ class Repository:
             self._set_state(model, State.MODEL_STATE_FAILED)
             return
         described = _required(model.manifest)
+        latency_s = loaded.proof.latency_s
+        if entry.name not in self.model_batch_sizes:
+            latency_s = up_to_knee(latency_s)
         model.queue = ModelQueue(
             entry.name,
             loaded.network,
             described.label_count,
-            self.max_batch_size,
+            Costs(
+                latency_s,
+                padded=self.device.ordinal is not None,
+                measured_s=time.monotonic(),
+                lanes=self.lane.threads,
+            ),
             self.max_queue_size,
             self.metrics.for_batcher(entry.name),
         )
@@ -200,6 +216,9 @@ class Repository:
             model.status.accuracy_ratio = ratio
         model.status.host_memory_bytes = loaded.host_bytes
         model.status.device_memory_bytes = loaded.device_bytes
+        model.status.max_batch_size = model.queue.costs.largest
+        for batch_size, seconds in sorted(latency_s.items()):
+            model.status.batch_latencies.add(batch_size=batch_size, latency_s=seconds)
         self._set_state(model, State.MODEL_STATE_READY)
         log.info(
             "model_ready",
@@ -209,7 +228,8 @@ class Repository:
             load_s=round(load_s, 3),
             host_memory_bytes=loaded.host_bytes,
             device_memory_bytes=loaded.device_bytes,
-            max_abs_difference=loaded.comparison.max_abs_difference,
+            max_abs_difference=loaded.proof.comparison.max_abs_difference,
+            batch_ms={size: round(1e3 * seconds, 3) for size, seconds in sorted(latency_s.items())},
         )
 
     async def _open(self, model: Model) -> _Loaded:
@@ -225,16 +245,17 @@ class Repository:
 
         wanted = self.model_precisions.get(model.entry.name, self.precision)
         precision = loading.choose_precision(artifact.manifest, wanted, self.device)
+        batch_sizes = self.model_batch_sizes.get(model.entry.name) or default_sizes(self.max_batch_size)
 
         def open_and_prove() -> _Loaded:
             host_before, device_before = self.memory.host(), self._device_bytes()
-            network, comparison = loading.open_and_prove(
-                artifact, precision, self.device, (1, self.max_batch_size), self.open_network
+            network, proof = loading.open_and_prove(
+                artifact, precision, self.device, batch_sizes, self.open_network, _MEASURING_S
             )
             return _Loaded(
                 network,
                 precision,
-                comparison,
+                proof,
                 host_bytes=max(0, self.memory.host() - host_before),
                 device_bytes=max(0, self._device_bytes() - device_before),
             )

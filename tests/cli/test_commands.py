@@ -163,9 +163,11 @@ def test_status_as_json(run: Run, server) -> None:
     models = json.loads(run("status", "--json", "--address", server.address).stdout)
     assert [model["name"] for model in models] == list(MODELS)
     assert {model["state"] for model in models} == {"MODEL_STATE_READY"}
-    assert {(model["precision"], model["device"], model["max_batch_size"]) for model in models} == {
-        ("fp32", "cpu", 32)
-    }
+    assert {(model["precision"], model["device"]) for model in models} == {("fp32", "cpu")}
+    for model in models:
+        sizes = [latency["batch_size"] for latency in model["batch_latencies"]]
+        assert sizes == [size for size in (1, 2, 4, 8, 16, 32) if size <= model["max_batch_size"]]
+        assert all(latency["latency_s"] > 0 for latency in model["batch_latencies"])
 
 
 def test_status_ready_is_a_probe(run: Run, server, start_server, tmp_path: Path) -> None:

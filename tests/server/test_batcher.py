@@ -54,7 +54,7 @@ def unanswered(reading, running) -> dict[str, float]:
 def test_images_that_wait_for_the_device_run_in_full_batches(
     start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
 ) -> None:
-    running = start_server(open_network=gates, max_batch_size=16)
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [16]})
     gates[MODEL].shut()
     with running.client() as client:
         first = ask(pool, client, rows[0])
@@ -70,7 +70,7 @@ def test_images_that_wait_for_the_device_run_in_full_batches(
 def test_a_request_larger_than_a_batch_is_split_and_put_together_again(
     start_server, gates, rows: np.ndarray, expected: np.ndarray
 ) -> None:
-    running = start_server(open_network=gates, max_batch_size=16)
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [16]})
     gates[MODEL].batches.clear()
     with running.client() as client:
         response = client.classify_raw(MODEL, list(rows[:100]), top_k=1)
@@ -93,7 +93,7 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
             client.classify(MODEL, list(rows[:4]))
         assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "5 images wait for lenet5-digits, of 8 that may; 4 more do not fit" in str(caught.value)
-        assert caught.value.retry_delay_s == pytest.approx(0.1)
+        assert caught.value.retry_delay_s == pytest.approx(0.01)  # such a backlog is gone at once
         fits = ask(pool, client, *rows[6:9])
         wait_for(lambda: waiting(running) == 8)
         gates[MODEL].gate.set()
@@ -181,7 +181,7 @@ def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
 def test_the_model_whose_image_waits_longest_goes_first(
     start_server, gates, pool, waiting, wait_for, digits: datasets.Split, encode
 ) -> None:
-    running = start_server(open_network=gates)
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [32], OTHER: [32]})
     gates.order.clear()
     picture = encode(digits.images[0])
     gates[MODEL].shut()

@@ -56,7 +56,7 @@ def expect_idle(running) -> None:
 
 
 def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_server, gates) -> None:
-    running = start_server(open_network=gates)
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [32]})
     assert counts(running) == NOTHING
     gates[MODEL].shut()
     with grpc.insecure_channel(running.address) as channel:
@@ -100,7 +100,7 @@ def test_clients_that_hang_up_while_their_pictures_are_decoded_leave_nothing(sta
 
 
 def test_a_call_whose_deadline_passes_in_the_queue_is_dropped_and_counted(start_server, gates) -> None:
-    running = start_server(open_network=gates)
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [32]})
     gates[MODEL].shut()
     with running.client() as client:
         client.list_models()  # connected before the clock starts

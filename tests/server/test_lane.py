@@ -152,7 +152,7 @@ def test_a_thread_that_is_still_busy_is_told(lane) -> None:
 def test_as_many_batches_run_at_the_same_time_as_there_are_lanes(
     start_server, gates, waiting: Callable[..., float], lanes: int
 ) -> None:
-    running = start_server(open_network=gates, lanes=lanes, max_batch_size=16)
+    running = start_server(open_network=gates, lanes=lanes, model_batch_sizes={MODEL: [16]})
     network = gates[MODEL]
     network.shut()
     with running.client() as client, ThreadPoolExecutor(1) as pool:

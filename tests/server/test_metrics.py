@@ -34,7 +34,7 @@ def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 @pytest.fixture
 def running(start_server):
-    return start_server(device="auto")
+    return start_server(device="auto", model_batch_sizes={MODEL: [32]})
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
-from server.metrics import Metrics
-from server.queues import Answer, ModelQueue, Submission
+from server.submissions import Answer
 
 MODEL = "lenet5-digits"
 
@@ -39,32 +36,15 @@ async def hold(wired, *values: int) -> "asyncio.Task[Answer]":
     return task
 
 
-def passed_s() -> float:
-    """Give a deadline that has passed; the client's own cancellation never comes here."""
-    return time.monotonic()
-
-
-class Unused:
-    """A network for queues that no lane takes from."""
-
-    def infer(self, rows):
-        raise AssertionError("nobody runs this")
-
-
-def waiting_submission(count: int, deadline_s: float) -> Submission:
-    """Make a submission as the batcher does, with a deadline on a clock of the test's own."""
-    future = asyncio.get_running_loop().create_future()
-    return Submission(rows(*range(count)), np.empty((count, 2), np.float32), future, deadline_s, 0.0)
-
-
 def test_images_whose_deadline_passed_in_the_queue_are_never_computed(wire) -> None:
     async def scenario() -> None:
         wired = wire()
         held = await hold(wired, 1)
-        late = await submit(wired, 2, 3, 4, deadline_s=passed_s())
-        timely = await submit(wired, 5, deadline_s=time.monotonic() + 3600)
+        late = await submit(wired, 2, 3, 4, deadline_s=wired.clock() + 5)
+        timely = await submit(wired, 5, deadline_s=wired.clock() + 3600)
         unhurried = await submit(wired, 6)
         assert wired.waiting() == 5
+        wired.clock.now_s += 5
         wired.network.gate.set()
         with pytest.raises(ExpiredError, match="the deadline passed in the queue"):
             await late
@@ -77,11 +57,11 @@ def test_images_whose_deadline_passed_in_the_queue_are_never_computed(wire) -> N
     asyncio.run(scenario())
 
 
-def test_an_idle_lane_computes_nothing_for_who_comes_too_late(wire) -> None:
+def test_nothing_is_computed_for_who_comes_too_late(wire) -> None:
     async def scenario() -> None:
         wired = wire()
         with pytest.raises(ExpiredError):
-            await wired.batcher.submit(wired.queue, rows(1, 2), passed_s())
+            await wired.batcher.submit(wired.queue, rows(1, 2), wired.clock())
         assert labels(await wired.batcher.submit(wired.queue, rows(3))) == [3]
         assert wired.network.batches == [1]
         assert wired.unanswered("expired") == 2
@@ -89,22 +69,38 @@ def test_an_idle_lane_computes_nothing_for_who_comes_too_late(wire) -> None:
     asyncio.run(scenario())
 
 
-def test_of_a_split_request_only_the_images_that_still_wait_expire() -> None:
+def test_a_split_request_expires_whole_and_gives_up_the_seats_that_it_had_not_taken(wire) -> None:
     async def scenario() -> None:
-        metrics = Metrics(CollectorRegistry())
-        queue = ModelQueue("m", Unused(), 2, 4, 64, metrics.for_batcher("m"))
-        split, other = waiting_submission(6, deadline_s=100.0), waiting_submission(1, deadline_s=100.1)
-        queue.append(split)
-        queue.append(other)
-        assert [(seats.start, seats.stop) for seats in queue.take()] == [(0, 4)]
-        assert queue.expired(99.9) == []
-        assert queue.expired(100.0) == [split]
-        assert queue.expired(100.0) == []
-        expired = {"model": "m", "reason": "expired"}
-        assert metrics.registry.get_sample_value("modelzoo_unanswered_images_total", expired) == 2
-        assert queue.waiting == 1
-        assert [(seats.submission, seats.start, seats.stop) for seats in queue.take()] == [(other, 0, 1)]
-        assert queue.waiting == 0
+        wired = wire()
+        wired.network.shut()
+        split = await submit(wired, *range(6), deadline_s=wired.clock() + 5)
+        assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
+        other = await submit(wired, 7, deadline_s=wired.clock() + 6)
+        assert wired.waiting() == 2 + 1
+        wired.clock.now_s += 5
+        wired.network.gate.set()
+        with pytest.raises(ExpiredError):
+            await split
+        assert labels(await other) == [7]
+        assert wired.network.batches == [4, 1]
+        assert wired.unanswered("expired") == 6
+        assert wired.waiting() == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_comes_after_its_deadline_is_not_given(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        wired.network.shut()
+        late = await submit(wired, 1, 2, deadline_s=wired.clock() + 5)
+        assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
+        wired.clock.now_s += 5
+        wired.network.gate.set()
+        with pytest.raises(ExpiredError, match=r"^the answer came after the deadline$"):
+            await late
+        assert wired.unanswered("expired") == 2
+        assert labels(await wired.batcher.submit(wired.queue, rows(3), wired.clock() + 5)) == [3]
 
     asyncio.run(scenario())
 
@@ -113,9 +109,10 @@ def test_images_are_counted_as_expired_once_where_the_cancellation_comes_as_well
     async def scenario() -> None:
         wired = wire()
         held = await hold(wired, 1)
-        late = await submit(wired, 2, 3, deadline_s=passed_s())
+        late = await submit(wired, 2, 3, deadline_s=wired.clock() + 5)
+        wired.clock.now_s += 5
         with wired.wake:  # a lane that takes now
-            wired.batcher.take()
+            assert wired.batcher.take(1) is None
         late.cancel()
         with pytest.raises(asyncio.CancelledError):
             await late
@@ -133,9 +130,10 @@ def test_a_cancelled_caller_is_counted_as_late_where_its_deadline_has_passed(wir
     async def scenario() -> None:
         wired = wire()
         held = await hold(wired, 1)
-        doomed = await submit(wired, 2, 3, 4, deadline_s=time.monotonic() + left_s)
+        doomed = await submit(wired, 2, 3, 4, deadline_s=wired.clock() + 5 + left_s)
         mate = await submit(wired, 5)
         assert wired.waiting() == 4
+        wired.clock.now_s += 5
         doomed.cancel()
         with pytest.raises(asyncio.CancelledError):
             await doomed
@@ -143,8 +141,9 @@ def test_a_cancelled_caller_is_counted_as_late_where_its_deadline_has_passed(wir
         wired.network.gate.set()
         assert [labels(await task) for task in (held, mate)] == [[1], [5]]
         assert wired.network.batches == [1, 1]
-        counts = {name: wired.unanswered(name) for name in ("expired", "cancelled", "failed", "queue_full")}
-        assert counts == {"expired": 0, "cancelled": 0, "failed": 0, "queue_full": 0} | {reason: 3}
+        reasons = ("expired", "cancelled", "failed", "queue_full", "late")
+        counts = {name: wired.unanswered(name) for name in reasons}
+        assert counts == dict.fromkeys(reasons, 0) | {reason: 3}
 
     asyncio.run(scenario())
 

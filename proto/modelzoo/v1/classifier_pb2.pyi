@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Interactive."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Goes before all bulk requests; waits for one batch of theirs at the most."""
+    PRIORITY_BULK: _Priority.ValueType  # 2
+    """Takes the time that interactive requests leave, and a little where they leave none."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose images go first when there are more than the device can do at once."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Interactive."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Goes before all bulk requests; waits for one batch of theirs at the most."""
+PRIORITY_BULK: Priority.ValueType  # 2
+"""Takes the time that interactive requests leave, and a little where they leave none."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _ModelState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -66,6 +90,7 @@ class ClassifyRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, `lenet5-digits` say."""
     version: _builtins.int
@@ -74,6 +99,8 @@ class ClassifyRequest(_message.Message):
     """How many labels to answer per picture, 1 to the model's number of labels; absent means 5, or all
     of them where the model knows fewer.
     """
+    priority: Global___Priority.ValueType
+    """Whether somebody waits for the answer; absent means interactive."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
         """The pictures, at least one; answers come back in this order."""
@@ -85,10 +112,11 @@ class ClassifyRequest(_message.Message):
         version: _builtins.int | None = ...,
         images: _abc.Iterable[Global___Image] | None = ...,
         top_k: _builtins.int | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_version", b"_version", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_version", b"_version", "images", b"images", "model", b"model", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_version", b"_version", "images", b"images", "model", b"model", "priority", b"priority", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
@@ -307,6 +335,7 @@ class ModelStatus(_message.Message):
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     ACCURACY_RATIO_FIELD_NUMBER: _builtins.int
+    BATCH_LATENCIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -324,11 +353,15 @@ class ModelStatus(_message.Message):
     device_memory_bytes: _builtins.int
     """The same on the device; 0 where the device is the CPU."""
     max_batch_size: _builtins.int
-    """Most images that one batch carries."""
+    """Most images that one batch carries: once READY, the largest size that brings more images per second."""
     accuracy_ratio: _builtins.float
     """Share of right answers on held-out pictures, at the precision that serves; absent where it was not
     measured, and until READY.
     """
+    @_builtins.property
+    def batch_latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchLatency]:
+        """How long a batch of each allowed size took when the model was loaded; empty until READY."""
+
     def __init__(
         self,
         *,
@@ -342,16 +375,43 @@ class ModelStatus(_message.Message):
         device_memory_bytes: _builtins.int = ...,
         max_batch_size: _builtins.int = ...,
         accuracy_ratio: _builtins.float | None = ...,
+        batch_latencies: _abc.Iterable[Global___BatchLatency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio", "accuracy_ratio", b"accuracy_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio", "accuracy_ratio", b"accuracy_ratio", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "host_memory_bytes", b"host_memory_bytes", "max_batch_size", b"max_batch_size", "name", b"name", "precision", b"precision", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio", "accuracy_ratio", b"accuracy_ratio", "batch_latencies", b"batch_latencies", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "host_memory_bytes", b"host_memory_bytes", "max_batch_size", b"max_batch_size", "name", b"name", "precision", b"precision", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy_ratio: _TypeAlias = _typing.Literal["accuracy_ratio"]  # noqa: Y015
     _WhichOneofArgType__accuracy_ratio: _TypeAlias = _typing.Literal["_accuracy_ratio", b"_accuracy_ratio"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_ratio) -> _WhichOneofReturnType__accuracy_ratio | None: ...
 
 Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
+
+@_typing.final
+class BatchLatency(_message.Message):
+    """How long the network takes for a batch, from pixels to probabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LATENCY_S_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    """Images."""
+    latency_s: _builtins.float
+    """Time, in seconds."""
+    def __init__(
+        self,
+        *,
+        batch_size: _builtins.int = ...,
+        latency_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "latency_s", b"latency_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchLatency: _TypeAlias = BatchLatency  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

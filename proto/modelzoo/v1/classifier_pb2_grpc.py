@@ -61,8 +61,9 @@ class ClassifierServiceServicer:
 
         Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT for anything wrong with the
         request itself, with a google.rpc.BadRequest that names the field (`images[3]`, `top_k`);
-        RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED, before
-        any computing, when the deadline passed in the queue; UNAVAILABLE while the model is not READY.
+        RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
+        would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
+        deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

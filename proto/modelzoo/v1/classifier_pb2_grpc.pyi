@@ -38,8 +38,9 @@ class ClassifierServiceStub:
 
     Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT for anything wrong with the
     request itself, with a google.rpc.BadRequest that names the field (`images[3]`, `top_k`);
-    RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED, before
-    any computing, when the deadline passed in the queue; UNAVAILABLE while the model is not READY.
+    RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
+    would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
+    deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]
     """Lists every model of the repository, whatever its state, in the order of their names."""
@@ -56,8 +57,9 @@ class ClassifierServiceAsyncStub(ClassifierServiceStub):
 
     Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT for anything wrong with the
     request itself, with a google.rpc.BadRequest that names the field (`images[3]`, `top_k`);
-    RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED, before
-    any computing, when the deadline passed in the queue; UNAVAILABLE while the model is not READY.
+    RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
+    would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
+    deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists every model of the repository, whatever its state, in the order of their names."""
@@ -77,8 +79,9 @@ class ClassifierServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT for anything wrong with the
         request itself, with a google.rpc.BadRequest that names the field (`images[3]`, `top_k`);
-        RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full; DEADLINE_EXCEEDED, before
-        any computing, when the deadline passed in the queue; UNAVAILABLE while the model is not READY.
+        RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
+        would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
+        deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
         """
 
     @_abc_1.abstractmethod

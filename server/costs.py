@@ -1,0 +1,106 @@
+"""What batches cost: how long one of each size takes on this device.
+
+Measured when the model is loaded (`loading`), put right by every batch that runs. By it the batcher
+chooses sizes and `admission` whom to refuse.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+# Batches that take longer than this are worth it only where they bring so many more images per second.
+_SHORT_S = 0.01
+_WORTHWHILE_RATIO = 1.02
+# Weights of a new observation in the mean, and in the mean of how much longer than the mean it was, as TCP has
+# them for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
+_WEIGHT, _EXCESSES = 1 / 8, 4
+_LARGEST_SURPRISE = 2.0  # a machine that stood still for seconds must not refuse everybody afterwards
+_HALF_LIFE_S = 10.0
+
+
+def default_sizes(max_batch_size: int) -> list[int]:
+    """Give the powers of two below a size, and it itself."""
+    return [*(2**power for power in range((max_batch_size - 1).bit_length())), max_batch_size]
+
+
+def up_to_knee(latency_s: Mapping[int, float]) -> dict[int, float]:
+    """Leave out the sizes that bring hardly more images per second than a smaller one.
+
+    They would make everybody wait longer, for nothing. Where nobody would notice, they stay: larger
+    batches spare the event loop and the lanes work that is not measured here.
+    """
+    most = max(size / seconds for size, seconds in latency_s.items())
+    knee = min(size for size, seconds in latency_s.items() if size / seconds * _WORTHWHILE_RATIO >= most)
+    return {size: s for size, s in latency_s.items() if size <= knee or s <= _SHORT_S}
+
+
+class Costs:
+    """The predicted time of a batch, by its size.
+
+    A prediction is what was measured at load, times one factor that follows what batches really take: at
+    load the machine was idle, while it serves gRPC and decoders want the same cores. One factor for all
+    sizes keeps the curve's form, which is all that the choice of a size depends on.
+
+    Args:
+        latency_s: time of a batch, by its size.
+        padded: whether the network pads a batch up to the next of these sizes (CUDA); elsewhere any size
+            up to the largest runs as it is, and the times between are interpolated.
+        measured_s: when that was, on the batcher's clock.
+        lanes: batches that run at the same time.
+
+    Attributes:
+        sizes: the allowed batch sizes, in ascending order.
+        largest: the largest of them.
+    """
+
+    def __init__(
+        self, latency_s: Mapping[int, float], *, padded: bool, measured_s: float, lanes: int = 1
+    ) -> None:
+        self.sizes = tuple(sorted(latency_s))
+        self.largest = self.sizes[-1]
+        measured = np.array([latency_s[size] for size in self.sizes])
+        # Noise aside, a batch takes no longer than a larger one: it could be padded.
+        measured = np.minimum.accumulate(measured[::-1])[::-1]
+        counts = np.arange(self.largest + 1)  # of images; a batch of none never runs
+        above = np.searchsorted(self.sizes, counts)
+        self._seats: list[int] = (np.array(self.sizes)[above] if padded else counts).tolist()
+        self._seconds: list[float] = (
+            measured[above] if padded else np.interp(counts, self.sizes, measured)
+        ).tolist()
+        self._fastest = max(self.sizes, key=lambda size: size / self._seconds[size])
+        self._lanes = lanes
+        self._mean, self._excess, self._factor = 1.0, 0.0, 1.0
+        self._observed_s = measured_s
+
+    def seats(self, images: int) -> int:
+        """Give the size at which a batch runs: more than its images where it is padded."""
+        return self._seats[images]
+
+    def batch_s(self, images: int) -> float:
+        """Predict the time of one batch, of no more than the largest size."""
+        return self._seconds[images] * self._factor
+
+    def drain_s(self, images: int) -> float:
+        """Predict how long all lanes together take for any number of images, none included."""
+        if images <= self._fastest:
+            return self.batch_s(images) if images else 0.0
+        full, rest = divmod(images, self._fastest)
+        total_s = full * self.batch_s(self._fastest) + (self.batch_s(rest) if rest else 0.0)
+        return max(total_s / self._lanes, self.batch_s(self._fastest))
+
+    def least_s(self, images: int, now_s: float) -> float:
+        """Give the time below which so many images are not worth a try.
+
+        That is the prediction, believed the less the longer nothing ran: where it refuses everybody,
+        nothing else would ever put it right.
+        """
+        doubt: float = 0.5 ** ((now_s - self._observed_s) / _HALF_LIFE_S)
+        return self.drain_s(images) * doubt
+
+    def observe(self, images: int, seconds: float, now_s: float) -> None:
+        """Learn from a batch that has run; only one thread may call this."""
+        ratio = min(seconds / self._seconds[images], _LARGEST_SURPRISE * self._factor)
+        self._excess += (max(0.0, ratio - self._mean) - self._excess) * _WEIGHT
+        self._mean += (ratio - self._mean) * _WEIGHT
+        self._factor = self._mean + _EXCESSES * self._excess
+        self._observed_s = now_s

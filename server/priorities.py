@@ -1,0 +1,70 @@
+"""Whose turn it is: interactive images, or bulk ones that wait for whatever time is left."""
+
+import math
+from collections.abc import Sequence
+
+from server.queues import ModelQueue
+from server.submissions import Priority
+
+# A bulk batch that was passed over for so many times as long as it takes may go before interactive images.
+_PASSED_OVER = 10
+
+
+class Turns:
+    """Decides between the priorities of one device; the batcher's lock guards it.
+
+    What holds, over all models of the device:
+
+    - While an interactive image waits, no bulk batch begins, but for the exception below.
+    - An interactive request waits for one bulk batch at the most: one that ran when it came, or one that
+      began as the exception.
+    - Bulk images do not starve: one batch of them may begin while interactive images wait, if none ran
+      for ten times as long as it takes, nor since the oldest of these interactive images came. So
+      bulk gets up to a tenth of a device that has no time left, and all the time that is left.
+
+    A batch that has begun is never stopped. On a device that pads, bulk images also ride in the free seats of
+    interactive batches, which costs nobody anything.
+    """
+
+    def __init__(self) -> None:
+        self._bulk_running = 0
+        self._bulk_ended_s = -math.inf
+
+    def began(self, priority: Priority) -> None:
+        """Take note of a batch that begins."""
+        self._bulk_running += priority is Priority.BULK
+
+    def ended(self, priority: Priority, now_s: float) -> None:
+        """Take note of a batch that has ended."""
+        if priority is Priority.BULK:
+            self._bulk_running -= 1
+            self._bulk_ended_s = now_s
+
+    def next(self, queues: Sequence[ModelQueue], now_s: float) -> tuple[Priority, list[ModelQueue]]:
+        """Give the priority whose turn it is, and the models with such images; none where none wait."""
+        interactive = _with_images(queues, Priority.INTERACTIVE)
+        bulk = _with_images(queues, Priority.BULK)
+        if bulk and (not interactive or self._may_pass(interactive, bulk, now_s)):
+            return Priority.BULK, bulk
+        return Priority.INTERACTIVE, interactive
+
+    def _may_pass(self, interactive: Sequence[ModelQueue], bulk: Sequence[ModelQueue], now_s: float) -> bool:
+        """Tell whether bulk images may go before interactive ones."""
+        if self._bulk_running or not any(self._passed_over(queue, now_s) for queue in bulk):
+            return False
+        oldest_s = min(
+            submission.submitted_s
+            for queue in interactive
+            for submission in queue.lines[Priority.INTERACTIVE]
+        )
+        return self._bulk_ended_s <= oldest_s
+
+    def _passed_over(self, queue: ModelQueue, now_s: float) -> bool:
+        line = queue.lines[Priority.BULK]
+        since_s = max(self._bulk_ended_s, line.first.submitted_s)
+        longest_s = queue.costs.batch_s(min(line.waiting, queue.costs.largest))
+        return now_s - since_s >= _PASSED_OVER * longest_s
+
+
+def _with_images(queues: Sequence[ModelQueue], priority: Priority) -> list[ModelQueue]:
+    return [queue for queue in queues if queue.lines[priority].waiting]

@@ -1,0 +1,152 @@
+"""Images that came together, as the future of their answer.
+
+The event loop makes, settles and cancels submissions; `queues` has those that wait, `batches` those that run.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from artifact.pictures import Pixels
+from server.errors import ExpiredError
+from server.metrics import Unanswered
+from server.network import Probabilities
+
+if TYPE_CHECKING:
+    from server.queues import ModelQueue
+
+# Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
+# later, so nobody waits for ever behind those in a hurry.
+_PATIENCE_S = 1.0
+
+
+class Priority(IntEnum):
+    """Whose images go first; `priorities` says what holds."""
+
+    INTERACTIVE = 0
+    BULK = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a submission.
+
+    Attributes:
+        probabilities: float32 ``[N, K]``, in the order of the images.
+        queue_s: longest wait of an image.
+        infer_s: longest run of a batch that carried one of the images.
+        batch_size: images in the largest such batch.
+    """
+
+    probabilities: Probabilities
+    queue_s: float
+    infer_s: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """When a batch ran, on the batcher's clock, and how many images it carried."""
+
+    started_s: float
+    ended_s: float
+    batch_size: int
+
+
+class Submission(asyncio.Future[Answer]):
+    """Images that came together, as the future of their answer: to all of them, or an error.
+
+    The event loop owns all of it but `taken`, which the batcher's lock guards.
+
+    Args:
+        on_unanswered: told when it ends without an answer, and why; images of it may still wait.
+
+    Attributes:
+        queue: of the model that they are for.
+        images: N times uint8 ``[H, W, C]``.
+        deadline_s: on the batcher's clock; None for no deadline.
+        submitted_s: on the same clock.
+        due_s: when it ought to run at the latest; who is due first goes first.
+        taken: images that left the queue, always the first ones.
+    """
+
+    __slots__ = (
+        *("queue", "images", "deadline_s", "priority", "submitted_s", "due_s", "taken"),
+        *("_on_unanswered", "_probabilities", "_answered", "_queue_s", "_infer_s", "_batch_size"),
+    )
+
+    def __init__(
+        self,
+        queue: "ModelQueue",
+        images: Sequence[Pixels],
+        deadline_s: float | None,
+        priority: Priority,
+        submitted_s: float,
+        on_unanswered: Callable[["Submission", Unanswered | None], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(loop=loop)
+        self.queue = queue
+        self.images = images
+        self.deadline_s = deadline_s
+        self.priority = priority
+        self.submitted_s = submitted_s
+        self.due_s = submitted_s + _PATIENCE_S
+        if deadline_s is not None and deadline_s < self.due_s:
+            self.due_s = deadline_s
+        self.taken = 0
+        self._on_unanswered = on_unanswered
+        self._probabilities: Probabilities | None = None  # of answers that come in several batches
+        self._answered = 0
+        self._queue_s = self._infer_s = 0.0
+        self._batch_size = 0
+
+    @property
+    def left(self) -> int:
+        """Give the number of images that still wait."""
+        return len(self.images) - self.taken
+
+    def hopeless(self, now_s: float) -> bool:
+        """Tell whether the deadline cannot be kept any more, even were nobody else there."""
+        if self.deadline_s is None or self.deadline_s > now_s + self.queue.costs.drain_s(self.left):
+            return False
+        return self.deadline_s <= now_s + self.queue.costs.least_s(self.left, now_s)
+
+    def collect(self, start: int, rows: Probabilities, times: BatchTimes, now_s: float) -> None:
+        """Take a batch's answers to the images from ``start`` on; settle where these were the last."""
+        if self.done():
+            return
+        self._answered += len(rows)
+        self._queue_s = max(self._queue_s, times.started_s - self.submitted_s)
+        self._infer_s = max(self._infer_s, times.ended_s - times.started_s)
+        self._batch_size = max(self._batch_size, times.batch_size)
+        if len(rows) == len(self.images):
+            self._probabilities = rows
+        else:
+            if self._probabilities is None:
+                self._probabilities = np.empty((len(self.images), rows.shape[1]), np.float32)
+            self._probabilities[start : start + len(rows)] = rows
+        if self._answered < len(self.images):
+            return
+        if self.deadline_s is not None and self.deadline_s <= now_s:
+            self.fail(ExpiredError("the answer came after the deadline"), "expired")
+            return
+        self.set_result(Answer(self._probabilities, self._queue_s, self._infer_s, self._batch_size))
+        self.queue.metrics.queue.observe(self._queue_s)
+
+    def fail(self, error: Exception, reason: Unanswered | None = None) -> None:
+        """Settle with an error, unless it is settled; None for a reason that is not counted."""
+        if not self.done():
+            self.set_exception(error)
+            self._on_unanswered(self, reason)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel as every future does; images that still wait give up their seats at once."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._on_unanswered(self, "cancelled")
+        return cancelled
