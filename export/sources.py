@@ -41,6 +41,8 @@ def trained(
     recipe: recipes.Recipe,
     folder: Path,
     observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> tuple[ServedNetwork, Candidate]:
     """Train a network, or go on where an earlier process was interrupted.
 
@@ -54,7 +56,7 @@ def trained(
         OSError: the folder cannot be written.
     """
     input_spec = spec.input_for(dataset.channels, dataset.side_px)
-    shape, preprocessing = _input(input_spec)
+    shape, preprocessing = _input(input_spec, scaled_decoding=scaled_decoding)
     training, validation, test = (
         part.fitted(shape, preprocessing) for part in (dataset.train, dataset.validation, dataset.test)
     )
@@ -89,7 +91,13 @@ def trained(
 
 
 def loaded(
-    spec: ModelSpec, name: str, found: weights.Loaded, calibration: Path | None, observer: Observer
+    spec: ModelSpec,
+    name: str,
+    found: weights.Loaded,
+    calibration: Path | None,
+    observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> tuple[ServedNetwork, Candidate]:
     """Serve weights that were trained elsewhere.
 
@@ -100,7 +108,7 @@ def loaded(
     Raises:
         DatasetError: a picture cannot be read.
     """
-    shape, preprocessing = _input(found.input_spec)
+    shape, preprocessing = _input(found.input_spec, scaled_decoding=scaled_decoding)
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
@@ -126,6 +134,8 @@ def imported(
     wrapped_path: Path,
     calibration: Path | None,
     observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> Candidate:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
@@ -140,7 +150,7 @@ def imported(
         OSError: the file cannot be read.
     """
     wrapped = foreign.wrap(path, wrapped_path, request)
-    shape, preprocessing = _input(wrapped.input_spec)
+    shape, preprocessing = _input(wrapped.input_spec, scaled_decoding=scaled_decoding)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,
@@ -260,7 +270,9 @@ def _describe(
     )
 
 
-def _input(spec: InputSpec) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+def _input(
+    spec: InputSpec, *, scaled_decoding: bool
+) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
     """Describe a network's input; a picture is resized to fill it, nothing more."""
     return (
         manifest_pb2.Input(
@@ -269,6 +281,7 @@ def _input(spec: InputSpec) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocess
         manifest_pb2.Preprocessing(
             resize_shorter_px=max(spec.height, spec.width),
             interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+            scaled_decoding=scaled_decoding,
         ),
     )
 
