@@ -79,7 +79,9 @@ def confusion(path: Path, labels: Sequence[str], counts: npt.NDArray[np.int64]) 
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
     axes.set(
-        xlabel="answer", ylabel="true label", title=f"{mistakes.sum()} mistakes in {counts.sum()} images"
+        xlabel="answer",
+        ylabel="true label",
+        title=f"{mistakes.sum()} mistake{'s' * (mistakes.sum() != 1)} in {counts.sum()} images",
     )
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
@@ -107,9 +109,10 @@ def mistakes(
     worst = wrong[np.argsort(-answers[wrong, answered[wrong]], kind="stable")][:_MISTAKES]
     if not len(worst):
         return 0
-    rows = -(-len(worst) // _COLUMNS)
+    columns = min(_COLUMNS, len(worst))
+    rows = -(-len(worst) // columns)
     figure, grid = plt.subplots(
-        rows, _COLUMNS, figsize=(1.6 * _COLUMNS, 2.0 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.6 * columns, 2.0 * rows), squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
         axes.set_axis_off()
