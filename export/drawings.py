@@ -62,7 +62,7 @@ def confusion(path: Path, labels: Sequence[str], counts: npt.NDArray[np.int64]) 
     figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     # The diagonal would drown the mistakes, so colour counts only them.
     mistakes = counts - np.diag(np.diag(counts))
-    most = max(1, mistakes.max())
+    most, total = max(1, mistakes.max()), int(mistakes.sum())
     axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=2 * most)  # half the scale, so that figures stay legible
     for row, column in np.argwhere(counts):
         right = row == column
@@ -81,7 +81,7 @@ def confusion(path: Path, labels: Sequence[str], counts: npt.NDArray[np.int64]) 
     axes.set(
         xlabel="answer",
         ylabel="true label",
-        title=f"{mistakes.sum()} mistake{'s' * (mistakes.sum() != 1)} in {counts.sum()} images",
+        title=f"{total} mistake{'' if total == 1 else 's'} in {counts.sum()} images",
     )
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
