@@ -375,7 +375,7 @@ class Weights(_message.Message):
     best_epoch: _builtins.int
     """The epoch that was kept, from 1: the one with the lowest validation loss."""
     training_s: _builtins.float
-    """Wall time of the training, all starts together, in seconds."""
+    """Time that the epochs of all starts took, in seconds; validation not counted."""
     starts: _builtins.int
     """How many trainings were run from different initialisations."""
     start: _builtins.int
