@@ -59,9 +59,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # Regenerate the stubs after a change of a .proto file.
+proto: PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto -I $(VENV)/lib/python3*/site-packages
 proto: $(READY)
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=proto $(PROTOS)
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
+	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --python_out=proto --mypy_out=proto $(PROTOS)
+	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
 
 # Regenerate the dashboard, after a change of a panel or a metric.
 dashboard: $(READY)

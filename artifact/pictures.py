@@ -7,7 +7,7 @@ header is read first, and decides whether the rest is worth decoding.
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
 
 Pixels = npt.NDArray[np.uint8]
+# Decodes a file that was measured: the file, Pillow's name of the mode that is wanted (`L` or `RGB`), and the
+# divisor of its size. Gives an upright picture; raises PictureError or MemoryError.
+Codec = Callable[[bytes, str, int], Image.Image]
 
 Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
 # Pillow warns of what it repairs, odd EXIF say, in words from the file, and Python keeps every one of them.
@@ -31,6 +34,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 but DHT, JPG, DAC
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_DIVISORS = (8, 4, 2)  # of the size that a JPEG's coefficients give at once
 
 _USUAL_SCANS = 10  # of a progressive JPEG as encoders write it
 
@@ -71,11 +75,15 @@ def decode(
     shape: manifest_pb2.Input,
     preprocessing: manifest_pb2.Preprocessing,
     limits: Limits = Limits(),
+    codec: Codec | None = None,
 ) -> Pixels:
     """Decode a JPEG or PNG file and fit it to a network's input.
 
     The picture is turned upright (EXIF) and made grey or RGB; transparency is dropped, 16-bit grey is
     scaled by 1/257.
+
+    Args:
+        codec: another than `pillow`, which must give the same pixels.
 
     Returns:
         uint8 ``[H, W, C]``, contiguous.
@@ -85,8 +93,10 @@ def decode(
             the memory that is left. Pillow's own words are in the cause alone.
     """
     measure(encoded, limits)
+    divisor = _divisor(encoded, preprocessing)
     try:
-        return _fit(_opened(encoded, _MODES[shape.channels]), shape, preprocessing, limits)
+        image = (codec or pillow)(encoded, _MODES[shape.channels], divisor)
+        return _fit(image, shape, preprocessing, limits)
     except MemoryError as error:
         raise PictureError("too large to be decoded in the memory that is left") from error
 
@@ -150,8 +160,8 @@ def _fit(
     return np.asarray(image, np.uint8).reshape(shape.height, shape.width, shape.channels)
 
 
-def _opened(encoded: bytes, mode: str) -> Image.Image:
-    """Decode a picture that was measured.
+def pillow(encoded: bytes, mode: str, divisor: int) -> Image.Image:
+    """Decode a picture that was measured; the `Codec` that others are held against.
 
     Raises:
         PictureError: damaged or truncated.
@@ -161,6 +171,8 @@ def _opened(encoded: bytes, mode: str) -> Image.Image:
         with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
             if opened.size != _size(encoded):  # else a second header would pass unmeasured
                 raise PictureError("damaged or truncated: the headers give several sizes")
+            if divisor > 1:
+                opened.draft(None, (opened.width // divisor, opened.height // divisor))
             return _in_mode(_upright(opened), mode)
     except (PictureError, MemoryError):
         raise
@@ -171,10 +183,23 @@ def _opened(encoded: bytes, mode: str) -> Image.Image:
         raise PictureError("damaged or truncated: what follows the header cannot be decoded") from error
 
 
+def turned(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    """Turn a picture as its EXIF says."""
+    turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _divisor(encoded: bytes, preprocessing: manifest_pb2.Preprocessing) -> int:
+    """Tell by how much smaller a file may be decoded than it is."""
+    if not (preprocessing.scaled_decoding and encoded.startswith(_JPEG_MAGIC)):
+        return 1
+    needed = 2 * preprocessing.resize_shorter_px
+    return next((by for by in _JPEG_DIVISORS if min(_size(encoded)) // by >= needed), 1)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # while the file is open; a PNG may say its orientation after its pixels
-    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    return turned(image, image.getexif())
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -41,6 +41,12 @@ Calibration = Annotated[
 Ungated = Annotated[
     bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
 ]
+ScaledDecoding = Annotated[
+    bool,
+    typer.Option(
+        "--scaled-decoding", help="Allow large JPEG files to be decoded at a part of their size: faster."
+    ),
+]
 
 _MODELS = Path("models")
 _ADDRESS = "127.0.0.1:8001"
@@ -73,6 +79,7 @@ def export(
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
+    scaled_decoding: ScaledDecoding = False,
     absent: Annotated[
         bool, typer.Option("--absent", help="Pass over what the repository holds already.")
     ] = False,
@@ -98,6 +105,7 @@ def export(
         labels=labels,
         calibration=calibration,
         ungated=ungated,
+        scaled_decoding=scaled_decoding,
         repository=repository,
         name=name,
         cache=cache,
@@ -129,6 +137,7 @@ def import_(
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
+    scaled_decoding: ScaledDecoding = False,
     repository: Repository = _MODELS,
 ) -> None:
     """Wrap an ONNX classifier from elsewhere, prove that it answers the same, publish."""
@@ -145,6 +154,7 @@ def import_(
         name=name,
         calibration=calibration,
         ungated=ungated,
+        scaled_decoding=scaled_decoding,
         repository=repository,
     )
 

@@ -4,7 +4,7 @@ Encoded pictures are sent as they are and arrays as raw pixels; nothing is prepr
 artifact on the server knows how.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
@@ -23,6 +23,8 @@ from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 _MAX_MESSAGE_BYTES = 256 << 20  # answers are small; this only must not be the limit that is met first
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Picture = bytes | npt.NDArray[np.uint8]
 Request = TypeVar("Request")
@@ -130,11 +132,7 @@ class Client:
             ClientError: the server refused the request, or cannot be reached.
             TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
         """
-        response = self.classify_raw(model, pictures, top_k, version, timeout_s)
-        return [
-            [Label(label.label, label.label_index, label.probability) for label in classification.labels]
-            for classification in response.classifications
-        ]
+        return _labels(self.classify_raw(model, pictures, top_k, version, timeout_s))
 
     def classify_raw(
         self,
@@ -154,6 +152,45 @@ class Client:
             model=model, images=[_image(picture) for picture in pictures], top_k=top_k, version=version
         )
         return self._call(self._classifier.Classify, request, timeout_s)
+
+    def classify_stream(
+        self, model: str, pictures: Iterable[Picture], top_k: int | None = None
+    ) -> Iterator[tuple[int, list[Label] | ClientError]]:
+        """Classify pictures one by one over a call that stays open, which costs a third of as many calls.
+
+        The pictures are sent from another thread, ahead of the answers.
+
+        Yields:
+            The position of a picture and its labels, most probable first, or why it has none; in the order
+            in which the answers come.
+
+        Raises:
+            ClientError: the stream broke.
+            Exception: whatever ``pictures`` raises, or TypeError for one that `classify` would not take.
+        """
+        failures: list[Exception] = []
+
+        def requests() -> Iterator[classifier_pb2.ClassifyStreamRequest]:
+            try:
+                for index, picture in enumerate(pictures):
+                    request = classifier_pb2.ClassifyRequest(
+                        model=model, images=[_image(picture)], top_k=top_k
+                    )
+                    yield classifier_pb2.ClassifyStreamRequest(id=str(index), request=request)
+            except Exception as error:  # noqa: BLE001 - it is for the caller, whose thread is another
+                failures.append(error)
+
+        call = self._classifier.ClassifyStream(requests())
+        try:
+            for answer in call:
+                refused = answer.WhichOneof("outcome") == "error"
+                yield int(answer.id), _refusal(answer.error) if refused else _labels(answer.response)[0]
+        except grpc.RpcError as error:
+            raise _client_error(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
 
     def list_models(self) -> list[classifier_pb2.ModelStatus]:
         """List every model of the server, whatever its state.
@@ -207,21 +244,35 @@ def _image(picture: Picture) -> classifier_pb2.Image:
     return classifier_pb2.Image(pixels=pixels)
 
 
+def _labels(response: classifier_pb2.ClassifyResponse) -> list[list[Label]]:
+    return [
+        [Label(label.label, label.label_index, label.probability) for label in classification.labels]
+        for classification in response.classifications
+    ]
+
+
 def _client_error(error: grpc.RpcError) -> ClientError:
     """Take a refusal apart: its status, and the details that the server added, as far as they can be read."""
-    field, retry_delay_s = "", None
     if not isinstance(error, grpc.Call):  # gRPC's own always are
         return ClientError(grpc.StatusCode.UNKNOWN, str(error) or type(error).__name__)
     try:
         status = rpc_status.from_call(error)
     except (ValueError, DecodeError):  # details that are not this call's, from a proxy say, or none at all
         status = None
-    for detail in status.details if status is not None else ():
+    if status is None:
+        return ClientError(error.code(), error.details() or error.code().name)
+    return _refusal(status)
+
+
+def _refusal(status: status_pb2.Status) -> ClientError:
+    """Take a status that the server described apart."""
+    field, retry_delay_s = "", None
+    for detail in status.details:
         bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         with suppress(DecodeError):
             if detail.Unpack(bad_request) and bad_request.field_violations:
                 field = bad_request.field_violations[0].field
             elif detail.Unpack(retry_info):
                 retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
-    message = error.details() or error.code().name
-    return ClientError(error.code(), message, field, retry_delay_s, from_server=status is not None)
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return ClientError(code, status.message or code.name, field, retry_delay_s, from_server=True)

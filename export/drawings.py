@@ -62,7 +62,7 @@ def confusion(path: Path, labels: Sequence[str], counts: npt.NDArray[np.int64]) 
     figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
     # The diagonal would drown the mistakes, so colour counts only them.
     mistakes = counts - np.diag(np.diag(counts))
-    most = max(1, mistakes.max())
+    most, total = max(1, mistakes.max()), int(mistakes.sum())
     axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=2 * most)  # half the scale, so that figures stay legible
     for row, column in np.argwhere(counts):
         right = row == column
@@ -79,7 +79,9 @@ def confusion(path: Path, labels: Sequence[str], counts: npt.NDArray[np.int64]) 
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
     axes.set(
-        xlabel="answer", ylabel="true label", title=f"{mistakes.sum()} mistakes in {counts.sum()} images"
+        xlabel="answer",
+        ylabel="true label",
+        title=f"{total} mistake{'' if total == 1 else 's'} in {counts.sum()} images",
     )
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
@@ -107,9 +109,10 @@ def mistakes(
     worst = wrong[np.argsort(-answers[wrong, answered[wrong]], kind="stable")][:_MISTAKES]
     if not len(worst):
         return 0
-    rows = -(-len(worst) // _COLUMNS)
+    columns = min(_COLUMNS, len(worst))
+    rows = -(-len(worst) // columns)
     figure, grid = plt.subplots(
-        rows, _COLUMNS, figsize=(1.6 * _COLUMNS, 2.0 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.6 * columns, 2.0 * rows), squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
         axes.set_axis_off()

@@ -38,6 +38,7 @@ class Request:
         labels: file with a label a line, for weights from a file.
         precisions: None for all of a trained network and fp32 of a loaded one.
         calibration: folder of pictures that precisions are judged on where there is no held-out set.
+        scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
         cache: folder of downloaded datasets.
         recipe: how to train; None looks it up.
     """
@@ -49,6 +50,7 @@ class Request:
     precisions: Sequence[str] | None = None
     calibration: Path | None = None
     ungated: bool = False
+    scaled_decoding: bool = False
     cache: Path = Path("~/.cache/modelzoo")
     recipe: recipes.Recipe | None = None
 
@@ -88,11 +90,15 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     if dataset is None:
         observer.step(f"loading {request.weights}")
         found = _load(spec, request)
-        served, candidate = sources.loaded(spec, name, found, request.calibration, observer)
+        served, candidate = sources.loaded(
+            spec, name, found, request.calibration, observer, scaled_decoding=request.scaled_decoding
+        )
         precisions = request.precisions or PRECISIONS[:1]
     else:
         recipe = request.recipe or recipes.find(spec.name, dataset.name, mirror=dataset.mirrored)
-        served, candidate = sources.trained(spec, name, dataset, recipe, folder, observer)
+        served, candidate = sources.trained(
+            spec, name, dataset, recipe, folder, observer, scaled_decoding=request.scaled_decoding
+        )
         precisions = request.precisions or PRECISIONS
     wishes = Wishes(request.repository, precisions, request.ungated)
     published = release.release(candidate, wishes, observer.step)
@@ -109,6 +115,7 @@ def import_(
     precisions: Sequence[str] = PRECISIONS[:1],
     calibration: Path | None = None,
     ungated: bool = False,
+    scaled_decoding: bool = False,
     observer: Observer | None = None,
 ) -> Exported:
     """Wrap an ONNX classifier from elsewhere, prove that it answers the same, and publish it.
@@ -126,7 +133,13 @@ def import_(
     observer.step(f"wrapping {path.name}")
     with tempfile.TemporaryDirectory() as scratch:
         candidate = sources.imported(
-            path, request, name, Path(scratch) / "wrapped.onnx", calibration, observer
+            path,
+            request,
+            name,
+            Path(scratch) / "wrapped.onnx",
+            calibration,
+            observer,
+            scaled_decoding=scaled_decoding,
         )
         published = release.release(candidate, Wishes(repository, precisions, ungated), observer.step)
     return Exported(published, candidate.description, None)

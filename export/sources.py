@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,8 @@ def trained(
     recipe: recipes.Recipe,
     folder: Path,
     observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> tuple[ServedNetwork, Candidate]:
     """Train a network, or go on where an earlier process was interrupted.
 
@@ -54,13 +55,12 @@ def trained(
         OSError: the folder cannot be written.
     """
     input_spec = spec.input_for(dataset.channels, dataset.side_px)
-    shape, preprocessing = _input(input_spec)
+    shape, preprocessing = _input(input_spec, scaled_decoding=scaled_decoding)
     training, validation, test = (
         part.fitted(shape, preprocessing) for part in (dataset.train, dataset.validation, dataset.test)
     )
     observer.step("training")
-    started_s = time.monotonic()
-    served, history = _best_start(
+    served, history, training_s = _best_start(
         _Task(spec, input_spec, len(dataset.labels), training, validation, folder),
         recipe,
         observer,
@@ -73,7 +73,7 @@ def trained(
         start=history.recipe.seed - recipe.seed,
         epochs=len(history.epochs),
         best_epoch=history.best.number,
-        training_s=round(time.monotonic() - started_s, 3),
+        training_s=round(training_s, 3),
     )
     return served, Candidate(
         description=_describe(spec, name, served, shape, preprocessing, origin),
@@ -89,7 +89,13 @@ def trained(
 
 
 def loaded(
-    spec: ModelSpec, name: str, found: weights.Loaded, calibration: Path | None, observer: Observer
+    spec: ModelSpec,
+    name: str,
+    found: weights.Loaded,
+    calibration: Path | None,
+    observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> tuple[ServedNetwork, Candidate]:
     """Serve weights that were trained elsewhere.
 
@@ -100,7 +106,7 @@ def loaded(
     Raises:
         DatasetError: a picture cannot be read.
     """
-    shape, preprocessing = _input(found.input_spec)
+    shape, preprocessing = _input(found.input_spec, scaled_decoding=scaled_decoding)
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
@@ -126,6 +132,8 @@ def imported(
     wrapped_path: Path,
     calibration: Path | None,
     observer: Observer,
+    *,
+    scaled_decoding: bool = False,
 ) -> Candidate:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
@@ -140,7 +148,7 @@ def imported(
         OSError: the file cannot be read.
     """
     wrapped = foreign.wrap(path, wrapped_path, request)
-    shape, preprocessing = _input(wrapped.input_spec)
+    shape, preprocessing = _input(wrapped.input_spec, scaled_decoding=scaled_decoding)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,
@@ -199,8 +207,11 @@ class _Task:
 
 def _best_start(
     task: _Task, recipe: recipes.Recipe, observer: Observer
-) -> tuple[ServedNetwork, train.Training]:
+) -> tuple[ServedNetwork, train.Training, float]:
     """Train from every start, and keep the one with the lowest validation loss.
+
+    Returns:
+        The network, how it was trained, and the seconds that all starts together took.
 
     Raises:
         DivergedError: every start failed; a single one that does is passed over.
@@ -222,7 +233,8 @@ def _best_start(
         attempts.append((served, history))
     if not attempts:
         raise failure or train.DivergedError("there was no start")
-    return min(attempts, key=lambda attempt: attempt[1].best.validation_loss)
+    served, history = min(attempts, key=lambda attempt: attempt[1].best.validation_loss)
+    return served, history, sum(attempt.training_s for _, attempt in attempts)
 
 
 def _pictures(
@@ -260,7 +272,9 @@ def _describe(
     )
 
 
-def _input(spec: InputSpec) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+def _input(
+    spec: InputSpec, *, scaled_decoding: bool
+) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
     """Describe a network's input; a picture is resized to fill it, nothing more."""
     return (
         manifest_pb2.Input(
@@ -269,6 +283,7 @@ def _input(spec: InputSpec) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocess
         manifest_pb2.Preprocessing(
             resize_shorter_px=max(spec.height, spec.width),
             interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+            scaled_decoding=scaled_decoding,
         ),
     )
 

@@ -34,13 +34,15 @@ class Epoch:
         validation_loss: mean cross entropy on the validation part, labels smoothed as in training: by the
             labels as they are, a network that learns to be less sure would seem to get worse.
         validation_accuracy_ratio: share of validation images that got the right label.
-        images_per_s: training speed, validation not counted.
+        training_s: time that training took, validation not counted.
+        images_per_s: training speed in that time.
     """
 
     number: int
     training_loss: float
     validation_loss: float
     validation_accuracy_ratio: float
+    training_s: float
     images_per_s: float
 
 
@@ -59,6 +61,11 @@ class Training:
     def best(self) -> Epoch:
         """Give the epoch whose weights were kept: the first with the lowest validation loss."""
         return min(self.epochs, key=lambda epoch: epoch.validation_loss)
+
+    @property
+    def training_s(self) -> float:
+        """Give the seconds that all epochs took, whichever processes ran them."""
+        return sum(epoch.training_s for epoch in self.epochs)
 
 
 class Watcher(Protocol):
@@ -149,7 +156,7 @@ class _Run:
             total_steps=recipe.epochs * math.ceil(len(self._labels) / recipe.batch_size),
         )
         self._best: dict[str, torch.Tensor] = copy.deepcopy(served.state_dict())
-        self._learned = (math.nan, math.nan)  # of the epoch that is not judged yet
+        self._learned = (math.nan, math.nan, math.nan)  # of the epoch that is not judged yet
         self.epochs: list[Epoch] = []
 
     @property
@@ -191,7 +198,8 @@ class _Run:
             watcher.images((number - 1) * count + seen, recipe.epochs * count)
             if not math.isfinite(total_loss):
                 raise DivergedError(f"the training loss became {total_loss} in epoch {number}")
-        self._learned = (total_loss / count, count / (time.monotonic() - started_s))
+        training_s = time.monotonic() - started_s
+        self._learned = (total_loss / count, training_s, count / training_s)
 
     def judge(self, validation: Split) -> None:
         """Measure what the epoch came to, and remember its weights where they are the best so far.
@@ -203,8 +211,8 @@ class _Run:
         number = len(self.epochs) + 1
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss became {loss} in epoch {number}")
-        training_loss, images_per_s = self._learned
-        self.epochs.append(Epoch(number, training_loss, loss, accuracy_ratio, images_per_s))
+        training_loss, training_s, images_per_s = self._learned
+        self.epochs.append(Epoch(number, training_loss, loss, accuracy_ratio, training_s, images_per_s))
         if Training(self._recipe, self.epochs).best.number == number:
             self._best = copy.deepcopy(self._served.state_dict())
 

@@ -32,6 +32,7 @@ from server.edge import Edge
 from server.errors import StartError
 from server.exposition import MetricsPort
 from server.health import Health
+from server.in_flight import InFlight
 from server.lane import Lane
 from server.metrics import DeviceMemoryCollector, Metrics
 from server.network import OnnxNetwork, OpenNetwork
@@ -150,7 +151,7 @@ class Server:
         self._health.drain()
         self._repository.drain()
         await self._wait(asyncio.sleep(_REFUSING_S), ends_s)
-        await self._wait(self._edge.idle.wait(), ends_s)
+        await self._wait(self._in_flight.idle.wait(), ends_s)
         # What is left is late, or a stream that only listens.
         await self._grpc.stop(None)
         self._batcher.close()
@@ -197,11 +198,12 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
             ],
         )
-        self._edge = Edge(metrics, self._log, settings.max_bytes_in_flight)
+        self._in_flight = InFlight(settings.max_bytes_in_flight)
+        edge = Edge(metrics, self._log, self._in_flight)
         service = Classifier(
             self._repository, self._decoder, self._batcher, metrics, settings.max_images_per_request
         )
-        self._grpc.add_generic_rpc_handlers((service.handlers(self._edge), self._health.handlers()))
+        self._grpc.add_generic_rpc_handlers((service.handlers(edge), self._health.handlers()))
         names = (classifier.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), GenericOnly(self._grpc)

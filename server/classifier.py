@@ -6,13 +6,15 @@ import time
 import grpc
 
 from modelzoo.v1 import classifier_pb2
+from server import statuses
 from server.batcher import Batcher
 from server.decoding import Decoder
-from server.edge import Edge, why_cancelled
+from server.edge import Edge, parser, why_cancelled
 from server.errors import InvalidRequestError, ModelNotFoundError, ModelZooError
 from server.metrics import UNKNOWN_MODEL, Metrics
 from server.ranking import DEFAULT_TOP_K, rank
 from server.repository import ReadyModel, Repository
+from server.streams import Answers
 from server.submissions import Priority
 
 _RANK_ON_THE_LOOP = (
@@ -25,6 +27,7 @@ _PRIORITIES = {
     classifier_pb2.PRIORITY_BULK: Priority.BULK,
 }
 
+StreamRequest = classifier_pb2.ClassifyStreamRequest
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 
 
@@ -46,23 +49,29 @@ class Classifier:
 
     def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
         """Give the service's handlers, each wrapped by the edge."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Classify": edge.unary(
-                    SERVICE,
-                    "Classify",
-                    classifier_pb2.ClassifyRequest,
-                    self.classify,
-                    # Somewhat too many are parsed and refused by name, far too many unseen.
-                    max_fields=4 * self._max_images + 16,
+        # Somewhat too many images are parsed and refused by name, far too many unseen.
+        max_fields = 4 * self._max_images + 16
+        methods = {
+            "Classify": edge.unary(
+                SERVICE, "Classify", parser(classifier_pb2.ClassifyRequest, max_fields), self.classify
+            ),
+            "ClassifyStream": edge.stream(
+                SERVICE,
+                "ClassifyStream",
+                Answers(
+                    parser(StreamRequest, max_fields, inside=StreamRequest.REQUEST_FIELD_NUMBER),
+                    self.classify_streamed,
+                    _failed,
                 ),
-                "ListModels": edge.unary(
-                    SERVICE, "ListModels", classifier_pb2.ListModelsRequest, self.list_models
-                ),
-                "GetModel": edge.unary(SERVICE, "GetModel", classifier_pb2.GetModelRequest, self.get_model),
-            },
-        )
+            ),
+            "ListModels": edge.unary(
+                SERVICE, "ListModels", parser(classifier_pb2.ListModelsRequest), self.list_models
+            ),
+            "GetModel": edge.unary(
+                SERVICE, "GetModel", parser(classifier_pb2.GetModelRequest), self.get_model
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     async def classify(
         self, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
@@ -94,6 +103,22 @@ class Classifier:
             return response
         finally:
             self._metrics.request_ended(name, code)
+
+    async def classify_streamed(
+        self, request: StreamRequest, deadline_s: float | None
+    ) -> classifier_pb2.ClassifyStreamResponse:
+        """Classify every image of a request that came in a stream, or none of them.
+
+        Raises:
+            ModelZooError: one of its subclasses.
+        """
+        if request.HasField("timeout_ms"):
+            if request.timeout_ms < 1:
+                raise InvalidRequestError("timeout_ms", f"{request.timeout_ms} is not above zero")
+            own_s = time.monotonic() + request.timeout_ms / 1000
+            deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
+        response = await self.classify(request.request, deadline_s)
+        return classifier_pb2.ClassifyStreamResponse(id=request.id, response=response)
 
     async def list_models(
         self, request: classifier_pb2.ListModelsRequest, deadline_s: float | None
@@ -148,6 +173,12 @@ class Classifier:
                 batch_size=answer.batch_size,
             ),
         )
+
+
+def _failed(request: StreamRequest | None, error: ModelZooError) -> classifier_pb2.ClassifyStreamResponse:
+    return classifier_pb2.ClassifyStreamResponse(
+        id=request.id if request is not None else "", error=statuses.describe(error)
+    )
 
 
 def _version(request: classifier_pb2.ClassifyRequest | classifier_pb2.GetModelRequest) -> int | None:

@@ -16,6 +16,7 @@ from artifact import pictures
 from artifact.errors import PictureError
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server import jpeg
 from server.errors import InvalidRequestError, OverloadedError
 
 _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
@@ -147,7 +148,7 @@ def _decode_chunk(
     rows = {}
     for index, body in encoded.items():
         try:
-            rows[index] = pictures.decode(body, manifest.input, manifest.preprocessing, limits)
+            rows[index] = pictures.decode(body, manifest.input, manifest.preprocessing, limits, jpeg.codec)
         except PictureError as error:
             raise _InvalidImageError(index, str(error)) from error
     return rows

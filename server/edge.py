@@ -1,6 +1,6 @@
 """What happens around every call: its deadline, its status, its metrics.
 
-Handlers raise our exceptions; this file alone makes gRPC's statuses of them, and no other exception's
+Handlers raise our exceptions; here they become gRPC's statuses, and no other exception's
 message ever reaches a client.
 """
 
@@ -10,80 +10,63 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
-import grpc_status.rpc_status
-from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from structlog.typing import FilteringBoundLogger
 
-from server import deadlines, wire
-from server.errors import InvalidRequestError, ModelZooError, OverloadedError
+from server import deadlines, statuses, wire
+from server.errors import InvalidRequestError, ModelZooError
+from server.in_flight import InFlight
 from server.metrics import Metrics, RpcMetrics
+from server.streams import Answers, Stream
 
-_RETRY_DELAY_S = 0.5  # some large requests' time
-
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
+Parsed = TypeVar("Parsed", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler = Callable[[Request, float | None], Awaitable[Message]]
 
 
 class Edge:
-    """Wraps handlers into RPC methods.
+    """Wraps handlers into RPC methods: bytes in, bytes out.
 
     Args:
         log: told of errors that are nobody's request's fault.
-        max_bytes: size of all requests that are in flight together.
-
-    Attributes:
-        idle: set while no call is in flight.
+        in_flight: counts the requests that are being answered.
     """
 
-    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, max_bytes: int) -> None:
+    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, in_flight: InFlight) -> None:
         self._metrics = metrics
         self._log = log
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._calls = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self._in_flight = in_flight
 
     def unary(
-        self,
-        service: str,
-        method: str,
-        request_type: type[Request],
-        handler: Handler[Request],
-        max_fields: int = 16,
+        self, service: str, method: str, parse: Callable[[bytes], Request], handler: Handler[Request]
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Make an RPC method of a handler.
 
-        Bytes in, bytes out: the handler gets the parsed request and its deadline on the clock of
-        `time.monotonic` (None where the client set none), and returns the response.
-
         Args:
-            max_fields: fields that a request may have at its top level; they are counted before it is
-                parsed, because two bytes a field grow a hundredfold there.
+            parse: gives the request in a message, or raises a `ModelZooError`.
+            handler: gets the request and its deadline on the clock of `time.monotonic` (None where the
+                client set none), and returns the response.
         """
-        metrics = self._metrics.for_method(service, method)
+        metrics = self._metrics.for_method("unary", service, method)
         log = self._log.bind(method=f"/{service}/{method}")
 
         async def call(body: bytes, context: Context) -> bytes:
             started_s = time.monotonic()
             metrics.started.inc()
-            left_s: float | None = context.time_remaining()  # None where the client set none
-            deadline_s = None if left_s is None else started_s + left_s
-            self._enter(len(body))
+            deadline_s = _deadline_s(context, started_s)
+            self._in_flight.enter(len(body))
             try:
-                if self._bytes > self._max_bytes:
-                    raise OverloadedError("the requests in flight are too large together", _RETRY_DELAY_S)
-                response = await handler(_parse(request_type, body, max_fields), deadline_s)
+                self._in_flight.require_room()
+                response = await handler(parse(body), deadline_s)
                 answer = response.SerializeToString()
             except asyncio.CancelledError:  # the client hung up, or its deadline passed
                 _ended(metrics, why_cancelled(deadline_s), started_s)
                 raise
             except ModelZooError as error:
                 _ended(metrics, error.status, started_s)
-                await context.abort_with_status(_status(error))
+                await context.abort_with_status(rpc_status.to_status(statuses.describe(error)))
                 raise  # never reached: abort raises
             except Exception:
                 log.exception("call_failed")
@@ -91,22 +74,56 @@ class Edge:
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
                 raise  # never reached: abort raises
             finally:
-                self._leave(len(body))
+                self._in_flight.leave(len(body))
             _ended(metrics, grpc.StatusCode.OK, started_s)
             return answer
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    def _enter(self, size_bytes: int) -> None:
-        self._bytes += size_bytes
-        self._calls += 1
-        self.idle.clear()
+    def stream(
+        self, service: str, method: str, answers: Answers[Request]
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Make an RPC method of many messages, each of which is answered by itself."""
+        metrics = self._metrics.for_method("bidi_stream", service, method)
+        log = self._log.bind(method=f"/{service}/{method}")
 
-    def _leave(self, size_bytes: int) -> None:
-        self._bytes -= size_bytes
-        self._calls -= 1
-        if not self._calls:
-            self.idle.set()
+        async def call(_: object, context: Context) -> None:
+            started_s = time.monotonic()
+            metrics.started.inc()
+            deadline_s = _deadline_s(context, started_s)
+            try:
+                await Stream(context, answers, deadline_s, self._in_flight, metrics, log).run()
+            except asyncio.CancelledError:
+                _ended(metrics, why_cancelled(deadline_s), started_s)
+                raise
+            _ended(metrics, grpc.StatusCode.OK, started_s)
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+
+def parser(
+    request_type: type[Parsed], max_fields: int = 16, inside: int | None = None
+) -> Callable[[bytes], Parsed]:
+    """Make the function that reads requests of a type.
+
+    Args:
+        max_fields: fields that a request may have at its top level; they are counted before it is
+            parsed, because two bytes a field grow a hundredfold there.
+        inside: number of a field that holds a message, whose own fields are counted too.
+
+    Returns:
+        A function that raises `InvalidRequestError` for what is no such request.
+    """
+
+    def parse(body: bytes) -> Parsed:
+        try:
+            if len(body) > 2 * max_fields and wire.count_fields(body, max_fields, inside) > max_fields:
+                raise InvalidRequestError("request", f"more than {max_fields} fields, images included")
+            return request_type.FromString(body)
+        except (DecodeError, ValueError) as error:
+            raise InvalidRequestError("request", f"not a {request_type.DESCRIPTOR.full_name}") from error
+
+    return parse
 
 
 def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
@@ -114,35 +131,11 @@ def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if deadlines.over(deadline_s) else grpc.StatusCode.CANCELLED
 
 
-def _parse(request_type: type[Request], body: bytes, max_fields: int) -> Request:
-    try:
-        if wire.count_fields(body, max_fields) > max_fields:
-            raise InvalidRequestError("request", f"more than {max_fields} fields, images included")
-        return request_type.FromString(body)
-    except (DecodeError, ValueError) as error:
-        raise InvalidRequestError("request", f"not a {request_type.DESCRIPTOR.full_name}") from error
+def _deadline_s(context: Context, started_s: float) -> float | None:
+    left_s: float | None = context.time_remaining()  # None where the client set none
+    return None if left_s is None else started_s + left_s
 
 
 def _ended(metrics: RpcMetrics, code: grpc.StatusCode, started_s: float) -> None:
     metrics.handled[code].inc()
     metrics.handling.observe(time.monotonic() - started_s)
-
-
-def _status(error: ModelZooError) -> grpc.Status:
-    """Describe an error as `google.rpc.Status`, with the details that its class carries."""
-    details: list[Message] = []
-    if isinstance(error, InvalidRequestError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, OverloadedError):
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_delay_s * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
-    for detail in details:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
-    number, _ = error.status.value
-    return grpc_status.rpc_status.to_status(
-        status_pb2.Status(code=number, message=str(error), details=packed)
-    )

@@ -8,6 +8,7 @@ ModelZooError                INTERNAL
 ├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing, or answered too late
 └── InferenceError           INTERNAL            the device failed the batch
 StartError                   no status: the server does not start; the message says why
+DeviceError                  no status: the device fails; it ends a batch or a load, and the log has it
 """
 
 from typing import ClassVar
@@ -76,3 +77,7 @@ class InferenceError(ModelZooError):
 
 class StartError(Exception):
     """The server cannot start: a setting, a port or a device is not usable; the message says which."""
+
+
+class DeviceError(Exception):
+    """The device does not do what it was asked to."""

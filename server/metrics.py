@@ -25,6 +25,7 @@ DURATION_BUCKETS_S = (
 )
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+RpcKind = Literal["unary", "bidi_stream"]
 Stage = Literal["decode", "queue", "infer"]
 STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
 Unanswered = Literal["queue_full", "late", "expired", "cancelled", "failed"]
@@ -98,11 +99,18 @@ class RpcMetrics:
     """What the edge counts, bound to one method; named as the stock gRPC dashboards expect."""
 
     def __init__(
-        self, started: Counter, handled: Mapping[grpc.StatusCode, Counter], handling: Histogram
+        self,
+        started: Counter,
+        handled: Mapping[grpc.StatusCode, Counter],
+        handling: Histogram,
+        received: Counter,
+        sent: Counter,
     ) -> None:
         self.started = started
         self.handled = handled
         self.handling = handling
+        self.received = received
+        self.sent = sent
 
 
 class Metrics:
@@ -143,6 +151,15 @@ class Metrics:
             "Time from the request's arrival to its answer.",
             ["grpc_type", "grpc_service", "grpc_method"],
             namespace="",
+        )
+        self._rpc_received, self._rpc_sent = (
+            Counter(
+                f"grpc_server_msg_{done}_total",
+                f"Messages of streams that were {done}.",
+                ["grpc_type", "grpc_service", "grpc_method"],
+                registry=registry,
+            )
+            for done in ("received", "sent")
         )
         self._request_duration = seconds(
             "request_duration_seconds",
@@ -199,13 +216,15 @@ class Metrics:
             "device_fallback", "1 where the server runs on the CPU because CUDA did not work, else 0.", []
         )
 
-    def for_method(self, service: str, method: str) -> RpcMetrics:
-        """Bind the metrics of a unary method, every status at zero."""
-        labels = ("unary", service, method)
+    def for_method(self, kind: RpcKind, service: str, method: str) -> RpcMetrics:
+        """Bind the metrics of a method, every status at zero."""
+        labels = (kind, service, method)
         return RpcMetrics(
             started=self._rpc_started.labels(*labels),
             handled={code: self._rpc_handled.labels(*labels, _camel(code)) for code in grpc.StatusCode},
             handling=self._rpc_handling.labels(*labels),
+            received=self._rpc_received.labels(*labels),
+            sent=self._rpc_sent.labels(*labels),
         )
 
     def for_requests(self, model: str) -> RequestMetrics:

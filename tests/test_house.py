@@ -88,7 +88,8 @@ def test_committed_stubs_are_what_protoc_generates(tmp_path: Path) -> None:
     protos = sorted((ROOT / "proto/modelzoo/v1").glob("*.proto"))
     environment = {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin"}
     outputs = ["--python_out", "--mypy_out", "--grpc_python_out", "--mypy_grpc_out"]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "proto")]
+    roots = ["-I", str(ROOT / "proto"), "-I", sysconfig.get_path("purelib")]  # the latter has google.rpc
+    command = [sys.executable, "-m", "grpc_tools.protoc", *roots]
     subprocess.run(
         [*command, *(f"{output}={tmp_path}" for output in outputs), *map(str, protos)],
         env=environment,

@@ -261,3 +261,40 @@ def test_odd_exif_neither_refuses_a_picture_nor_fills_the_log() -> None:
     assert done.stderr == b""
     plain = save(Image.fromarray(noise(20, 12, 3)), "JPEG")
     assert done.stdout == pictures.decode(plain, *exact(20, 12, 3)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "divisor"),
+    [((800, 640), 8), ((640, 511), 4), ((320, 256), 4), ((300, 128), 2), ((127, 900), 1)],
+)
+def test_a_large_jpeg_may_be_decoded_smaller_but_never_below_twice_what_is_needed(
+    size: tuple[int, int], divisor: int
+) -> None:
+    shape = manifest_pb2.Input(height=32, width=32, channels=3)
+    preprocessing = manifest_pb2.Preprocessing(
+        resize_shorter_px=32, interpolation=manifest_pb2.INTERPOLATION_BILINEAR, scaled_decoding=True
+    )
+    asked = []
+
+    def codec(encoded: bytes, mode: str, by: int) -> Image.Image:
+        asked.append(by)
+        return pictures.pillow(encoded, mode, by)
+
+    file = io.BytesIO()
+    Image.fromarray(noise(12, 10, 3)).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    scaled = pictures.decode(file.getvalue(), shape, preprocessing, codec=codec)
+    preprocessing.scaled_decoding = False
+    whole = pictures.decode(file.getvalue(), shape, preprocessing, codec=codec)
+    assert asked == [divisor, 1]
+    assert np.abs(scaled.astype(int) - whole).mean() < 2  # of 255
+    assert (scaled != whole).any() == (divisor > 1)
+
+
+def test_only_a_jpeg_is_decoded_smaller() -> None:
+    shape, preprocessing = exact(8, 8, 1)
+    preprocessing.scaled_decoding = True
+    picture = io.BytesIO()
+    Image.fromarray(noise(64, 64, 1)[:, :, 0]).save(picture, "PNG")
+    wanted = pictures.decode(picture.getvalue(), shape, preprocessing)
+    preprocessing.scaled_decoding = False
+    np.testing.assert_array_equal(wanted, pictures.decode(picture.getvalue(), shape, preprocessing))

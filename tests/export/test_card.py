@@ -10,7 +10,7 @@ from export import drawings
 from export.recipes import Recipe
 from export.train import Epoch, Training
 
-EPOCHS = [Epoch(1, 2.0, 1.5, 0.5, 100.0), Epoch(2, 1.0, 0.75, 0.75, 100.0)]
+EPOCHS = [Epoch(1, 2.0, 1.5, 0.5, 4.0, 100.0), Epoch(2, 1.0, 0.75, 0.75, 4.0, 100.0)]
 
 
 @pytest.mark.parametrize(

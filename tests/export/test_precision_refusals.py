@@ -185,7 +185,13 @@ def test_of_many_images_so_many_at_even_distances_calibrate(source: Path, target
 
 @pytest.mark.parametrize(
     ("scores", "best"),
-    [((1, 2, 3), Calibration.ENTROPY), ((1, 2, 2), Calibration.PERCENTILE), ((2, 2, 2), Calibration.MINMAX)],
+    [
+        ((9, 1, 2, 3), Calibration.ENTROPY),
+        ((9, 1, 2, 2), Calibration.PERCENTILE),
+        ((9, 2, 2, 2), Calibration.MINMAX),
+        ((2, 1, 2), Calibration.PERCENTILE),  # as good as the source: no more is tried
+        ((2, 3), Calibration.MINMAX),
+    ],
 )
 def test_the_best_calibration_is_kept_and_the_cheapest_among_equals(
     scores: tuple[float, ...], best: Calibration, source: Path, target: Path
@@ -197,7 +203,9 @@ def test_the_best_calibration_is_kept_and_the_cheapest_among_equals(
         return left.pop(0)
 
     assert precision.best_int8(source, target, IMAGES, judge) is best
-    assert target.read_bytes() == seen[list(Calibration).index(best)]
+    assert left == []
+    assert seen[0] == source.read_bytes()
+    assert target.read_bytes() == seen[1 + list(Calibration).index(best)]
     assert list(target.parent.iterdir()) == [target]
 
 

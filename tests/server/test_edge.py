@@ -19,6 +19,7 @@ from client import ClientError
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 from server import edge, logs
 from server.edge import Edge, Handler
+from server.in_flight import InFlight
 from server.metrics import Metrics
 
 MODEL = "lenet5-digits"
@@ -34,7 +35,7 @@ Request = classifier_pb2.ClassifyRequest
 class Served:
     """A handler behind the edge, on a real port."""
 
-    edge: Edge
+    in_flight: InFlight
     registry: CollectorRegistry
     log: io.StringIO
     call: Callable[..., "grpc.aio.UnaryUnaryCall[bytes, bytes]"] = field(init=False)
@@ -58,9 +59,10 @@ async def served(
     handler: Handler[Request], form: str = "json", max_bytes: int = 1 << 20, max_fields: int = 16
 ) -> AsyncIterator[Served]:
     registry, log = CollectorRegistry(), io.StringIO()
-    one = Edge(Metrics(registry), logs.make(form, log), max_bytes)
-    it = Served(one, registry, log)
-    method = one.unary(SERVICE, "Classify", Request, handler, max_fields)
+    in_flight = InFlight(max_bytes)
+    it = Served(in_flight, registry, log)
+    one = Edge(Metrics(registry), logs.make(form, log), in_flight)
+    method = one.unary(SERVICE, "Classify", edge.parser(Request, max_fields), handler)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Classify": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -91,7 +93,7 @@ def test_an_unexpected_error_is_told_to_the_log_and_not_to_the_client(form: str)
             assert error.details() == "internal error; the server's log has it"
             assert "back room" not in repr((error, error.trailing_metadata(), error.debug_error_string()))
             assert it.handled() == {"INTERNAL": 1}
-            await it.edge.idle.wait()
+            await it.in_flight.idle.wait()
         written = it.log.getvalue()
         for part in ("call_failed", f"/{SERVICE}/Classify", "RuntimeError", "31 of the back room"):
             assert part in written
@@ -120,10 +122,10 @@ def test_an_answer_is_counted_once_and_leaves_the_edge_idle() -> None:
 
     async def scenario() -> None:
         async with served(answer) as it:
-            assert it.edge.idle.is_set()
+            assert it.in_flight.idle.is_set()
             body = await it.call(REQUEST.SerializeToString())
             assert classifier_pb2.ClassifyResponse.FromString(body) == ANSWER
-            await it.edge.idle.wait()
+            await it.in_flight.idle.wait()
             assert it.count("grpc_server_started_total") == 1
             assert it.handled() == {"OK": 1}
             assert it.count("grpc_server_handling_seconds_count") == 1
@@ -145,14 +147,14 @@ def test_a_client_that_hangs_up_is_cancelled_and_one_that_is_late_exceeded_its_d
             for timeout_s in (None, 600):
                 call = it.call(b"", timeout=timeout_s)
                 await arrived.acquire()
-                assert not it.edge.idle.is_set()
+                assert not it.in_flight.idle.is_set()
                 call.cancel()
-                await it.edge.idle.wait()
+                await it.in_flight.idle.wait()
             assert it.handled() == {"CANCELLED": 2}
             for _ in range(50):
                 error = await refusal(it.call(b"", timeout=0.05))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            await it.edge.idle.wait()
+            await it.in_flight.idle.wait()
             started = it.count("grpc_server_started_total")
             assert it.handled() == {"CANCELLED": 2, "DEADLINE_EXCEEDED": started - 2}
             assert started > 2
@@ -210,7 +212,7 @@ def test_what_was_in_flight_is_given_back_however_a_call_ends(small) -> None:
             gone.cancel()
         network.gate.set()
         tick = threading.Event()
-        while not running.server._edge.idle.is_set():
+        while not running.server._in_flight.idle.is_set():
             tick.wait(0.002)
         for _ in range(3):
             with pytest.raises(ClientError, match="pixels of shape"):

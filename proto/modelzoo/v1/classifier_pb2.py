@@ -22,46 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from modelzoo.v1 import manifest_pb2 as modelzoo_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelzoo/v1/classifier.proto\x12\x0bmodelzoo.v1\x1a\x1amodelzoo/v1/manifest.proto\"\xad\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x06images\x18\x03 \x03(\x0b\x32\x12.modelzoo.v1.Image\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.modelzoo.v1.PriorityB\n\n\x08_versionB\x08\n\x06_top_k\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x06pixels\x18\x02 \x01(\x0b\x32\x13.modelzoo.v1.PixelsH\x00\x42\t\n\x07\x63ontent\"G\n\x06Pixels\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8d\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x34\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1b.modelzoo.v1.Classification\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.modelzoo.v1.Timing\"9\n\x0e\x43lassification\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.modelzoo.v1.LabelScore\"E\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0blabel_index\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"S\n\x06Timing\x12\x11\n\tdecode_us\x18\x01 \x01(\x03\x12\x10\n\x08queue_us\x18\x02 \x01(\x03\x12\x10\n\x08infer_us\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\"\xbb\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.modelzoo.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x19\n\x11host_memory_bytes\x18\x07 \x01(\x03\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x08 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\t \x01(\x05\x12\x1b\n\x0e\x61\x63\x63uracy_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x32\n\x0f\x62\x61tch_latencies\x18\x0b \x03(\x0b\x32\x19.modelzoo.v1.BatchLatencyB\x11\n\x0f_accuracy_ratio\"5\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ModelStatus\"A\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_version\"u\n\x10GetModelResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.modelzoo.v1.ModelStatus\x12\'\n\x08manifest\x18\x02 \x01(\x0b\x32\x15.modelzoo.v1.Manifest\x12\x0e\n\x06labels\x18\x03 \x03(\t*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xf4\x01\n\x11\x43lassifierService\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12M\n\nListModels\x12\x1e.modelzoo.v1.ListModelsRequest\x1a\x1f.modelzoo.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.modelzoo.v1.GetModelRequest\x1a\x1d.modelzoo.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelzoo/v1/classifier.proto\x12\x0bmodelzoo.v1\x1a\x17google/rpc/status.proto\x1a\x1amodelzoo/v1/manifest.proto\"\xad\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x06images\x18\x03 \x03(\x0b\x32\x12.modelzoo.v1.Image\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.modelzoo.v1.PriorityB\n\n\x08_versionB\x08\n\x06_top_k\"z\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.modelzoo.v1.ClassifyRequest\x12\x17\n\ntimeout_ms\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.modelzoo.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"L\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12%\n\x06pixels\x18\x02 \x01(\x0b\x32\x13.modelzoo.v1.PixelsH\x00\x42\t\n\x07\x63ontent\"G\n\x06Pixels\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8d\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x34\n\x0f\x63lassifications\x18\x03 \x03(\x0b\x32\x1b.modelzoo.v1.Classification\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.modelzoo.v1.Timing\"9\n\x0e\x43lassification\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.modelzoo.v1.LabelScore\"E\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0blabel_index\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"S\n\x06Timing\x12\x11\n\tdecode_us\x18\x01 \x01(\x03\x12\x10\n\x08queue_us\x18\x02 \x01(\x03\x12\x10\n\x08infer_us\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\"\xbb\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.modelzoo.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x19\n\x11host_memory_bytes\x18\x07 \x01(\x03\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x08 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\t \x01(\x05\x12\x1b\n\x0e\x61\x63\x63uracy_ratio\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x32\n\x0f\x62\x61tch_latencies\x18\x0b \x03(\x0b\x32\x19.modelzoo.v1.BatchLatencyB\x11\n\x0f_accuracy_ratio\"5\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ModelStatus\"A\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_version\"u\n\x10GetModelResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.modelzoo.v1.ModelStatus\x12\'\n\x08manifest\x18\x02 \x01(\x0b\x32\x15.modelzoo.v1.Manifest\x12\x0e\n\x06labels\x18\x03 \x03(\t*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xd3\x02\n\x11\x43lassifierService\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12]\n\x0e\x43lassifyStream\x12\".modelzoo.v1.ClassifyStreamRequest\x1a#.modelzoo.v1.ClassifyStreamResponse(\x01\x30\x01\x12M\n\nListModels\x12\x1e.modelzoo.v1.ListModelsRequest\x1a\x1f.modelzoo.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.modelzoo.v1.GetModelRequest\x1a\x1d.modelzoo.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelzoo.v1.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=1403
-  _globals['_PRIORITY']._serialized_end=1484
-  _globals['_MODELSTATE']._serialized_start=1487
-  _globals['_MODELSTATE']._serialized_end=1652
-  _globals['_CLASSIFYREQUEST']._serialized_start=74
-  _globals['_CLASSIFYREQUEST']._serialized_end=247
-  _globals['_IMAGE']._serialized_start=249
-  _globals['_IMAGE']._serialized_end=325
-  _globals['_PIXELS']._serialized_start=327
-  _globals['_PIXELS']._serialized_end=398
-  _globals['_CLASSIFYRESPONSE']._serialized_start=401
-  _globals['_CLASSIFYRESPONSE']._serialized_end=542
-  _globals['_CLASSIFICATION']._serialized_start=544
-  _globals['_CLASSIFICATION']._serialized_end=601
-  _globals['_LABELSCORE']._serialized_start=603
-  _globals['_LABELSCORE']._serialized_end=672
-  _globals['_TIMING']._serialized_start=674
-  _globals['_TIMING']._serialized_end=757
-  _globals['_MODELSTATUS']._serialized_start=760
-  _globals['_MODELSTATUS']._serialized_end=1075
-  _globals['_BATCHLATENCY']._serialized_start=1077
-  _globals['_BATCHLATENCY']._serialized_end=1130
-  _globals['_LISTMODELSREQUEST']._serialized_start=1132
-  _globals['_LISTMODELSREQUEST']._serialized_end=1151
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1153
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1215
-  _globals['_GETMODELREQUEST']._serialized_start=1217
-  _globals['_GETMODELREQUEST']._serialized_end=1282
-  _globals['_GETMODELRESPONSE']._serialized_start=1284
-  _globals['_GETMODELRESPONSE']._serialized_end=1401
-  _globals['_CLASSIFIERSERVICE']._serialized_start=1655
-  _globals['_CLASSIFIERSERVICE']._serialized_end=1899
+  _globals['_PRIORITY']._serialized_start=1690
+  _globals['_PRIORITY']._serialized_end=1771
+  _globals['_MODELSTATE']._serialized_start=1774
+  _globals['_MODELSTATE']._serialized_end=1939
+  _globals['_CLASSIFYREQUEST']._serialized_start=99
+  _globals['_CLASSIFYREQUEST']._serialized_end=272
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=274
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=396
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=399
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=534
+  _globals['_IMAGE']._serialized_start=536
+  _globals['_IMAGE']._serialized_end=612
+  _globals['_PIXELS']._serialized_start=614
+  _globals['_PIXELS']._serialized_end=685
+  _globals['_CLASSIFYRESPONSE']._serialized_start=688
+  _globals['_CLASSIFYRESPONSE']._serialized_end=829
+  _globals['_CLASSIFICATION']._serialized_start=831
+  _globals['_CLASSIFICATION']._serialized_end=888
+  _globals['_LABELSCORE']._serialized_start=890
+  _globals['_LABELSCORE']._serialized_end=959
+  _globals['_TIMING']._serialized_start=961
+  _globals['_TIMING']._serialized_end=1044
+  _globals['_MODELSTATUS']._serialized_start=1047
+  _globals['_MODELSTATUS']._serialized_end=1362
+  _globals['_BATCHLATENCY']._serialized_start=1364
+  _globals['_BATCHLATENCY']._serialized_end=1417
+  _globals['_LISTMODELSREQUEST']._serialized_start=1419
+  _globals['_LISTMODELSREQUEST']._serialized_end=1438
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1440
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1502
+  _globals['_GETMODELREQUEST']._serialized_start=1504
+  _globals['_GETMODELREQUEST']._serialized_end=1569
+  _globals['_GETMODELRESPONSE']._serialized_start=1571
+  _globals['_GETMODELRESPONSE']._serialized_end=1688
+  _globals['_CLASSIFIERSERVICE']._serialized_start=1942
+  _globals['_CLASSIFIERSERVICE']._serialized_end=2281
 # @@protoc_insertion_point(module_scope)

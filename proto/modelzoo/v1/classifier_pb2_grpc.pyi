@@ -42,6 +42,13 @@ class ClassifierServiceStub:
     would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
     deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
     """
+    ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyStreamRequest, _classifier_pb2.ClassifyStreamResponse]
+    """Classifies what comes, over one call that stays open: a third of the server's cost of as many calls.
+
+    Answers come as they are ready, which may be in another order, and carry the id of their request. A
+    request that cannot be answered gets an error, with what Classify would have ended with, and the
+    stream goes on. Where too many requests wait for their answers, no more are read.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]
     """Lists every model of the repository, whatever its state, in the order of their names."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]
@@ -60,6 +67,13 @@ class ClassifierServiceAsyncStub(ClassifierServiceStub):
     RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
     would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
     deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
+    """
+    ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyStreamRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
+    """Classifies what comes, over one call that stays open: a third of the server's cost of as many calls.
+
+    Answers come as they are ready, which may be in another order, and carry the id of their request. A
+    request that cannot be answered gets an error, with what Classify would have ended with, and the
+    stream goes on. Where too many requests wait for their answers, no more are read.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists every model of the repository, whatever its state, in the order of their names."""
@@ -82,6 +96,19 @@ class ClassifierServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when the queue is full, or so full that the answer
         would come after the deadline; DEADLINE_EXCEEDED, before any computing where that can be told, when the
         deadline passed or is too near for the model; UNAVAILABLE while the model is not READY.
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifyStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_classifier_pb2.ClassifyStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_classifier_pb2.ClassifyStreamResponse], _abc.AsyncIterator[_classifier_pb2.ClassifyStreamResponse]]:
+        """Classifies what comes, over one call that stays open: a third of the server's cost of as many calls.
+
+        Answers come as they are ready, which may be in another order, and carry the id of their request. A
+        request that cannot be answered gets an error, with what Classify would have ended with, and the
+        stream goes on. Where too many requests wait for their answers, no more are read.
         """
 
     @_abc_1.abstractmethod

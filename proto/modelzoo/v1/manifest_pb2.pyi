@@ -323,19 +323,25 @@ class Preprocessing(_message.Message):
 
     RESIZE_SHORTER_PX_FIELD_NUMBER: _builtins.int
     INTERPOLATION_FIELD_NUMBER: _builtins.int
+    SCALED_DECODING_FIELD_NUMBER: _builtins.int
     resize_shorter_px: _builtins.int
     """Length that the shorter side is resized to, in pixels, the ratio of the sides kept."""
     interpolation: Global___Interpolation.ValueType
     """How pixels are resampled."""
+    scaled_decoding: _builtins.bool
+    """Whether a JPEG file much larger than needed is decoded at a half, a quarter or an eighth of its size: the
+    smallest whose shorter side is at least twice resize_shorter_px. Faster, but the pixels differ a little.
+    """
     def __init__(
         self,
         *,
         resize_shorter_px: _builtins.int = ...,
         interpolation: Global___Interpolation.ValueType = ...,
+        scaled_decoding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "resize_shorter_px", b"resize_shorter_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "resize_shorter_px", b"resize_shorter_px", "scaled_decoding", b"scaled_decoding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,7 +375,7 @@ class Weights(_message.Message):
     best_epoch: _builtins.int
     """The epoch that was kept, from 1: the one with the lowest validation loss."""
     training_s: _builtins.float
-    """Wall time of the training, all starts together, in seconds."""
+    """Time that the epochs of all starts took, in seconds; validation not counted."""
     starts: _builtins.int
     """How many trainings were run from different initialisations."""
     start: _builtins.int
