@@ -1,5 +1,6 @@
 """The door: who is refused before anything waits for them, and when they should come back."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from server.batches import Batch
@@ -15,8 +16,8 @@ class Door:
 
     Args:
         queues: of all models of the device.
-        running: the batches that run now.
-        lanes: batches that run at the same time.
+        running: the batches that run now, by the numbers under which they were taken.
+        lanes: batches that run at the same time, one behind the other on their way not counted.
     """
 
     def __init__(self, queues: Sequence[ModelQueue], running: Mapping[int, Batch], lanes: int) -> None:
@@ -73,9 +74,20 @@ class Door:
                 total_s += queue.costs.drain_s(ahead)
         return total_s
 
+    def busy_until_s(self, number: int) -> float:
+        """Predict when a thread of the lane ends what it runs; the past where that is nothing.
+
+        Args:
+            number: under which the thread takes batches, see `Batcher.take`.
+        """
+        return max(
+            (batch.ends_s for other, batch in self._running.items() if (other - number) % self._lanes == 0),
+            default=-math.inf,
+        )
+
     def _running_s(self, now_s: float) -> float:
         """Predict how long the lanes, on the average, take for what runs."""
-        return sum(max(0.0, batch.ends_s - now_s) for batch in self._running.values()) / self._lanes
+        return sum(max(0.0, self.busy_until_s(lane) - now_s) for lane in range(self._lanes)) / self._lanes
 
 
 def _up_to(priority: Priority) -> Sequence[Priority]:

@@ -22,7 +22,7 @@ from prometheus_client import (
 from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
-from server import classifier, health, machine
+from server import classifier, health, machine, opening
 from server.batcher import Batcher
 from server.classifier import Classifier
 from server.config import Settings
@@ -35,7 +35,7 @@ from server.health import Health
 from server.in_flight import InFlight
 from server.lane import Lane
 from server.metrics import DeviceMemoryCollector, Metrics
-from server.network import OnnxNetwork, OpenNetwork
+from server.network import OpenNetwork
 from server.ports import CONNECTION_OPTIONS, GenericOnly, address_of, require_free
 from server.repository import Memory, Repository, State
 
@@ -56,7 +56,7 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, log: FilteringBoundLogger, open_network: OpenNetwork = OnnxNetwork
+        self, settings: Settings, log: FilteringBoundLogger, open_network: OpenNetwork = opening.open_network
     ) -> None:
         self._settings = settings
         self._log = log

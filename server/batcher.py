@@ -110,22 +110,27 @@ class Batcher:
             self._wake.notify(-(-len(images) // queue.costs.largest))  # a lane for each batch
         return submission
 
-    def take(self, lane: int = 0) -> Batch | float | None:
+    def release(self, number: int) -> None:
+        """Take note that what was taken under a number has ended; the lane calls it, with the lock."""
+        if (ended := self._running.pop(number, None)) is not None:
+            self._turns.ended(ended.priority, self._clock())
+
+    def take(self, number: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model whose images have least slack.
 
         Slack is the time until the images are due, less what their batch takes. Whose deadline cannot be kept
         any more is dropped here, before any computing. Called by a lane, which holds the lock.
 
         Args:
-            lane: its number. What it took before has ended.
+            number: of the lane's thread, plus the number of threads for a batch that begins while the one
+                before is on its way. What was taken under it before has ended.
 
         Returns:
             None where no image waits; a time, in seconds, where more are waited for: come again then, or when
             woken.
         """
         now_s = self._clock()
-        if (ended := self._running.pop(lane, None)) is not None:
-            self._turns.ended(ended.priority, now_s)
+        self.release(number)
         while True:
             priority, queues = self._turns.next(self._queues, now_s)
             if not queues:
@@ -138,7 +143,7 @@ class Batcher:
             queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
             hopeless = queue.lines[priority].drop_hopeless(now_s)
             if not hopeless:
-                return self._bind(queue, priority, lane, now_s)
+                return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, hopeless)
 
     def close(self) -> None:
@@ -149,16 +154,17 @@ class Batcher:
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
-    def _bind(self, queue: ModelQueue, priority: Priority, lane: int, now_s: float) -> Batch:
+    def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
         line = queue.lines[priority]
-        images = line.best_size(now_s)
-        ends_s = now_s + queue.costs.batch_s(images)
+        starts_s = max(now_s, self._door.busy_until_s(number))
+        images = line.best_size(starts_s)
+        ends_s = starts_s + queue.costs.batch_s(images)
         seats = line.take(images)
         free = queue.costs.seats(images) - images
         if free and priority is Priority.INTERACTIVE:
             seats += queue.lines[Priority.BULK].take(free, ends_s)
         batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._log_failure)
-        self._running[lane] = batch
+        self._running[number] = batch
         self._turns.began(priority)
         return batch
 

@@ -1,6 +1,7 @@
 """Images of one model that run together: bound by the batcher, run by a lane, settled on the event loop."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from server.submissions import BatchTimes, Priority
 
 @dataclass(eq=False)
 class Batch:
-    """A batch; a lane calls `run`, or `start` and later `finish`.
+    """A batch; a lane calls `start`, and later `finish`, in the order in which batches were started.
 
     Attributes:
         priority: of the images that it was bound for.
@@ -32,43 +33,70 @@ class Batch:
     log_failure: Callable[[str, Exception], None]
     images: int = field(init=False)
     _started_s: float = field(init=False)
-    _outcome: Probabilities | Exception = field(init=False)
+    _on_its_way: object = field(init=False, default=None)
+    _outcome: Probabilities | Exception | None = field(init=False, default=None)
     _not_numbers: list[int] = field(init=False, default_factory=list)  # rows
 
     def __post_init__(self) -> None:
         self.images = sum(seats.stop - seats.start for seats in self.seats)
 
-    def run(self) -> None:
-        """Infer on the calling thread, then settle on the event loop, with one wake-up for all."""
-        self.start()
-        self.finish()
+    @property
+    def depth(self) -> int:
+        """Give how many batches of this network may be on their way, from the lane's thread."""
+        return self.queue.pipelined.depth if self.queue.pipelined else 1
 
     def start(self) -> None:
-        """Infer on the calling thread."""
+        """Infer on the calling thread; or only set the batch on its way, where the network can."""
         self._started_s = self.clock()
         rows = [row for seats in self.seats for row in seats.submission.images[seats.start : seats.stop]]
-        wanted = (self.images, self.queue.label_count)
         try:
-            self._outcome = outcome = self.queue.network.infer(rows)
-            if outcome.shape != wanted:
-                raise ValueError(f"the network gave probabilities of shape {outcome.shape}, not {wanted}")
-            self._not_numbers = np.flatnonzero(~np.isfinite(outcome).all(axis=1)).tolist()
+            if self.queue.pipelined:
+                self._on_its_way = self.queue.pipelined.start(rows)
+            else:
+                self._outcome = self.queue.network.infer(rows)
         except Exception as error:  # noqa: BLE001 - whatever the device raises, the lane goes on
             self._outcome = error
 
-    def finish(self) -> None:
-        """Settle on the event loop, with one wake-up for all."""
-        times = BatchTimes(self._started_s, self.clock(), self.images)
-        hand_over(self.loop, self._settle, times)
+    def finish(self, free_s: float = -math.inf) -> float:
+        """Settle on the event loop, with one wake-up for all.
 
-    def _settle(self, times: BatchTimes) -> None:
+        Args:
+            free_s: when the batch before this one ended, and left the device to it.
+
+        Returns:
+            When this one ended.
+        """
+        outcome = self._checked(self._finished() if self._outcome is None else self._outcome)
+        ended_s = self.clock()
+        times = BatchTimes(max(self._started_s, free_s), ended_s, self.images)
+        hand_over(self.loop, self._settle, outcome, times)
+        return ended_s
+
+    def _finished(self) -> Probabilities | Exception:
+        try:
+            if not self.queue.pipelined:
+                raise RuntimeError("a batch that was not started cannot be finished. This is a bug.")
+            return self.queue.pipelined.finish(self._on_its_way)
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            return error
+
+    def _checked(self, outcome: Probabilities | Exception) -> Probabilities | Exception:
+        wanted = (self.images, self.queue.label_count)
+        if isinstance(outcome, Exception):
+            return outcome
+        if outcome.shape != wanted:
+            return ValueError(f"the network gave probabilities of shape {outcome.shape}, not {wanted}")
+        self._not_numbers = np.flatnonzero(~np.isfinite(outcome).all(axis=1)).tolist()
+        return outcome
+
+    def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
         metrics = self.queue.metrics
         metrics.batch_size.observe(times.batch_size)
         metrics.infer.observe(times.ended_s - times.started_s)
-        if isinstance(self._outcome, Exception):
+        if isinstance(outcome, Exception):
             for seats in self.seats:
                 seats.submission.fail(InferenceError("the device failed this batch"), "failed")
-            self.log_failure(self.queue.name, self._outcome)
+            self.log_failure(self.queue.name, outcome)
             return
         now_s = self.clock()
         self.queue.costs.observe(times.batch_size, times.ended_s - times.started_s, now_s)
@@ -80,7 +108,7 @@ class Batch:
                 reason = f"images[{bad[0]}]: the network's answer is not a number"
                 seats.submission.fail(InferenceError(reason), "failed")
             else:
-                seats.submission.collect(seats.start, self._outcome[row : row + count], times, now_s)
+                seats.submission.collect(seats.start, outcome[row : row + count], times, now_s)
             row += count
         if self._not_numbers:
             error = ValueError(f"{len(self._not_numbers)} of {row} answers are not numbers")

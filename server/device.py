@@ -6,6 +6,7 @@ opened so that it cannot, and the answer decides: asked-for devices that do not 
 """
 
 import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,13 @@ def choose(requested: str, threads: int) -> Choice:
         return Choice(_proved(Device("cpu", None, threads)), fallback_reason=str(error))
 
 
-def open_session(path: Path, device: Device) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, device: Device, cuda_options: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
     """Open an ONNX file on a device, there or nowhere.
+
+    Args:
+        cuda_options: more options of the CUDA provider.
 
     Raises:
         Exception: ONNX Runtime's own, when the file or the device is not usable.
@@ -103,6 +109,7 @@ def open_session(path: Path, device: Device) -> onnxruntime.InferenceSession:
                     "arena_extend_strategy": "kSameAsRequested",
                     "cudnn_conv_algo_search": "HEURISTIC",
                     "prefer_nhwc": "1",
+                    **(cuda_options or {}),
                 },
             )
         ]

@@ -1,5 +1,7 @@
 """The threads of one device: every call of ONNX Runtime for that device is made on one of them."""
 
+import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -77,18 +79,43 @@ class Lane:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _loop(self, number: int) -> None:
-        while (work := self._next(number)) is not None:
-            work()
+        """Start batches; finish each once as many are on their way as its network takes."""
+        on_their_way: deque[tuple[int, Batch]] = deque()
+        free_s = -math.inf  # when the last batch left the device
+        # The batcher tells what is on its way by numbers, of which a thread needs two.
+        numbers = itertools.cycle((number, number + self.threads))
+        own = next(numbers)
+        while (work := self._next(own, busy=bool(on_their_way))) is not None or on_their_way:
+            most = 0  # before a call, or where there is nothing to do, all that is on its way comes first
+            if isinstance(work, Batch):
+                work.start()
+                on_their_way.append((own, work))
+                own = next(numbers)
+                most = work.depth - 1
+            while len(on_their_way) > most:
+                ended, batch = on_their_way.popleft()
+                free_s = batch.finish(free_s)
+                with self._wake:
+                    self._batcher.release(ended)
+            if work is not None and not isinstance(work, Batch):
+                work()
 
-    def _next(self, number: int) -> Callable[[], None] | None:
-        """Wait for the next thing to do; None when the lane stops."""
+    def _next(self, number: int, *, busy: bool) -> Batch | Callable[[], None] | None:
+        """Wait for the next thing to do.
+
+        Args:
+            busy: whether something is on its way; then nobody waits here.
+
+        Returns:
+            None when the lane stops, and where there is nothing to do now but what is on its way.
+        """
         with self._wake:
             while True:
                 if self._calls:
                     return self._calls.popleft()
                 batch = self._batcher.take(number)
                 if isinstance(batch, Batch):
-                    return batch.run
-                if batch is None and self._stopping:
+                    return batch
+                if busy or (batch is None and self._stopping):
                     return None
                 self._wake.wait(batch)

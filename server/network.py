@@ -5,10 +5,11 @@ A `lane` calls it with the rows of a batch; nobody else does. Tests may put anot
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 
 from artifact.errors import GoldenError
 from artifact.pictures import Pixels
@@ -36,7 +37,29 @@ class Network(Protocol):
         """
 
 
-OpenNetwork = Callable[[Path, manifest_pb2.Manifest, Device], Network]
+@runtime_checkable
+class Pipelined(Network, Protocol):
+    """A network that takes the next batch before the one before has ended.
+
+    Attributes:
+        depth: batches that may be on their way.
+    """
+
+    depth: int
+
+    def start(self, rows: Sequence[Pixels]) -> object:
+        """Set a batch on its way; see `infer`.
+
+        Returns:
+            What `finish` wants.
+        """
+
+    def finish(self, started: Any) -> Probabilities:
+        """Wait for the batch that was started first; see `infer`."""
+
+
+# Opens a file on a device, for batches of the sizes that are allowed.
+OpenNetwork = Callable[[Path, manifest_pb2.Manifest, Device, Sequence[int]], Network]
 
 
 class OnnxNetwork:
@@ -46,28 +69,52 @@ class OnnxNetwork:
         path: the ONNX file.
         manifest: what it claims to be.
         device: where it runs.
+        batch_sizes: that are allowed. On a CUDA device, where a changed size costs a hundredfold, every batch
+            is padded to the largest; elsewhere any size runs as it is.
+
+    Attributes:
+        not_captured: why it runs here on a CUDA device and not as captured graphs; empty where it should.
 
     Raises:
         GoldenError: the graph's input or output is not what the manifest says.
         Exception: ONNX Runtime's own, when it cannot load the file.
     """
 
-    def __init__(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> None:
+    def __init__(
+        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
+    ) -> None:
         self._session = open_session(path, device)
-        shape = [manifest.input.height, manifest.input.width, manifest.input.channels]
-        self._input, input_type, input_shape = _only(self._session.get_inputs())
-        self._output, output_type, output_shape = _only(self._session.get_outputs())
-        if (input_type, input_shape[1:]) != ("tensor(uint8)", shape):
-            raise GoldenError(f"{path.name} takes {input_type} {input_shape}, not uint8 [N, {shape}]")
-        if (output_type, output_shape[1:]) != ("tensor(float)", [manifest.label_count]):
-            raise GoldenError(
-                f"{path.name} gives {output_type} {output_shape}, not float [N, {manifest.label_count}]"
-            )
+        self._input, self._output = signature(self._session, path.name, manifest)
+        self.not_captured = ""
+        self._padded_to = 0 if device.ordinal is None else max(batch_sizes)
 
     def infer(self, rows: Sequence[Pixels]) -> Probabilities:
         """Stack the rows and run them; see `Network.infer`."""
-        probabilities: Probabilities = self._session.run([self._output], {self._input: np.stack(rows)})[0]
-        return probabilities
+        padding = [rows[0]] * (self._padded_to - len(rows))
+        images = np.stack([*rows, *padding])  # [N, H, W, C]
+        probabilities: Probabilities = self._session.run([self._output], {self._input: images})[0]
+        return probabilities[: len(rows)]
+
+
+def signature(
+    session: onnxruntime.InferenceSession, name: str, manifest: manifest_pb2.Manifest
+) -> tuple[str, str]:
+    """Check that a graph is what the manifest says; give the names of its input and its output.
+
+    Args:
+        name: of the file.
+
+    Raises:
+        GoldenError: it takes or gives something else.
+    """
+    shape = [manifest.input.height, manifest.input.width, manifest.input.channels]
+    input_, input_type, input_shape = _only(session.get_inputs())
+    output, output_type, output_shape = _only(session.get_outputs())
+    if (input_type, input_shape[1:]) != ("tensor(uint8)", shape):
+        raise GoldenError(f"{name} takes {input_type} {input_shape}, not uint8 [N, {shape}]")
+    if (output_type, output_shape[1:]) != ("tensor(float)", [manifest.label_count]):
+        raise GoldenError(f"{name} gives {output_type} {output_shape}, not float [N, {manifest.label_count}]")
+    return input_, output
 
 
 def _only(values: Sequence[object]) -> tuple[str, str, list[object]]:

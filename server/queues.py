@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from server.costs import Costs
 from server.metrics import BatcherMetrics
-from server.network import Network
+from server.network import Network, Pipelined
 from server.submissions import Priority, Submission
 
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
@@ -184,6 +184,7 @@ class ModelQueue:
     ) -> None:
         self.name = name
         self.network = network
+        self.pipelined = network if isinstance(network, Pipelined) else None
         self.label_count = label_count
         self.costs = costs
         self.max_queue_size = max_queue_size
