@@ -209,6 +209,11 @@ class Metrics:
         self._model_load = gauge(
             "model_load_seconds", "Time that loading, warming up and checking took.", ["model", "version"]
         )
+        self._captured = gauge(
+            "model_captured",
+            "On a CUDA device, 1 where the model's batches replay captured graphs, 0 where a plain session runs.",
+            ["model", "version"],
+        )
         self._device = gauge(
             "device_info", "The device that serves, and the one that was asked for.", ["device", "requested"]
         )
@@ -267,6 +272,10 @@ class Metrics:
         self._model_load.labels(model, str(version)).set(seconds)
         for device, taken_bytes in memory_bytes.items():
             self._model_memory.labels(model, str(version), device).set(taken_bytes)
+
+    def set_captured(self, model: str, version: int, *, captured: bool) -> None:
+        """Record how a CUDA device runs a model."""
+        self._captured.labels(model, str(version)).set(captured)
 
     def set_device(self, device: str, requested: str, *, fell_back: bool) -> None:
         """Record which device serves."""

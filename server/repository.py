@@ -211,6 +211,11 @@ class Repository:
         if self.memory.device is not None:
             taken[self.device.name] = loaded.device_bytes
         self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
+        if self.device.ordinal is not None:
+            reason = getattr(loaded.network, "not_captured", "")
+            self.metrics.set_captured(entry.name, entry.version, captured=not reason)
+            if reason:
+                log.warning("graphs_not_captured", reason=reason)
         model.status.precision = loaded.precision.name
         if (ratio := manifest.accuracy_ratio(loaded.precision)) is not None:
             model.status.accuracy_ratio = ratio

@@ -86,7 +86,7 @@ def test_architecture_exports_proves_itself_and_is_served(name: str, tmp_path: P
         input=manifest_pb2.Input(height=shape.height, width=shape.width, channels=shape.channels),
         label_count=LABELS,
     )
-    network = OnnxNetwork(path, manifest, device.choose("cpu", threads=2).device)
+    network = OnnxNetwork(path, manifest, device.choose("cpu", threads=2).device, [7])
     np.testing.assert_allclose(network.infer(list(images[5:])), expected[5:], rtol=RELATIVE)
     del network
 

@@ -200,8 +200,10 @@ class Gate:
         self._open.set()
         self.reached = threading.Event()
 
-    def open_network(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> "Gated":
-        return Gated(OnnxNetwork(path, manifest, device), self)
+    def open_network(
+        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
+    ) -> "Gated":
+        return Gated(OnnxNetwork(path, manifest, device, batch_sizes), self)
 
     def shut(self) -> None:
         self.reached.clear()
@@ -283,8 +285,10 @@ class Breakable:
 
     broken = False
 
-    def __init__(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> None:
-        self._network = OnnxNetwork(path, manifest, device)
+    def __init__(
+        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
+    ) -> None:
+        self._network = OnnxNetwork(path, manifest, device, batch_sizes)
 
     def infer(self, rows: Sequence[Pixels]) -> Probabilities:
         if self.broken:

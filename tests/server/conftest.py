@@ -102,8 +102,10 @@ class Gates:
         self.order: list[str] = []
         self.devices: dict[str, Device] = {}
 
-    def __call__(self, path: Path, manifest: manifest_pb2.Manifest, device: Device) -> GatedNetwork:
-        network = GatedNetwork(OnnxNetwork(path, manifest, device), manifest.name, self.order)
+    def __call__(
+        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
+    ) -> GatedNetwork:
+        network = GatedNetwork(OnnxNetwork(path, manifest, device, batch_sizes), manifest.name, self.order)
         self.networks[manifest.name] = network
         self.devices[manifest.name] = device
         return network

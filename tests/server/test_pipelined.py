@@ -1,140 +1,27 @@
-"""Two batches on their way at any time, on a machine that does nothing before it must.
+"""Two batches on their way at a time get their own answers, on a machine that is as lazy as can be."""
 
-The machine stands in for CUDA: it queues what it is told, and works a stream off only when somebody waits
-for it, so that a missing wait or a buffer that is used too early shows in the answers. Networks are real.
-"""
-
-import ctypes
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from export import pipeline
+from artifact.errors import GoldenError
+from client import ClientError
+from export import datasets, pipeline, train
+from modelzoo.v1 import manifest_pb2
+from server import opening
+from server.device import Device
 from server.errors import DeviceError
+from server.network import OnnxNetwork
 from server.pipelined import PipelinedNetwork, Started
+from tests.server.lazy_cuda import Graphs, LazyCuda
 
 MODEL = "lenet5-digits"
 SHAPE = (32, 32, 1)
 SIZES = (1, 2, 4, 8)
-
-
-@dataclass
-class LazyCuda:
-    """See the module; pointers are those of NumPy's memory."""
-
-    streams: dict[int, deque[Callable[[], None]]] = field(default_factory=dict)
-    records: dict[int, tuple[int, int]] = field(default_factory=dict)  # event: stream, its work at that time
-    done: dict[int, int] = field(default_factory=dict)  # stream: how much of its work is done
-    queued: dict[int, int] = field(default_factory=dict)
-    pinned: set[int] = field(default_factory=set)
-    events: set[int] = field(default_factory=set)
-    failures: deque[Exception] = field(default_factory=deque)
-    _names: int = 0
-
-    def _name(self) -> int:
-        self._names += 1
-        return self._names
-
-    def stream(self) -> int:
-        name = self._name()
-        self.streams[name], self.done[name], self.queued[name] = deque(), 0, 0
-        return name
-
-    def event(self) -> int:
-        self.events.add(name := self._name())
-        return name
-
-    def pin(self, array: np.ndarray) -> None:
-        self.pinned.add(array.ctypes.data)
-
-    def unpin(self, array: np.ndarray) -> None:
-        self.pinned.remove(array.ctypes.data)
-
-    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        self.streams[stream].append(work)
-        self.queued[stream] += 1
-
-    def copy_in(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        assert array.ctypes.data in self.pinned
-        self.enqueue(stream, lambda: ctypes.memmove(pointer, array.ctypes.data, array.nbytes))
-
-    def copy_out(self, array: np.ndarray, pointer: int, stream: int) -> None:
-        assert array.ctypes.data in self.pinned
-        self.enqueue(stream, lambda: ctypes.memmove(array.ctypes.data, pointer, array.nbytes))
-
-    def record(self, event: int, stream: int) -> None:
-        assert event in self.events
-        self.records[event] = (stream, self.queued[stream])
-
-    def wait(self, stream: int, event: int) -> None:
-        until = self.records[event]
-        self.enqueue(stream, lambda: self._work(*until))
-
-    def synchronize(self, event: int) -> None:
-        if self.failures:
-            raise self.failures.popleft()
-        self._work(*self.records[event])
-
-    def synchronize_stream(self, stream: int) -> None:
-        self._work(stream, self.queued[stream])
-
-    def release(self, streams: list[int], events: list[int]) -> None:
-        for stream in streams:
-            del self.streams[stream]
-        self.events -= set(events)
-
-    def _work(self, stream: int, until: int) -> None:
-        while self.done[stream] < until:
-            self.done[stream] += 1
-            self.streams[stream].popleft()()
-
-
-class Graphs:
-    """A session whose third run under an id captures the memory that later runs under it use."""
-
-    def __init__(self, path: str, cuda: LazyCuda, one_id: bool = False, fails_at: int | None = None) -> None:
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self._cuda = cuda
-        self._one_id = one_id
-        self._fails_at = fails_at
-        self.stream = cuda.stream()
-        self.captured: dict[int, Memory] = {}
-        self.runs: dict[int, int] = {}
-
-    def bind(self, rows: tuple[int, ...], answers: tuple[int, ...], graph_id: int) -> "Memory":
-        if len(self.runs) == self._fails_at:
-            raise RuntimeError("all compute graph nodes have not been partitioned")
-        return Memory(self, rows, answers, 1 if self._one_id else graph_id)
-
-    def replay(self, memory: "Memory") -> None:
-        graph_id = memory.graph_id
-        self.runs[graph_id] = self.runs.get(graph_id, 0) + 1
-        if self.runs[graph_id] == 3:
-            self.captured[graph_id] = memory
-        used = self.captured.get(graph_id, memory)
-        self._cuda.enqueue(self.stream, lambda: self._run(used))
-
-    def _run(self, memory: "Memory") -> None:
-        memory.answers_[:] = self._session.run(None, {"images": memory.rows_})[0]
-
-
-class Memory:
-    """Device memory of one set."""
-
-    def __init__(
-        self, graphs: Graphs, rows: tuple[int, ...], answers: tuple[int, ...], graph_id: int
-    ) -> None:
-        self._graphs = graphs
-        self.graph_id = graph_id
-        self.rows_, self.answers_ = np.zeros(rows, np.uint8), np.zeros(answers, np.float32)
-        self.rows, self.answers = self.rows_.ctypes.data, self.answers_.ctypes.data
-
-    def run(self) -> None:
-        self._graphs.replay(self)
 
 
 @pytest.fixture
@@ -242,3 +129,72 @@ def test_closing_gives_everything_back(path: str, cuda: LazyCuda) -> None:
     assert (len(cuda.pinned), len(cuda.events)) == (2 * 2 * len(SIZES), 2 * 2 * len(SIZES))
     one.close()
     assert (cuda.pinned, cuda.events, len(cuda.streams)) == (set(), set(), 1)
+
+
+class OnLazyCuda:
+    """An `OpenNetwork` that opens every model on a machine of its own."""
+
+    def __init__(self, **graphs: object) -> None:
+        self._graphs = graphs
+        self.networks: list[PipelinedNetwork] = []
+
+    def __call__(
+        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
+    ) -> PipelinedNetwork:
+        cuda = LazyCuda()
+        shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
+        graphs = Graphs(str(path), cuda, **self._graphs)
+        self.networks.append(PipelinedNetwork(graphs, cuda, shape, manifest.label_count, batch_sizes))
+        return self.networks[-1]
+
+
+def test_a_server_on_such_a_device_answers_every_digit_as_pytorch_does(start_server, exported) -> None:
+    running = start_server(open_network=OnLazyCuda(), model_batch_sizes={MODEL: [1, 2, 4, 8]})
+    expected = exported[MODEL]
+    images = datasets.load("digits", seed=0, cache=Path()).test.fitted(
+        expected.manifest.input, expected.manifest.preprocessing
+    )
+    wanted = train.probabilities(expected.served, images.images).argmax(axis=1)
+    with running.client() as client:
+        answers = dict(client.classify_stream(MODEL, list(images.images), top_k=1))
+    assert [answers[index][0].index for index in range(len(wanted))] == wanted.tolist()
+
+
+def test_a_server_does_not_serve_from_graphs_that_share_an_id(start_server) -> None:
+    running = start_server(open_network=OnLazyCuda(one_id=True))
+    assert running.ready == []
+    with running.client() as client:
+        for model in client.list_models():
+            assert "differ" in model.reason, model.reason
+
+
+def test_a_batch_that_fails_on_its_way_fails_alone(start_server) -> None:
+    opener = OnLazyCuda()
+    running = start_server(open_network=opener)
+    images = [np.zeros(SHAPE, np.uint8)] * 4
+    for network in opener.networks:
+        network._cuda.failures.append(DeviceError("CUDA: unspecified launch failure"))
+    with running.client() as client:
+        with pytest.raises(ClientError, match="the device failed this batch"):
+            client.classify(MODEL, images)
+        assert len(client.classify(MODEL, images)) == 4
+    assert "unspecified launch failure" in running.log.getvalue()
+
+
+def test_what_cannot_be_captured_runs_in_a_plain_session_that_says_why(path: str, exported) -> None:
+    manifest = exported[MODEL].manifest
+    plain = OnnxNetwork(Path(path), manifest, Device("cpu", None, 1), [4])
+
+    def capture() -> PipelinedNetwork:
+        raise RuntimeError("all compute graph nodes have not been partitioned\nto the CUDA provider")
+
+    assert opening.captured_or_plain(capture, lambda: plain) is plain
+    assert plain.not_captured == "all compute graph nodes have not been partitioned"
+
+
+def test_what_is_not_what_the_manifest_says_is_not_tried_again() -> None:
+    def capture() -> PipelinedNetwork:
+        raise GoldenError("model.onnx takes float")
+
+    with pytest.raises(GoldenError, match="takes float"):
+        opening.captured_or_plain(capture, lambda: pytest.fail("there was no need to"))
