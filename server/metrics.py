@@ -211,7 +211,7 @@ class Metrics:
         )
         self._captured = gauge(
             "model_captured",
-            "On a CUDA device, 1 where the model's batches replay captured graphs, 0 where a plain session runs.",
+            "On a CUDA device, 1 where batches replay captured graphs, 0 where a plain session runs.",
             ["model", "version"],
         )
         self._device = gauge(
