@@ -11,8 +11,8 @@ import numpy as np
 # Batches that take longer than this are worth it only where they bring so many more images per second.
 _SHORT_S = 0.01
 _WORTHWHILE_RATIO = 1.02
-# Weight of a new observation in the mean, and in the mean of how much longer than that it was, much as TCP has
-# it for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
+# Weight of a new observation in the mean, and in the mean of how much longer than that it was, much as TCP
+# has it for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
 _WEIGHT, _EXCESSES = 1 / 8, 4
 # A machine that stood still for seconds must not refuse everybody afterwards, and no batch takes no time.
 _LARGEST_SURPRISE, _SMALLEST_RATIO = 2.0, 0.01
