@@ -115,6 +115,8 @@ class Client:
         top_k: int | None = None,
         version: int | None = None,
         timeout_s: float | None = None,
+        *,
+        bulk: bool = False,
     ) -> list[list[Label]]:
         """Classify pictures.
 
@@ -124,6 +126,7 @@ class Client:
             top_k: labels per picture; None leaves it to the server (5).
             version: None for the one that serves.
             timeout_s: None for the client's own.
+            bulk: whether nobody waits for the answer, so that others may go first.
 
         Returns:
             For every picture its labels, most probable first.
@@ -132,7 +135,7 @@ class Client:
             ClientError: the server refused the request, or cannot be reached.
             TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
         """
-        return _labels(self.classify_raw(model, pictures, top_k, version, timeout_s))
+        return _labels(self.classify_raw(model, pictures, top_k, version, timeout_s, bulk=bulk))
 
     def classify_raw(
         self,
@@ -141,6 +144,8 @@ class Client:
         top_k: int | None = None,
         version: int | None = None,
         timeout_s: float | None = None,
+        *,
+        bulk: bool = False,
     ) -> classifier_pb2.ClassifyResponse:
         """Classify pictures as `classify` does, and give the whole response, timing included.
 
@@ -149,7 +154,11 @@ class Client:
             TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
         """
         request = classifier_pb2.ClassifyRequest(
-            model=model, images=[_image(picture) for picture in pictures], top_k=top_k, version=version
+            model=model,
+            images=[_image(picture) for picture in pictures],
+            top_k=top_k,
+            version=version,
+            priority=classifier_pb2.PRIORITY_BULK if bulk else classifier_pb2.PRIORITY_INTERACTIVE,
         )
         return self._call(self._classifier.Classify, request, timeout_s)
 

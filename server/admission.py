@@ -28,8 +28,7 @@ class Door:
     def check(self, submission: Submission) -> None:
         """Let a submission in that comes now, by returning.
 
-        The bound of a queue counts those of the same priority and above: bulk images cannot keep
-        interactive ones out.
+        Each priority has a bound of its own: neither keeps the other out.
 
         Raises:
             OverloadedError: there is no room for all of its images, or so many go before it that it
@@ -37,7 +36,7 @@ class Door:
             ExpiredError: it is late already, or would be were nobody else there.
         """
         queue, images, now_s = submission.queue, len(submission.images), submission.submitted_s
-        waiting = sum(queue.lines[above].waiting for above in _up_to(submission.priority))
+        waiting = queue.lines[submission.priority].waiting
         excess = waiting + images - queue.max_queue_size
         if excess > 0:
             queue.metrics.unanswered["queue_full"].inc(images)
@@ -88,7 +87,3 @@ class Door:
     def _running_s(self, now_s: float) -> float:
         """Predict how long the lanes, on the average, take for what runs."""
         return sum(max(0.0, self.busy_until_s(lane) - now_s) for lane in range(self._lanes)) / self._lanes
-
-
-def _up_to(priority: Priority) -> Sequence[Priority]:
-    return tuple(Priority)[: priority + 1]

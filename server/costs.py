@@ -11,10 +11,11 @@ import numpy as np
 # Batches that take longer than this are worth it only where they bring so many more images per second.
 _SHORT_S = 0.01
 _WORTHWHILE_RATIO = 1.02
-# Weights of a new observation in the mean, and in the mean of how much longer than the mean it was, as TCP has
-# them for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
+# Weight of a new observation in the mean, and in the mean of how much longer than that it was, much as TCP
+# has it for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
 _WEIGHT, _EXCESSES = 1 / 8, 4
-_LARGEST_SURPRISE = 2.0  # a machine that stood still for seconds must not refuse everybody afterwards
+# A machine that stood still for seconds must not refuse everybody afterwards, and no batch takes no time.
+_LARGEST_SURPRISE, _SMALLEST_RATIO = 2.0, 0.01
 _HALF_LIFE_S = 10.0
 
 
@@ -99,7 +100,8 @@ class Costs:
 
     def observe(self, images: int, seconds: float, now_s: float) -> None:
         """Learn from a batch that has run; only one thread may call this."""
-        ratio = min(seconds / self._seconds[images], _LARGEST_SURPRISE * self._factor)
+        ratio = seconds / self._seconds[images]
+        ratio = max(_SMALLEST_RATIO, min(ratio, _LARGEST_SURPRISE * self._factor))
         self._excess += (max(0.0, ratio - self._mean) - self._excess) * _WEIGHT
         self._mean += (ratio - self._mean) * _WEIGHT
         self._factor = self._mean + _EXCESSES * self._excess

@@ -64,8 +64,9 @@ class Line:
         if self.waiting >= self._costs.largest:
             return -math.inf
         hand_s = 2 * self._costs.batch_s(self.waiting)
-        deadlines_s = (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
-        return min(min(s.submitted_s for s in self._submissions) + max_delay_s, *deadlines_s)
+        starts_s = [s.submitted_s + max_delay_s for s in self._submissions]
+        starts_s += (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
+        return min(starts_s)
 
     def add(self, submission: Submission) -> None:
         """Queue all images of a submission."""
@@ -170,7 +171,7 @@ class ModelQueue:
         network: answers a batch.
         label_count: K.
         costs: of its batches.
-        max_queue_size: waiting images before refusal.
+        max_queue_size: waiting images of one priority before refusal.
     """
 
     def __init__(

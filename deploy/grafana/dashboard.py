@@ -43,8 +43,8 @@ TRAFFIC = (
     Panel(
         "Images not answered",
         "suffix: images/s",
-        "Images that a full queue refused, whose deadline passed, whose caller went away, or whose batch the"
-        " device failed.",
+        "Images that a full queue refused, that would have been late, whose deadline passed, whose caller"
+        " went away, or that the device failed.",
         {"{{model}} {{reason}}": rate("model, reason", "modelzoo_unanswered_images_total", MODEL)},
     ),
     Panel(
@@ -127,13 +127,22 @@ BATCHING = (
     Panel(
         "Queue against its limit",
         "percentunit",
-        "Images that wait, of those that may. At 100 % requests are refused with RESOURCE_EXHAUSTED.",
+        "Images that wait, of those of one priority that may. At 100 % of them requests are refused with"
+        " RESOURCE_EXHAUSTED.",
         {
             "{{model}}": f"{total('model', 'modelzoo_queue_images', MODEL)}"
             f" / {total('model', 'modelzoo_queue_limit_images', MODEL)}"
         },
         width=6,
         limits=(0, 1),
+    ),
+    Panel(
+        "Predicted time of a batch",
+        "s",
+        "What the batcher believes that a batch of each allowed size takes. It follows what batches do take,"
+        " so a level that rises is a device, or a machine, that has got slower.",
+        {"{{model}} {{batch_size}}": highest("model, batch_size", "modelzoo_batch_latency_seconds", MODEL)},
+        width=24,
     ),
 )
 

@@ -136,6 +136,17 @@ def test_an_unknown_version_is_not_found(client: Client, good: bytes, version: i
     assert f"no version {version}" in str(error)
 
 
+@pytest.mark.parametrize("priority", [3, -1, 2**31 - 1])
+def test_a_priority_that_there_is_not_is_refused(server, good: bytes, priority: int) -> None:
+    request = classifier_pb2.ClassifyRequest(
+        model=MODEL, images=[classifier_pb2.Image(encoded=good)], priority=priority
+    )
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        classifier_pb2_grpc.ClassifierServiceStub(channel).Classify(request)
+    assert caught.value.code() == INVALID
+    assert caught.value.details() == f"priority: {priority} is no priority"
+
+
 @pytest.mark.parametrize("top_k", [0, -1, -(2**31), 11, 2**31 - 1])
 def test_an_impossible_top_k_is_refused(client: Client, good: bytes, top_k: int) -> None:
     error = refusal(client, good, top_k=top_k)

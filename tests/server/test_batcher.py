@@ -1,6 +1,7 @@
 """Batches are bound late, carry whoever waits, and every caller is settled exactly once."""
 
 import json
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import grpc
@@ -45,7 +46,7 @@ def assert_right(answer: list[Label], expected: np.ndarray) -> None:
 
 def unanswered(reading, running) -> dict[str, float]:
     """Count the images that were not answered, by the reasons there were."""
-    reasons = ("queue_full", "expired", "cancelled", "failed")
+    reasons = ("queue_full", "late", "expired", "cancelled", "failed")
     name = "modelzoo_unanswered_images_total"
     counts = {reason: reading(running, name, model=MODEL, reason=reason) for reason in reasons}
     return {reason: count for reason, count in counts.items() if count}
@@ -176,6 +177,59 @@ def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
     with running.client() as client, pytest.raises(ClientError) as caught:
         client.classify(MODEL, list(rows[:3]))
     assert caught.value.code == grpc.StatusCode.INTERNAL
+
+
+def believe(running, seconds: float) -> None:
+    """Have the batcher believe that a batch takes so long."""
+    costs = running.server._repository._models[MODEL].queue.costs
+    for _ in range(200):
+        costs.observe(costs.largest, seconds, time.monotonic())
+
+
+def test_bulk_requests_wait_for_interactive_ones(
+    start_server, gates, pool, waiting, wait_for, rows: np.ndarray, expected: np.ndarray
+) -> None:
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [4]})
+    believe(running, 60.0)  # it takes ten times as long until bulk images may pass
+    gates[MODEL].shut()
+    with Client(running.address, timeout_s=1000) as client:
+        held = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()
+        bulk = pool.submit(client.classify, MODEL, list(rows[1:7]), top_k=10, bulk=True)
+        wait_for(lambda: waiting(running) == 6)
+        hurried = ask(pool, client, rows[7], rows[8])
+        wait_for(lambda: waiting(running) == 8)
+        gates[MODEL].gate.set()
+        answers = [*held.result(), *bulk.result(), *hurried.result()]
+    for index, answer in enumerate(answers):
+        assert_right(answer, expected[index])
+    assert gates[MODEL].batches == [1, 2, 4, 2]
+
+
+def test_a_request_that_what_waits_would_make_late_is_refused_with_a_time_to_come_back(
+    start_server, gates, pool, waiting, wait_for, reading, rows: np.ndarray
+) -> None:
+    running = start_server(open_network=gates, model_batch_sizes={MODEL: [4]})
+    believe(running, 10.0)
+    gates[MODEL].shut()
+    with Client(running.address, timeout_s=1000) as client:
+        held = ask(pool, client, rows[0])
+        gates[MODEL].entered.acquire()
+        queued = ask(pool, client, *rows[1:9])
+        wait_for(lambda: waiting(running) == 8)
+        with pytest.raises(ClientError) as caught:  # it would take nearly forty seconds
+            client.classify(MODEL, [rows[9]], timeout_s=25)
+        assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "after the deadline" in str(caught.value)
+        assert 5 < caught.value.retry_delay_s < 15
+        with pytest.raises(ClientError) as caught:  # not even if nobody else were there
+            client.classify(MODEL, [rows[9]], timeout_s=2)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "too near for this model" in str(caught.value)
+        gates[MODEL].gate.set()
+        held.result()
+        queued.result()
+    assert unanswered(reading, running) == {"late": 1, "expired": 1}
 
 
 def test_the_model_whose_image_waits_longest_goes_first(

@@ -37,6 +37,11 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ('log_format = "xml"', "settings: log_format: Input should be 'text' or 'json'"),
         ("max_batch_size = 0", "settings: max_batch_size: "),
         ("max_images_per_request = 2000", "max_images_per_request is larger than max_queue_size"),
+        ("model_batch_sizes = {a = [8, 0]}", "settings: model_batch_sizes: a: 1: "),
+        ("model_batch_sizes = {a = [2000]}", "settings: model_batch_sizes: a: 0: "),
+        ("model_batch_sizes = {a = []}", "settings: model_batch_sizes: a: List should have at least 1 item"),
+        ("max_queue_delay_s = -1", "settings: max_queue_delay_s: "),
+        ("max_queue_delay_s = inf", "settings: max_queue_delay_s: "),
         ("max_image_pixels = 170000000", "max_image_pixels is larger than max_request_pixels"),
         ("max_image_pixels = 200000000", "settings: max_image_pixels: "),
         ("max_bytes_in_flight = 70000", "max_message_bytes is larger than max_bytes_in_flight"),
@@ -64,6 +69,11 @@ def test_settings_that_only_fit_together_may_come_from_two_places(
     file.write_text("max_queue_size = 4000\n")
     monkeypatch.setenv("MODELZOO_MAX_IMAGES_PER_REQUEST", "3000")
     assert config.load({}, file).max_images_per_request == 3000
+
+
+def test_batch_sizes_of_a_model_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELZOO_MODEL_BATCH_SIZES", '{"lenet5-digits": [8, 1]}')
+    assert config.load({}).model_batch_sizes == {"lenet5-digits": [8, 1]}
 
 
 def test_the_precisions_that_can_be_asked_for_are_those_that_artifacts_have() -> None:

@@ -111,6 +111,16 @@ def test_a_device_that_got_ten_times_slower_is_known_within_ten_batches() -> Non
     assert one.batch_s(4) > 0.2
 
 
+def test_a_clock_that_stands_still_makes_nothing_free_of_charge() -> None:
+    one = costs()
+    for _ in range(10_000):
+        one.observe(4, 0.0, now_s=1.0)
+    assert one.batch_s(4) > 0.0001
+    for _ in range(100):
+        one.observe(4, 0.024, now_s=1.0)
+    assert one.batch_s(4) == pytest.approx(0.024, rel=0.01)
+
+
 def test_a_prediction_that_refuses_is_believed_the_less_the_longer_nothing_ran() -> None:
     one = costs()
     assert one.least_s(4, now_s=0.0) == 0.024

@@ -61,8 +61,27 @@ def test_every_series_is_there_at_zero_before_the_first_request(sample: Sample) 
     assert sample("modelzoo_batch_size_images_count", model=MODEL) == 0
     for stage in ("decode", "queue", "infer"):
         assert sample("modelzoo_stage_duration_seconds_count", model=MODEL, stage=stage) == 0
-    for reason in ("queue_full", "expired", "cancelled", "failed"):
+    for reason in ("queue_full", "late", "expired", "cancelled", "failed"):
         assert sample("modelzoo_unanswered_images_total", model=MODEL, reason=reason) == 0
+
+
+def test_what_a_batch_of_each_allowed_size_should_take_is_told(start_server) -> None:
+    running = start_server(model_batch_sizes={MODEL: [4, 1, 4], "nobody-digits": [1]})
+    told = {
+        dict(labels)["batch_size"]: value
+        for (name, labels), value in scrape(running.metrics_url).items()
+        if name == "modelzoo_batch_latency_seconds" and ("model", MODEL) in labels
+    }
+    assert told.keys() == {"1", "4"}
+    assert 0 < told["1"] <= told["4"] < 1
+    with running.client() as client:
+        [status] = [model for model in client.list_models() if model.name == MODEL]
+        assert status.max_batch_size == 4
+        assert [latency.batch_size for latency in status.batch_latencies] == [1, 4]
+        assert client.classify_raw(MODEL, [PIXELS] * 6).timing.batch_size == 4
+    [warning] = [line for line in running.log.getvalue().splitlines() if "no_such_model" in line]
+    assert '"setting": "model_batch_sizes"' in warning
+    assert "nobody-digits" in warning
 
 
 def test_answered_requests_are_counted_once_in_every_place(running, sample: Sample) -> None:
