@@ -28,13 +28,14 @@ from server.classifier import Classifier
 from server.config import Settings
 from server.decoding import Decoder, Limits
 from server.device import Device, choose
+from server.device_memory import DeviceMemoryCollector
 from server.edge import Edge
 from server.errors import StartError
 from server.exposition import MetricsPort
 from server.health import Health
 from server.in_flight import InFlight
 from server.lane import Lane
-from server.metrics import DeviceMemoryCollector, Metrics
+from server.metrics import Metrics
 from server.network import OpenNetwork
 from server.ports import CONNECTION_OPTIONS, GenericOnly, address_of, require_free
 from server.repository import Memory, Repository, State

@@ -55,6 +55,7 @@ class Edge:
         async def call(body: bytes, context: Context) -> bytes:
             started_s = time.monotonic()
             metrics.started.inc()
+            metrics.received.inc()
             deadline_s = _deadline_s(context, started_s)
             self._in_flight.enter(len(body))
             try:
@@ -76,6 +77,7 @@ class Edge:
             finally:
                 self._in_flight.leave(len(body))
             _ended(metrics, grpc.StatusCode.OK, started_s)
+            metrics.sent.inc()
             return answer
 
         return grpc.unary_unary_rpc_method_handler(call)

@@ -4,14 +4,12 @@ Series are bound when a method is registered, a model is found or it becomes REA
 from then on: `rate()` sees the first error, and "idle" differs from "absent".
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal, Protocol
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from modelzoo.v1 import classifier_pb2
 
@@ -155,7 +153,7 @@ class Metrics:
         self._rpc_received, self._rpc_sent = (
             Counter(
                 f"grpc_server_msg_{done}_total",
-                f"Messages of streams that were {done}.",
+                f"Messages that were {done}: one a call, or many of a stream.",
                 ["grpc_type", "grpc_service", "grpc_method"],
                 registry=registry,
             )
@@ -211,7 +209,7 @@ class Metrics:
         )
         self._captured = gauge(
             "model_captured",
-            "On a CUDA device, 1 where batches replay captured graphs, 0 where a plain session runs.",
+            "1 where the model's batches replay captured CUDA graphs, else 0.",
             ["model", "version"],
         )
         self._device = gauge(
@@ -274,38 +272,13 @@ class Metrics:
             self._model_memory.labels(model, str(version), device).set(taken_bytes)
 
     def set_captured(self, model: str, version: int, *, captured: bool) -> None:
-        """Record how a CUDA device runs a model."""
+        """Record whether a model runs from captured graphs."""
         self._captured.labels(model, str(version)).set(captured)
 
     def set_device(self, device: str, requested: str, *, fell_back: bool) -> None:
         """Record which device serves."""
         self._device.labels(device, requested).set(1)
         self._fallback.set(fell_back)
-
-
-class DeviceMemoryCollector(Collector):
-    """The memory of a CUDA device, read at every scrape.
-
-    Args:
-        device: its name, ``cuda:0``.
-        used_bytes: measures what all processes take together.
-        total_bytes: gives the size.
-    """
-
-    def __init__(self, device: str, used_bytes: Callable[[], int], total_bytes: Callable[[], int]) -> None:
-        self._device = device
-        self._used_bytes = used_bytes
-        self._total_bytes = total_bytes
-
-    def collect(self) -> Iterator[Metric]:
-        """Read the device."""
-        for name, text, read in (
-            ("used", "Device memory that all processes take together.", self._used_bytes),
-            ("total", "Device memory there is.", self._total_bytes),
-        ):
-            family = GaugeMetricFamily(f"{NAMESPACE}_device_memory_{name}_bytes", text, labels=["device"])
-            family.add_metric([self._device], read())
-            yield family
 
 
 def _camel(code: grpc.StatusCode) -> str:

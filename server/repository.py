@@ -23,7 +23,8 @@ from server.errors import ModelNotFoundError, ModelNotReadyError
 from server.lane import Lane
 from server.loading import Proof
 from server.metrics import Metrics, RequestMetrics
-from server.network import Network, OpenNetwork
+from server.network import Network, OnnxNetwork, OpenNetwork
+from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
 
 State = classifier_pb2.ModelState
@@ -211,11 +212,10 @@ class Repository:
         if self.memory.device is not None:
             taken[self.device.name] = loaded.device_bytes
         self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
-        if self.device.ordinal is not None:
-            reason = getattr(loaded.network, "not_captured", "")
-            self.metrics.set_captured(entry.name, entry.version, captured=not reason)
-            if reason:
-                log.warning("graphs_not_captured", reason=reason)
+        captured = isinstance(loaded.network, PipelinedNetwork)
+        self.metrics.set_captured(entry.name, entry.version, captured=captured)
+        if isinstance(loaded.network, OnnxNetwork) and loaded.network.not_captured:
+            log.warning("graphs_not_captured", reason=loaded.network.not_captured)
         model.status.precision = loaded.precision.name
         if (ratio := manifest.accuracy_ratio(loaded.precision)) is not None:
             model.status.accuracy_ratio = ratio

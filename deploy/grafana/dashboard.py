@@ -53,6 +53,16 @@ TRAFFIC = (
         "Calls of the classifier service that ended, listing models included.",
         {"{{grpc_method}} {{grpc_code}}": rate(f"{METHOD}, grpc_code", "grpc_server_handled_total") + " > 0"},
     ),
+    Panel(
+        "Messages by method",
+        "suffix: messages/s",
+        "What came in and went out; of a stream, every request and every answer. A gap between the two that"
+        " stays is what waits.",
+        {
+            "{{grpc_method}} received": rate(METHOD, "grpc_server_msg_received_total") + " > 0",
+            "{{grpc_method}} sent": rate(METHOD, "grpc_server_msg_sent_total") + " > 0",
+        },
+    ),
 )
 
 LATENCY = (
@@ -142,7 +152,15 @@ BATCHING = (
         "What the batcher believes that a batch of each allowed size takes. It follows what batches do take,"
         " so a level that rises is a device, or a machine, that has got slower.",
         {"{{model}} {{batch_size}}": highest("model, batch_size", "modelzoo_batch_latency_seconds", MODEL)},
-        width=24,
+        width=18,
+    ),
+    Panel(
+        "CUDA graphs",
+        "none",
+        "1 where batches replay captured graphs, 0 where a plain session runs, as it does on the CPU.",
+        {"{{model}}": highest("model", "modelzoo_model_captured", MODEL)},
+        width=6,
+        limits=(0, 1),
     ),
 )
 

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import Client, ClientError
-from server.metrics import DeviceMemoryCollector
+from server.device_memory import DeviceMemoryCollector
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2
-from server.metrics import DeviceMemoryCollector, Metrics
+from server.device_memory import DeviceMemoryCollector
+from server.metrics import Metrics
 
 MODEL = "simple_cnn-digits"
 PIXELS = np.zeros((8, 8, 1), np.uint8)
