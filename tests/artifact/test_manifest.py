@@ -39,7 +39,11 @@ def test_the_file_is_json_that_people_read_too(folder: Path) -> None:
     content = json.loads(text)
     assert text.endswith("}\n")
     assert content["label_count"] == 3
-    assert content["preprocessing"] == {"resize_shorter_px": 7, "interpolation": "INTERPOLATION_BICUBIC"}
+    assert content["preprocessing"] == {
+        "resize_shorter_px": 7,
+        "interpolation": "INTERPOLATION_BICUBIC",
+        "scaled_decoding": False,
+    }
     assert content["parameters"] == 61_706  # a number; protobuf would write 64 bits as text
     assert content["precisions"][0]["file"]["size_bytes"] == 3_000_000
 

@@ -49,10 +49,10 @@ def wait_until(reached: Callable[[], bool]) -> None:
 def expect_idle(running) -> None:
     """Wait until nothing of any call is left; a call that stays hangs here until the test's own limit."""
     server = running.server
-    wait_until(server._edge.idle.is_set)
+    wait_until(server._in_flight.idle.is_set)
     wait_until(lambda: counts(running)["waiting images"] == 0)
     assert server._decoder.waiting_pixels == 0
-    assert (server._edge._bytes, server._edge._calls) == (0, 0)
+    assert (server._in_flight._bytes, server._in_flight._requests) == (0, 0)
 
 
 def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_server, gates) -> None:
@@ -65,7 +65,7 @@ def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_s
         gates[MODEL].entered.acquire()
         wait_until(lambda: counts(running)["waiting images"] == (CALLS - 1) * 32)
         assert counts(running)["started"] == CALLS
-        assert not running.server._edge.idle.is_set()
+        assert not running.server._in_flight.idle.is_set()
         for future in futures:
             future.cancel()
     expect_idle(running)  # though the lane is still held

@@ -183,6 +183,7 @@ def test_reflection_describes_the_service_without_its_proto_files(server) -> Non
     ]
     assert {method.name for file in files for s in file.service for method in s.method} == {
         "Classify",
+        "ClassifyStream",
         "ListModels",
         "GetModel",
     }
