@@ -1,9 +1,7 @@
 """The door: who is refused before anything waits for them, and when they should come back."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from server.batches import Batch
 from server.errors import ExpiredError, OverloadedError
 from server.queues import ModelQueue
 from server.submissions import Priority, Submission
@@ -16,14 +14,12 @@ class Door:
 
     Args:
         queues: of all models of the device.
-        running: the batches that run now, by the numbers under which they were taken.
-        lanes: batches that run at the same time, one behind the other on their way not counted.
+        busy_until_s: when each of the lane's threads ends what it runs, as predicted.
     """
 
-    def __init__(self, queues: Sequence[ModelQueue], running: Mapping[int, Batch], lanes: int) -> None:
+    def __init__(self, queues: Sequence[ModelQueue], busy_until_s: Sequence[float]) -> None:
         self._queues = queues
-        self._running = running
-        self._lanes = lanes
+        self._busy_until_s = busy_until_s
 
     def check(self, submission: Submission) -> None:
         """Let a submission in that comes now, by returning.
@@ -50,6 +46,10 @@ class Door:
         late_s = now_s + self._work_s(submission) - submission.deadline_s
         if late_s < 0:
             return
+        # A prediction for this model that refuses it is believed the less the longer nothing ran.
+        late_s -= queue.costs.drain_s(images) - queue.costs.least_s(images, now_s)
+        if late_s < 0:
+            return
         if submission.hopeless(now_s):
             queue.metrics.unanswered["expired"].inc(images)
             raise ExpiredError("the deadline is over, or too near for this model")
@@ -61,29 +61,20 @@ class Door:
 
     def _work_s(self, submission: Submission) -> float:
         """Predict how long the device takes for what runs, what goes before a submission, and itself."""
-        now_s = submission.submitted_s
-        total_s = self._running_s(now_s)
+        total_s = self._running_s(submission.submitted_s)
         for queue in self._queues:
-            ahead = queue.lines[submission.priority].ahead(submission.due_s)
+            ahead = len(submission.images) if queue is submission.queue else 0
+            if queue.lines[submission.priority].waiting:
+                ahead += queue.lines[submission.priority].ahead(submission.due_s)
             if submission.priority is Priority.BULK:
                 ahead += queue.lines[Priority.INTERACTIVE].waiting
-            if queue is submission.queue:
-                total_s += queue.costs.least_s(ahead + len(submission.images), now_s)
-            else:
-                total_s += queue.costs.drain_s(ahead)
+            total_s += queue.costs.drain_s(ahead)
         return total_s
 
-    def busy_until_s(self, number: int) -> float:
-        """Predict when a thread of the lane ends what it runs; the past where that is nothing.
-
-        Args:
-            number: under which the thread takes batches, see `Batcher.take`.
-        """
-        return max(
-            (batch.ends_s for other, batch in self._running.items() if (other - number) % self._lanes == 0),
-            default=-math.inf,
-        )
-
     def _running_s(self, now_s: float) -> float:
-        """Predict how long the lanes, on the average, take for what runs."""
-        return sum(max(0.0, self.busy_until_s(lane) - now_s) for lane in range(self._lanes)) / self._lanes
+        """Predict how long the lane's threads, on the average, take for what runs."""
+        total_s = 0.0
+        for busy_until_s in self._busy_until_s:
+            if busy_until_s > now_s:
+                total_s += busy_until_s - now_s
+        return total_s / len(self._busy_until_s)

@@ -5,6 +5,7 @@ as can be: only when a lane is free, so it grows while the device is busy.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,12 +46,14 @@ class Batcher:
     ) -> None:
         self._wake = wake
         self._log_failure = log_failure
+        self._lanes = lanes
         self._max_queue_delay_s = max_queue_delay_s
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: dict[int, Batch] = {}
         self._turns = Turns()
-        self._door = Door(self._queues, self._running, lanes)
+        self._busy_until_s = [-math.inf] * lanes
+        self._door = Door(self._queues, self._busy_until_s)
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -114,6 +117,8 @@ class Batcher:
         """Take note that what was taken under a number has ended; the lane calls it, with the lock."""
         if (ended := self._running.pop(number, None)) is not None:
             self._turns.ended(ended.priority, self._clock())
+            if (number + self._lanes) % (2 * self._lanes) not in self._running:
+                self._busy_until_s[number % self._lanes] = -math.inf
 
     def take(self, number: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model whose images have least slack.
@@ -150,13 +155,13 @@ class Batcher:
         """Take no more, and fail whoever still waits; what runs is still answered."""
         with self._wake:
             self._closed = True
-            left = [s for queue in self._queues for line in queue.lines.values() for s in line.clear()]
+            left = [s for queue in self._queues for line in queue.lines for s in line.clear()]
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
         line = queue.lines[priority]
-        starts_s = max(now_s, self._door.busy_until_s(number))
+        starts_s = max(now_s, self._busy_until_s[number % self._lanes])
         images = line.best_size(starts_s)
         ends_s = starts_s + queue.costs.batch_s(images)
         seats = line.take(images)
@@ -165,6 +170,7 @@ class Batcher:
             seats += queue.lines[Priority.BULK].take(free, ends_s)
         batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._log_failure)
         self._running[number] = batch
+        self._busy_until_s[number % self._lanes] = ends_s
         self._turns.began(priority)
         return batch
 

@@ -103,9 +103,10 @@ class Batch:
         row = 0
         for seats in self.seats:
             count = seats.stop - seats.start
-            bad = [seats.start + at - row for at in self._not_numbers if row <= at < row + count]
+            bad = self._not_numbers and [at for at in self._not_numbers if row <= at < row + count]
             if bad:
-                reason = f"images[{bad[0]}]: the network's answer is not a number"
+                image = seats.start + bad[0] - row
+                reason = f"images[{image}]: the network's answer is not a number"
                 seats.submission.fail(InferenceError(reason), "failed")
             else:
                 seats.submission.collect(seats.start, outcome[row : row + count], times, now_s)

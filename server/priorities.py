@@ -17,7 +17,7 @@ class Turns:
 
     - While an interactive image waits, no bulk batch begins, but for the exception below.
     - An interactive request waits for one bulk batch at the most: one that ran when it came, or one that
-      began as the exception.
+      began as the exception. Where a lane keeps two batches on their way, it waits for the rest of these.
     - Bulk images do not starve: one batch of them may begin while interactive images wait, if none ran
       for ten times as long as it takes, nor since the oldest of these interactive images came. So
       bulk gets up to a tenth of a device that has no time left, and all the time that is left.

@@ -7,7 +7,7 @@ import math
 from bisect import insort_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from server.costs import Costs
 from server.metrics import BatcherMetrics
@@ -17,8 +17,7 @@ from server.submissions import Priority, Submission
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
 
 
-@dataclass(frozen=True)
-class Seats:
+class Seats(NamedTuple):
     """The images ``start`` to ``stop`` of a submission, in a batch."""
 
     submission: Submission
@@ -190,12 +189,12 @@ class ModelQueue:
         self.costs = costs
         self.max_queue_size = max_queue_size
         self.metrics = metrics
-        self.lines = {priority: Line(costs) for priority in Priority}
+        self.lines = tuple(Line(costs) for _ in Priority)  # by priority
 
     @property
     def waiting(self) -> int:
         """Give the number of waiting images."""
-        return sum(line.waiting for line in self.lines.values())
+        return sum(line.waiting for line in self.lines)
 
 
 def _due_s(submission: Submission) -> float:

@@ -5,9 +5,8 @@ The event loop makes, settles and cancels submissions; `queues` has those that w
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +30,7 @@ class Priority(IntEnum):
     BULK = 1
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of a submission.
 
     Attributes:
@@ -48,8 +46,7 @@ class Answer:
     batch_size: int
 
 
-@dataclass(frozen=True)
-class BatchTimes:
+class BatchTimes(NamedTuple):
     """When a batch ran, on the batcher's clock, and how many images it carried."""
 
     started_s: float
@@ -76,7 +73,7 @@ class Submission(asyncio.Future[Answer]):
 
     __slots__ = (
         *("queue", "images", "deadline_s", "priority", "submitted_s", "due_s", "taken"),
-        *("_on_unanswered", "_probabilities", "_answered", "_queue_s", "_infer_s", "_batch_size"),
+        *("_on_unanswered", "_collected", "_partial"),
     )
 
     def __init__(
@@ -100,10 +97,8 @@ class Submission(asyncio.Future[Answer]):
             self.due_s = deadline_s
         self.taken = 0
         self._on_unanswered = on_unanswered
-        self._probabilities: Probabilities | None = None  # of answers that come in several batches
-        self._answered = 0
-        self._queue_s = self._infer_s = 0.0
-        self._batch_size = 0
+        self._collected = 0
+        self._partial: Answer | None = None  # to images that ride in several batches
 
     @property
     def left(self) -> int:
@@ -120,23 +115,26 @@ class Submission(asyncio.Future[Answer]):
         """Take a batch's answers to the images from ``start`` on; settle where these were the last."""
         if self.done():
             return
-        self._answered += len(rows)
-        self._queue_s = max(self._queue_s, times.started_s - self.submitted_s)
-        self._infer_s = max(self._infer_s, times.ended_s - times.started_s)
-        self._batch_size = max(self._batch_size, times.batch_size)
+        queue_s, infer_s = times.started_s - self.submitted_s, times.ended_s - times.started_s
         if len(rows) == len(self.images):
-            self._probabilities = rows
+            answer = Answer(rows, queue_s, infer_s, times.batch_size)
         else:
-            if self._probabilities is None:
-                self._probabilities = np.empty((len(self.images), rows.shape[1]), np.float32)
-            self._probabilities[start : start + len(rows)] = rows
-        if self._answered < len(self.images):
-            return
+            so_far = self._partial or Answer(np.empty((len(self.images), rows.shape[1]), np.float32), 0, 0, 0)
+            so_far.probabilities[start : start + len(rows)] = rows
+            answer = self._partial = Answer(
+                so_far.probabilities,
+                max(so_far.queue_s, queue_s),
+                max(so_far.infer_s, infer_s),
+                max(so_far.batch_size, times.batch_size),
+            )
+            self._collected += len(rows)
+            if self._collected < len(self.images):
+                return
         if self.deadline_s is not None and self.deadline_s <= now_s:
             self.fail(ExpiredError("the answer came after the deadline"), "expired")
             return
-        self.set_result(Answer(self._probabilities, self._queue_s, self._infer_s, self._batch_size))
-        self.queue.metrics.queue.observe(self._queue_s)
+        self.set_result(answer)
+        self.queue.metrics.queue.observe(answer.queue_s)
 
     def fail(self, error: Exception, reason: Unanswered | None = None) -> None:
         """Settle with an error, unless it is settled; None for a reason that is not counted."""

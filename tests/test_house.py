@@ -14,7 +14,7 @@ ROOMS = ("artifact", "bench", "cli", "client", "export", "server", "zoo")
 # Who may import whom; every room may open `modelzoo`, the contracts.
 ARROWS = {
     "artifact": set(),
-    "bench": {"artifact", "client"},
+    "bench": {"artifact", "client", "server"},
     "cli": {"artifact", "client", "export", "server", "zoo"},
     "client": set(),
     "export": {"artifact", "zoo"},

@@ -176,7 +176,7 @@ def with_marks(tmp_path: Path) -> Callable[[], Failing]:
     graph(tmp_path / "model.onnx")
     shape = manifest_pb2.Input(height=SIDE, width=SIDE, channels=3)
     described = manifest_pb2.Manifest(input=shape, label_count=LABELS)
-    return Failing(OnnxNetwork(tmp_path / "model.onnx", described, CPU, [64]))
+    return Failing(OnnxNetwork(tmp_path / "model.onnx", described, CPU, [LARGEST]))
 
 
 def test_a_marked_picture_really_gets_no_number_and_another_a_distribution(with_marks) -> None:
@@ -202,7 +202,7 @@ def test_mates_do_not_matter_to_a_trained_network(
     by_hand, exported: dict[str, pipeline.Exported], name: str
 ) -> None:
     one = exported[name]
-    network = OnnxNetwork(one.folder / "model.onnx", one.manifest, CPU, [64])
+    network = OnnxNetwork(one.folder / "model.onnx", one.manifest, CPU, [LARGEST])
     shape = one.manifest.input
     good = pictures((shape.height, shape.width, shape.channels))
     with by_hand() as hand:

@@ -3,6 +3,7 @@
 Lanes and clock are simulated; batcher, queues, futures and event loop are real.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,8 @@ class World:
         self.asked: list[Asked] = []
         self.images = 0
         self.refused_by_the_stop = 0
-        self.running: dict[int, Batch] = {}
+        # What each lane has on its way, by the numbers under which it was taken; two at the most.
+        self.running: list[deque[tuple[int, Batch]]] = [deque() for _ in range(LANES)]
         self.closed = False
 
     def submit(self, model: int, count: int, within_s: float | None, *, bulk: bool, marked: bool) -> None:
@@ -108,9 +110,11 @@ class World:
             self.asked[index % len(self.asked)].future.cancel()
 
     def take(self, lane: int, fault: str) -> None:
-        if lane in self.running:
+        taken = [number for number, _ in self.running[lane]]
+        free = [number for number in (lane, lane + LANES) if number not in taken]
+        if not free:
             return
-        batch = self.hand.take(lane)
+        batch = self.hand.take(free[0])
         if not isinstance(batch, Batch):
             assert (batch is None) == (sum(queue.waiting for queue in self.queues) == 0)
             return
@@ -121,11 +125,14 @@ class World:
             assert deadline_s is None or deadline_s > self.hand.clock(), "computed too late"
         self.networks[self.queues.index(batch.queue)].fault = fault
         batch.start()
-        self.running[lane] = batch
+        self.running[lane].append((free[0], batch))
 
     def finish(self, lane: int) -> None:
-        if lane in self.running:
-            self.running.pop(lane).finish()
+        if self.running[lane]:
+            number, batch = self.running[lane].popleft()
+            batch.finish()
+            with self.hand.wake:
+                self.hand.batcher.release(number)
 
     def wait(self, seconds: float) -> None:
         self.hand.clock.now_s += seconds
@@ -143,7 +150,7 @@ class World:
 
     def end(self) -> None:
         """Let all that waits run, and check what became of everything."""
-        while self.running or any(queue.waiting for queue in self.queues):
+        while any(self.running) or any(queue.waiting for queue in self.queues):
             for lane in range(LANES):
                 self.finish(lane)
                 self.take(lane, "none")

@@ -1,0 +1,60 @@
+"""The benches that anyone can run: they print their tables, and what cannot be measured is one line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import batcher, lanes
+
+
+def test_what_the_batcher_costs_is_told_for_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["batcher", "--callers", "16", "--images", "320", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert batcher.main() == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    figures = {row[0]: [float(cell) for cell in row[1:6]] for row in rows if row[0] in ("submit", "enqueue")}
+    assert len(figures) == 2
+    for middle, best, worst, process, batch in figures.values():
+        assert 0 < best <= middle <= worst
+        assert process > 0
+        assert 1 <= batch <= 16
+
+
+def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["lanes", "lenet5-digits", "--repository", str(repository), "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--clients", "4", "--requests", "5"])
+    assert lanes.main() == 0
+    rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1x2", "2x1"]
+    for _, middle, worst, best, p50, p99, batch, errors in rows:
+        assert 0 < float(worst) <= float(middle) <= float(best)
+        assert 0 < float(p50) <= float(p99)
+        assert float(batch) >= 1
+        assert errors == "0"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["nobody-digits"], "holds no model called 'nobody-digits'"),
+        (["lenet5-digits", "--settings", "twox1"], "the server with twox1 did not start: "),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lanes", *options, "--repository", str(repository)])
+    assert lanes.main() == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert reason in captured.err
+    assert captured.err.count("\n") == 1
