@@ -10,6 +10,7 @@ LABELS = "labels.txt"
 GOLDEN = "golden.npz"
 CARD = "card"
 EXAMPLE = "example.png"  # inside the card: a held-out picture, for a first try
+INPUT, OUTPUT = "images", "probabilities"  # of every graph
 MODEL_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}")  # a folder's name that no shell or URL minds

@@ -209,6 +209,14 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option(help="Images that run together.", show_default="32")
     ] = None,
+    allow_client_shm: Annotated[
+        bool | None,
+        typer.Option("--allow-client-shm", help="Let clients on this machine pass tensors in shared memory."),
+    ] = None,
+    status_compat: Annotated[
+        str | None,
+        typer.Option(help="none or triton: a full queue is then UNAVAILABLE.", show_default="none"),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.", show_default="text")] = None,
     config: Annotated[
         Path | None,
@@ -230,6 +238,8 @@ def serve(
             "device": device,
             "precision": precision,
             "max_batch_size": max_batch_size,
+            "allow_client_shm": allow_client_shm,
+            "status_compat": status_compat,
             "log_format": log_format,
         },
         config,

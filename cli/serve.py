@@ -20,8 +20,8 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
 
         from artifact import layout
         from client.client import DEFAULT_ADDRESS
-        from server import app, logs
         from server import config as server_config
+        from server import logs, process
         from server.errors import StartError
 
     def hint(server: "Server", ready: list[str]) -> None:
@@ -37,7 +37,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
             out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
 
     async def serve_and_exit() -> None:
-        await app.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
+        await process.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
         # All is answered and said. A thread that is still inside a library, of a network or of a decoder
         # that the grace period did not wait for, would hold up the interpreter's own way out.
         sys.stdout.flush()

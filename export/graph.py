@@ -11,13 +11,14 @@ import onnx
 import torch
 from torch import nn
 
+from artifact import layout
 from artifact.errors import first_line
 from export import cleaning
 from export.errors import ExportError
 from zoo.spec import InputSpec
 
 OPSET = 20  # ONNX Runtime 1.31 reads up to 26, the exporter's operators are written for 18 to 20
-INPUT, OUTPUT, BATCH_AXIS = "images", "probabilities", "N"
+INPUT, OUTPUT, BATCH_AXIS = layout.INPUT, layout.OUTPUT, "N"
 
 # What has weights and does the work; everything before the first of these is normalisation.
 LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))

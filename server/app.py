@@ -1,14 +1,13 @@
-"""Builds a server out of its settings, runs it, and stops it in order.
+"""Builds a server out of its settings, and stops it in order.
 
 The only file that wires: everything else is given what it needs.
 """
 
 import asyncio
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Iterator
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -22,11 +21,14 @@ from prometheus_client import (
 from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
-from server import classifier, health, machine, opening
+from server import classifier, health, machine, open_inference, opening
+from server.accounts import Accounts
+from server.administration import Administration
 from server.batcher import Batcher
 from server.classifier import Classifier
 from server.config import Settings
 from server.decoding import Decoder, Limits
+from server.descriptions import Descriptions
 from server.device import Device, choose
 from server.device_memory import DeviceMemoryCollector
 from server.edge import Edge
@@ -36,9 +38,13 @@ from server.health import Health
 from server.in_flight import InFlight
 from server.lane import Lane
 from server.metrics import Metrics
+from server.model import State
 from server.network import OpenNetwork
+from server.open_inference import OpenInference
 from server.ports import CONNECTION_OPTIONS, GenericOnly, address_of, require_free
-from server.repository import Memory, Repository, State
+from server.repository import Memory, Repository
+from server.shared_memory import Regions
+from server.turnover import Turnover
 
 _MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more
 # How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
@@ -63,7 +69,8 @@ class Server:
         self._log = log
         self._open_network = open_network
         self._stack = contextlib.ExitStack()
-        self._health = Health()
+        self._health = Health(classifier.SERVICE, open_inference.SERVICE)
+        self._tried_all = False
         self._hurry = asyncio.Event()
         self.grpc_port = 0
         self.metrics_port = 0
@@ -112,8 +119,9 @@ class Server:
             model_precisions=settings.model_precisions,
             model_batch_sizes=settings.model_batch_sizes,
             log=self._log,
-            on_state=self._health.set_model,
+            on_state=self._on_state,
         )
+        self._turnover = Turnover(self._repository)
         try:
             self._repository.find()
             await self._listen(metrics)
@@ -136,12 +144,13 @@ class Server:
         Returns:
             The names of the models that are READY.
         """
-        await self._repository.load_all()
-        ready = [m.entry.name for m in self._repository if m.status.state == State.MODEL_STATE_READY]
+        await self._turnover.load_all()
+        ready = [model.entry.name for model in self._repository if model.is_ready]
         if ready:
             self._log.info("serving", models=ready)
         else:
             self._log.warning("no_model_ready", repository=str(self._settings.repository))
+        self._tried_all = True
         self._health.set_server(serving=bool(ready))
         return ready
 
@@ -201,16 +210,51 @@ class Server:
         )
         self._in_flight = InFlight(settings.max_bytes_in_flight)
         edge = Edge(metrics, self._log, self._in_flight)
-        service = Classifier(
-            self._repository, self._decoder, self._batcher, metrics, settings.max_images_per_request
-        )
-        self._grpc.add_generic_rpc_handlers((service.handlers(edge), self._health.handlers()))
-        names = (classifier.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
+        self._grpc.add_generic_rpc_handlers((*self._services(edge, metrics), self._health.handlers()))
+        names = (classifier.SERVICE, open_inference.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), GenericOnly(self._grpc)
         )
         self.grpc_port = self._grpc.add_insecure_port(address_of(settings.host, settings.grpc_port))
         await self._grpc.start()
+
+    def _services(self, edge: Edge, metrics: Metrics) -> Iterator[grpc.GenericRpcHandler]:
+        settings = self._settings
+        accounts = Accounts(self._repository, metrics)
+        yield Classifier(
+            self._repository, accounts, self._decoder, self._batcher, settings.max_images_per_request
+        ).handlers(edge)
+        regions = Regions()
+        self._stack.callback(regions.unregister, "")
+        extensions = ["classification", "model_configuration", "schedule_policy", "statistics"]
+        if settings.allow_client_shm:
+            extensions.append("system_shared_memory")
+        if settings.allow_model_control:
+            extensions.append("model_repository")
+        yield OpenInference(
+            accounts,
+            self._decoder,
+            self._batcher,
+            regions,
+            self._in_flight,
+            settings.max_images_per_request,
+            unavailable_when_full=settings.status_compat == "triton",
+        ).handlers(
+            edge,
+            Descriptions(self._repository, self._health, extensions),
+            Administration(
+                self._repository,
+                self._turnover,
+                regions,
+                allow_model_control=settings.allow_model_control,
+                allow_client_shm=settings.allow_client_shm,
+            ),
+        )
+
+    def _on_state(self, name: str, state: "State.ValueType") -> None:
+        self._health.set_model(name, state)
+        if self._tried_all:
+            self._health.set_server(serving=any(model.is_ready for model in self._repository))
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:
@@ -233,39 +277,3 @@ def _registry() -> CollectorRegistry:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
-
-
-async def serve(
-    settings: Settings, log: FilteringBoundLogger, on_serving: Callable[[Server, list[str]], None]
-) -> None:
-    """Run a server until SIGTERM or SIGINT, then stop it in order; a second signal ends the grace period.
-
-    Args:
-        on_serving: told once when every model was tried: the server, and the READY models' names.
-
-    Raises:
-        StartError: a setting, a port or the device is not usable.
-    """
-    told_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    server = Server(settings, log)
-
-    def stop_or_hurry() -> None:
-        if told_to_stop.is_set():
-            server.hurry()
-        told_to_stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_or_hurry)
-    await server.open()
-    loading = loop.create_task(server.load())
-    stopping = loop.create_task(told_to_stop.wait())
-    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if loading.done():
-        on_serving(server, loading.result())
-        await stopping
-    else:
-        loading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loading
-    await server.stop()

@@ -62,6 +62,11 @@ class Batcher:
         with self._wake:
             self._queues.append(queue)
 
+    def remove(self, queue: ModelQueue) -> None:
+        """Serve a model no more; nobody waits for it."""
+        with self._wake:
+            self._queues.remove(queue)
+
     async def submit(
         self,
         queue: ModelQueue,

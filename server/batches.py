@@ -99,6 +99,7 @@ class Batch:
             self.log_failure(self.queue.name, outcome)
             return
         now_s = self.clock()
+        metrics.statistics.ran(times.batch_size, times.ended_s - times.started_s)
         self.queue.costs.observe(times.batch_size, times.ended_s - times.started_s, now_s)
         row = 0
         for seats in self.seats:

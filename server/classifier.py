@@ -1,25 +1,20 @@
 """The classifier service: a request's way through decoding, batcher and ranking."""
 
-import asyncio
 import time
 
 import grpc
 
 from modelzoo.v1 import classifier_pb2
 from server import statuses
+from server.accounts import Account, Accounts
 from server.batcher import Batcher
 from server.decoding import Decoder
-from server.edge import Edge, parser, why_cancelled
-from server.errors import InvalidRequestError, ModelNotFoundError, ModelZooError
-from server.metrics import UNKNOWN_MODEL, Metrics
-from server.ranking import DEFAULT_TOP_K, rank
-from server.repository import ReadyModel, Repository
+from server.edge import Edge, parser
+from server.errors import InvalidRequestError, ModelZooError
+from server.ranking import DEFAULT_TOP_K, off_the_loop, rank
+from server.repository import Repository
 from server.streams import Answers
 from server.submissions import Priority
-
-_RANK_ON_THE_LOOP = (
-    5_000  # labels; making them takes about 3 us each, and the loop does nothing else meanwhile
-)
 
 _PRIORITIES = {
     classifier_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
@@ -39,12 +34,12 @@ class Classifier:
     """
 
     def __init__(
-        self, repository: Repository, decoder: Decoder, batcher: Batcher, metrics: Metrics, max_images: int
+        self, repository: Repository, accounts: Accounts, decoder: Decoder, batcher: Batcher, max_images: int
     ) -> None:
         self._repository = repository
+        self._accounts = accounts
         self._decoder = decoder
         self._batcher = batcher
-        self._metrics = metrics
         self._max_images = max_images
 
     def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
@@ -59,7 +54,7 @@ class Classifier:
                 SERVICE,
                 "ClassifyStream",
                 Answers(
-                    parser(StreamRequest, max_fields, inside=StreamRequest.REQUEST_FIELD_NUMBER),
+                    parser(StreamRequest, max_fields, inside={StreamRequest.REQUEST_FIELD_NUMBER: {}}),
                     self.classify_streamed,
                     _failed,
                 ),
@@ -81,28 +76,8 @@ class Classifier:
         Raises:
             ModelZooError: one of its subclasses.
         """
-        started_s = time.monotonic()
-        code = grpc.StatusCode.INTERNAL  # unless it ends otherwise below
-        name = request.model
-        try:
-            model = self._repository.ready(name, _version(request))
-            response = await self._classify(model, request, deadline_s)
-        except ModelNotFoundError as error:
-            code, name = error.status, UNKNOWN_MODEL
-            raise
-        except ModelZooError as error:
-            code = error.status
-            raise
-        except asyncio.CancelledError:
-            code = why_cancelled(deadline_s)
-            raise
-        else:
-            code = grpc.StatusCode.OK
-            model.metrics.duration.observe(time.monotonic() - started_s)
-            model.metrics.images.inc(len(request.images))
-            return response
-        finally:
-            self._metrics.request_ended(name, code)
+        with self._accounts.open(request.model, _version(request), deadline_s) as account:
+            return await self._classify(account, request, deadline_s)
 
     async def classify_streamed(
         self, request: StreamRequest, deadline_s: float | None
@@ -142,8 +117,9 @@ class Classifier:
         )
 
     async def _classify(
-        self, model: ReadyModel, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
+        self, account: Account, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
     ) -> classifier_pb2.ClassifyResponse:
+        model = account.model
         if not 1 <= len(request.images) <= self._max_images:
             raise InvalidRequestError("images", f"{len(request.images)} images, not 1 to {self._max_images}")
         top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, len(model.labels))
@@ -155,13 +131,11 @@ class Classifier:
         rows = await self._decoder.decode(request.images, model.manifest)
         any_encoded = any(image.HasField("encoded") for image in request.images)
         decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
-        model.metrics.decode.observe(decode_s)
+        account.decoded(decode_s)
         priority = _PRIORITIES[request.priority]
         answer = await self._batcher.submit(model.queue, rows, deadline_s, priority=priority)
-        if len(rows) * top_k > _RANK_ON_THE_LOOP:
-            classifications = await asyncio.to_thread(rank, answer.probabilities, model.labels, top_k)
-        else:
-            classifications = rank(answer.probabilities, model.labels, top_k)
+        account.inferred(answer)
+        classifications = await off_the_loop(rank, answer.probabilities, model.labels, top_k)
         return classifier_pb2.ClassifyResponse(
             model=model.status.name,
             version=model.status.version,

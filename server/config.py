@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines."""
 
+    allow_client_shm: bool = False
+    """Whether clients on this machine may pass tensors in shared memory, in any that this server may open."""
+    allow_model_control: bool = False
+    """Whether clients may load and unload models."""
+    status_compat: Literal["none", "triton"] = "none"
+    """triton tells clients of the Open Inference Protocol UNAVAILABLE where a queue is full."""
+
     max_batch_size: BatchSize = 32
     """Images that run together, at the most; fewer where more bring no more images per second."""
     model_batch_sizes: dict[str, Annotated[list[BatchSize], Field(min_length=1)]] = {}

@@ -83,6 +83,16 @@ class Decoder:
             rows |= await self._decode(encoded, sizes, manifest)
         return [rows[index] for index in range(len(images))]
 
+    async def decode_files(self, files: Sequence[bytes], manifest: manifest_pb2.Manifest) -> list[Pixels]:
+        """Give the same of pictures that are all encoded.
+
+        Raises:
+            InvalidRequestError, OverloadedError: see `decode`.
+        """
+        sizes = {index: _measure(index, file, self._limits.picture) for index, file in enumerate(files)}
+        rows = await self._decode(dict(enumerate(files)), sizes, manifest)
+        return [rows[index] for index in range(len(files))]
+
     def close(self) -> None:
         """Drop what waits and end the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -6,7 +6,7 @@ message ever reaches a client.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import grpc
@@ -82,6 +82,17 @@ class Edge:
 
         return grpc.unary_unary_rpc_method_handler(call)
 
+    def simple(
+        self, service: str, handlers: Mapping[type[Message], Callable[..., Awaitable[Message]]]
+    ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Make RPC methods of handlers whose requests are small.
+
+        Args:
+            handlers: as `unary` takes them, by the type of the request, after which the method is named.
+        """
+        named = {kind.DESCRIPTOR.name.removesuffix("Request"): kind for kind in handlers}
+        return {name: self.unary(service, name, parser(kind), handlers[kind]) for name, kind in named.items()}
+
     def stream(
         self, service: str, method: str, answers: Answers[Request]
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
@@ -98,20 +109,24 @@ class Edge:
             except asyncio.CancelledError:
                 _ended(metrics, why_cancelled(deadline_s), started_s)
                 raise
+            except ModelZooError as error:
+                _ended(metrics, error.status, started_s)
+                await context.abort_with_status(rpc_status.to_status(statuses.describe(error)))
+                raise  # never reached: abort raises
             _ended(metrics, grpc.StatusCode.OK, started_s)
 
         return grpc.stream_stream_rpc_method_handler(call)
 
 
 def parser(
-    request_type: type[Parsed], max_fields: int = 16, inside: int | None = None
+    request_type: type[Parsed], max_fields: int = 16, inside: wire.Inside = wire.NOTHING
 ) -> Callable[[bytes], Parsed]:
     """Make the function that reads requests of a type.
 
     Args:
         max_fields: fields that a request may have at its top level; they are counted before it is
             parsed, because two bytes a field grow a hundredfold there.
-        inside: number of a field that holds a message, whose own fields are counted too.
+        inside: fields that hold a message, whose own fields are counted too.
 
     Returns:
         A function that raises `InvalidRequestError` for what is no such request.

@@ -3,8 +3,13 @@
 ModelZooError                INTERNAL
 ├── InvalidRequestError      INVALID_ARGUMENT    which field, and why
 ├── ModelNotFoundError       NOT_FOUND           no such name or version
+├── RegionNotFoundError      NOT_FOUND           no shared memory registered under that name
+├── RegionExistsError        ALREADY_EXISTS      the name of a region is taken
+├── ForbiddenError           PERMISSION_DENIED   a setting would have to allow it
+├── UnsupportedError         UNIMPLEMENTED       no server of ours does it
 ├── ModelNotReadyError       UNAVAILABLE         loading, draining or failed
 ├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full, or too full for the deadline; retry
+│   └── BusyError            UNAVAILABLE         the same, for clients that retry this status only
 ├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing, or answered too late
 └── InferenceError           INTERNAL            the device failed the batch
 StartError                   no status: the server does not start; the message says why
@@ -44,6 +49,30 @@ class ModelNotFoundError(ModelZooError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class RegionNotFoundError(ModelZooError):
+    """No region of shared memory is registered under that name."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class RegionExistsError(ModelZooError):
+    """A region of shared memory is registered under that name."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class ForbiddenError(ModelZooError):
+    """The server's settings do not allow it; the message says which would."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
+class UnsupportedError(ModelZooError):
+    """The protocol has it and this server does not."""
+
+    status = grpc.StatusCode.UNIMPLEMENTED
+
+
 class ModelNotReadyError(ModelZooError):
     """The model is loading, draining or failed, or the server is stopping."""
 
@@ -63,6 +92,12 @@ class OverloadedError(ModelZooError):
     def __init__(self, reason: str, retry_delay_s: float) -> None:
         super().__init__(reason)
         self.retry_delay_s = retry_delay_s
+
+
+class BusyError(OverloadedError):
+    """There is no room for these images now, told as Triton does."""
+
+    status = grpc.StatusCode.UNAVAILABLE
 
 
 class ExpiredError(ModelZooError):

@@ -1,4 +1,4 @@
-"""The standard health service: one entry per model, and "" for the whole server.
+"""The standard health service: one entry per model and per service, and "" for the whole server.
 
 grpcio's own servicer writes to a watcher while it holds the lock that every change of a status needs, so
 one watcher that does not read would hold up the others, and the stop. Here nothing is held while writing.
@@ -20,10 +20,15 @@ Context = grpc.aio.ServicerContext[Request, Response]
 
 
 class Health:
-    """What `grpc.health.v1` answers; lives on the event loop."""
+    """What `grpc.health.v1` answers; lives on the event loop.
 
-    def __init__(self) -> None:
-        self._serving: dict[str, bool] = {SERVER: False}
+    Args:
+        services: names of services, which serve when the server does.
+    """
+
+    def __init__(self, *services: str) -> None:
+        self._whole = (SERVER, *services)
+        self._serving: dict[str, bool] = dict.fromkeys(self._whole, False)
         self._draining = False
         self._watchers: set[asyncio.Event] = set()
 
@@ -32,8 +37,13 @@ class Health:
         self._set(name, serving=state == classifier_pb2.MODEL_STATE_READY)
 
     def set_server(self, *, serving: bool) -> None:
-        """Report the whole server."""
-        self._set(SERVER, serving=serving)
+        """Report the whole server, and with it its services."""
+        for name in self._whole:
+            self._set(name, serving=serving)
+
+    def is_serving(self, name: str) -> bool:
+        """Tell what is reported."""
+        return self._serving.get(name, False)
 
     def drain(self) -> None:
         """Report NOT_SERVING for everything, for good, and end what watches."""

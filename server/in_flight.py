@@ -1,6 +1,8 @@
 """What is being answered: how many requests, and how large they are together."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server.errors import OverloadedError
 
@@ -45,3 +47,17 @@ class InFlight:
         self._requests -= requests
         if not self._requests:
             self.idle.set()
+
+    @contextmanager
+    def holding(self, size_bytes: int) -> Iterator[None]:
+        """Count what a request brings in beside its message, as a request of its own.
+
+        Raises:
+            OverloadedError: the requests in flight are too large together.
+        """
+        self.enter(size_bytes)
+        try:
+            self.require_room()
+            yield
+        finally:
+            self.leave(size_bytes)

@@ -97,8 +97,10 @@ class Lane:
                 free_s = batch.finish(free_s)
                 with self._wake:
                     self._batcher.release(ended)
+                del batch  # a thread that waits keeps no network in memory
             if work is not None and not isinstance(work, Batch):
                 work()
+            del work
 
     def _next(self, number: int, *, busy: bool) -> Batch | Callable[[], None] | None:
         """Wait for the next thing to do.

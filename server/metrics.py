@@ -5,6 +5,7 @@ from then on: `rate()` sees the first error, and "idle" differs from "absent".
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from modelzoo.v1 import classifier_pb2
+from server.statistics import Statistics
 
 NAMESPACE = "modelzoo"
 UNKNOWN_MODEL = "_unknown"  # one series for all names that clients make up
@@ -68,47 +70,35 @@ class WatchedQueue(Protocol):
         """Give the number of waiting images."""
 
 
+@dataclass(frozen=True)
 class BatcherMetrics:
     """What the batcher counts, bound to one model."""
 
-    def __init__(
-        self,
-        batch_size: Histogram,
-        queue: Histogram,
-        infer: Histogram,
-        unanswered: Mapping[Unanswered, Counter],
-    ) -> None:
-        self.batch_size = batch_size
-        self.queue = queue
-        self.infer = infer
-        self.unanswered = unanswered
+    batch_size: Histogram
+    queue: Histogram
+    infer: Histogram
+    unanswered: Mapping[Unanswered, Counter]
+    statistics: Statistics
 
 
+@dataclass(frozen=True)
 class RequestMetrics:
-    """What the classifier counts, bound to one model."""
+    """What requests count, bound to one model."""
 
-    def __init__(self, duration: Histogram, decode: Histogram, images: Counter) -> None:
-        self.duration = duration
-        self.decode = decode
-        self.images = images
+    duration: Histogram
+    decode: Histogram
+    images: Counter
 
 
+@dataclass(frozen=True)
 class RpcMetrics:
     """What the edge counts, bound to one method; named as the stock gRPC dashboards expect."""
 
-    def __init__(
-        self,
-        started: Counter,
-        handled: Mapping[grpc.StatusCode, Counter],
-        handling: Histogram,
-        received: Counter,
-        sent: Counter,
-    ) -> None:
-        self.started = started
-        self.handled = handled
-        self.handling = handling
-        self.received = received
-        self.sent = sent
+    started: Counter
+    handled: Mapping[grpc.StatusCode, Counter]
+    handling: Histogram
+    received: Counter
+    sent: Counter
 
 
 class Metrics:
@@ -244,21 +234,33 @@ class Metrics:
         """Count a classification request; ``model`` is a known model's name or `UNKNOWN_MODEL`."""
         self._requests.labels(model, code.name).inc(count)
 
-    def for_batcher(self, model: str) -> BatcherMetrics:
+    def for_batcher(self, model: str, statistics: Statistics | None = None) -> BatcherMetrics:
         """Bind what the batcher counts for a model."""
         return BatcherMetrics(
             batch_size=self._batch_size.labels(model),
             queue=self._stage_duration.labels(model, "queue"),
             infer=self._stage_duration.labels(model, "infer"),
             unanswered={reason: self._unanswered.labels(model, reason) for reason in UNANSWERED},
+            statistics=statistics or Statistics(),
         )
 
     def watch_queue(self, model: str, queue: WatchedQueue) -> None:
         """Read a model's queue at every scrape."""
+        self.forget_queue(model)
         self._queue_images.labels(model).set_function(lambda: queue.waiting)
         self._queue_limit.labels(model).set(queue.max_queue_size)
         for size in queue.costs.sizes:
             self._batch_latency.labels(model, str(size)).set_function(partial(queue.costs.batch_s, size))
+
+    def forget_queue(self, model: str) -> None:
+        """Read a model's queue no more."""
+        self._queue_images.labels(model).set_function(lambda: 0)
+        self._batch_latency.remove_by_labels({"model": model})
+
+    def forget_version(self, model: str, version: int) -> None:
+        """Drop what is said of one version of a model."""
+        for gauge in (self._model_state, self._model_memory, self._model_load, self._captured):
+            gauge.remove_by_labels({"model": model, "version": str(version)})
 
     def set_state(self, model: str, version: int, state: str) -> None:
         """Record the state of a model: one of `STATES`."""

@@ -1,11 +1,19 @@
 """From probabilities to the best labels."""
 
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 import numpy as np
 
 from modelzoo.v1 import classifier_pb2
 from server.network import Probabilities
 
 DEFAULT_TOP_K = 5
+_ON_THE_LOOP = 5_000  # labels; making them takes about 3 us each, and the loop does nothing else meanwhile
+_LENGTH_BYTES = 4  # in front of every element of raw BYTES
+
+Ranked = TypeVar("Ranked")
 
 
 def rank(
@@ -18,14 +26,45 @@ def rank(
         labels: K of them.
         top_k: 1 to K.
     """
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # [N, top_k]
-    scores = np.take_along_axis(probabilities, best, axis=1)  # [N, top_k]
     return [
         classifier_pb2.Classification(
             labels=[
                 classifier_pb2.LabelScore(label=labels[index], label_index=index, probability=score)
-                for index, score in zip(indices, row, strict=True)
+                for index, score in row
             ]
         )
-        for indices, row in zip(best.tolist(), scores.tolist(), strict=True)
+        for row in _best(probabilities, top_k)
     ]
+
+
+def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: int) -> bytes:
+    """Give the same as the Open Inference Protocol's classification does: raw BYTES ``[N, top_k]``.
+
+    An element is ``probability:index:label``.
+    """
+    parts = []
+    for row in _best(probabilities, top_k):
+        for index, score in row:
+            text = f"{score:f}:{index}:{labels[index]}".encode()
+            parts += [len(text).to_bytes(_LENGTH_BYTES, "little"), text]
+    return b"".join(parts)
+
+
+async def off_the_loop(
+    ranking: Callable[[Probabilities, tuple[str, ...], int], Ranked],
+    probabilities: Probabilities,
+    labels: tuple[str, ...],
+    top_k: int,
+) -> Ranked:
+    """Rank in one of these forms, on a thread where it would hold up the event loop."""
+    if len(probabilities) * top_k > _ON_THE_LOOP:
+        return await asyncio.to_thread(ranking, probabilities, labels, top_k)
+    return ranking(probabilities, labels, top_k)
+
+
+def _best(probabilities: Probabilities, top_k: int) -> Iterator[Iterator[tuple[int, float]]]:
+    """Give the positions and scores of the best labels of every row."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]  # [N, top_k]
+    scores = np.take_along_axis(probabilities, best, axis=1)  # [N, top_k]
+    for indices, row in zip(best.tolist(), scores.tolist(), strict=True):
+        yield zip(indices, row, strict=True)

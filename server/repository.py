@@ -19,48 +19,17 @@ from server import loading
 from server.batcher import Batcher
 from server.costs import Costs, default_sizes, up_to_knee
 from server.device import Device
-from server.errors import ModelNotFoundError, ModelNotReadyError
+from server.errors import ModelNotFoundError
 from server.lane import Lane
 from server.loading import Proof
-from server.metrics import Metrics, RequestMetrics
+from server.metrics import Metrics
+from server.model import Model, ReadyModel, State, accuracy_text, state_name
 from server.network import Network, OnnxNetwork, OpenNetwork
 from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
 
-State = classifier_pb2.ModelState
-
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.
 _MEASURING_S = 1.0
-
-
-@dataclass
-class Model:
-    """One model of the repository.
-
-    Attributes:
-        status: what a client may know.
-        manifest: absent until it was read.
-        labels: K of them; empty until they were read.
-        queue: takes its images; absent until READY.
-    """
-
-    entry: layout.Entry
-    status: classifier_pb2.ModelStatus
-    metrics: RequestMetrics
-    manifest: manifest_pb2.Manifest | None = None
-    labels: tuple[str, ...] = ()
-    queue: ModelQueue | None = None
-
-
-@dataclass(frozen=True)
-class ReadyModel:
-    """A model that serves: everything that classifying needs."""
-
-    status: classifier_pb2.ModelStatus
-    metrics: RequestMetrics
-    manifest: manifest_pb2.Manifest
-    labels: tuple[str, ...]
-    queue: ModelQueue
 
 
 @dataclass(frozen=True)
@@ -95,7 +64,8 @@ class Repository:
         model_precisions: those of single models, by name.
         model_batch_sizes: allowed batch sizes of single models, by name; the others' are powers of two, as
             far as they bring more images per second.
-        on_state: told whenever a model's state changes: name and state.
+        on_state: told whenever the state of the model that is held changes: its name and state.
+        draining: takes no more requests, for any model.
     """
 
     folder: Path
@@ -112,32 +82,42 @@ class Repository:
     model_batch_sizes: Mapping[str, Sequence[int]]
     log: FilteringBoundLogger
     on_state: Callable[[str, "State.ValueType"], None]
+    draining: bool = False
     _models: dict[str, Model] = field(default_factory=dict)
 
     def find(self) -> None:
         """Take note of the newest version of every model in the folder; load none."""
         for entry in layout.newest(self.folder):
-            status = classifier_pb2.ModelStatus(
-                name=entry.name,
-                version=entry.version,
-                device=self.device.name,
-                max_batch_size=self.max_batch_size,
-            )
-            self._models[entry.name] = Model(entry, status, self.metrics.for_requests(entry.name))
-            self._set_state(self._models[entry.name], State.MODEL_STATE_UNLOADED)
+            self.hold(self.note(entry))
         for setting in ("model_precisions", "model_batch_sizes"):
             for name in getattr(self, setting).keys() - self._models.keys():
                 self.log.warning("no_such_model", setting=setting, model=name)
 
-    async def load_all(self) -> None:
-        """Load every model that was found, one after the other, so that memory can be told apart."""
-        for model in self._models.values():
-            await self._load(model)
+    def note(self, entry: layout.Entry) -> Model:
+        """Make a model of what lies in the folder, UNLOADED and not held."""
+        status = classifier_pb2.ModelStatus(
+            name=entry.name,
+            version=entry.version,
+            state=State.MODEL_STATE_UNLOADED,
+            device=self.device.name,
+            max_batch_size=self.max_batch_size,
+        )
+        return Model(entry, status, self.metrics.for_requests(entry.name))
+
+    def held(self, name: str) -> Model | None:
+        """Find the model of a name, if there is one."""
+        return self._models.get(name)
+
+    def hold(self, model: Model) -> None:
+        """Answer requests for a model's name with it, from now on."""
+        self._models[model.entry.name] = model
+        self._set_state(model, model.status.state)
 
     def drain(self) -> None:
         """Take no more requests, for any model."""
+        self.draining = True
         for model in self._models.values():
-            if model.status.state == State.MODEL_STATE_READY:
+            if model.is_ready:
                 self._set_state(model, State.MODEL_STATE_DRAINING)
 
     def __iter__(self) -> Iterator[Model]:
@@ -151,7 +131,7 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None:
-            raise ModelNotFoundError(f"no model is called {_shown(name)}")
+            raise ModelNotFoundError(f"no model is called {shown(name)}")
         if version is not None and version != model.entry.version:
             raise ModelNotFoundError(f"{name} has no version {version} here, only {model.entry.version}")
         return model
@@ -161,16 +141,33 @@ class Repository:
 
         Raises:
             ModelNotFoundError: there is none of that name or version.
-            ModelNotReadyError: it is loading, draining or failed.
+            ModelNotReadyError: it is loading, draining, unloaded or failed.
         """
-        model = self.get(name, version)
-        status = model.status
-        if status.state != State.MODEL_STATE_READY or model.manifest is None or model.queue is None:
-            reason = f": {status.reason}" if status.reason else ""
-            raise ModelNotReadyError(f"{name} is {state_name(status.state)}{reason}")
-        return ReadyModel(status, model.metrics, model.manifest, model.labels, model.queue)
+        return self.get(name, version).ready()
 
-    async def _load(self, model: Model) -> None:
+    async def free(self, model: Model) -> None:
+        """Wait until nobody waits for a model's answers any more, and take it out of memory."""
+        if model.queue is not None:
+            self._set_state(model, State.MODEL_STATE_DRAINING)
+            await model.in_flight.idle.wait()
+            self.batcher.remove(model.queue)
+            if self._is_held(model):
+                self.metrics.forget_queue(model.entry.name)
+            last = [model.queue]
+            model.queue = None
+
+            def let_go() -> None:
+                if isinstance(network := last.pop().network, PipelinedNetwork):
+                    network.close()
+                del network
+                self.memory.host()  # gives what is free now back to the system
+
+            await asyncio.wrap_future(self.lane.call(let_go))
+            self.log.info("model_unloaded", model=model.entry.name, version=model.entry.version)
+        self.metrics.forget_version(model.entry.name, model.entry.version)
+
+    async def load(self, model: Model) -> None:
+        """Load a model: in the end it is READY, or FAILED."""
         entry = model.entry
         log = self.log.bind(model=entry.name, version=entry.version)
         self._set_state(model, State.MODEL_STATE_LOADING)
@@ -203,7 +200,7 @@ class Repository:
                 lanes=self.lane.threads,
             ),
             self.max_queue_size,
-            self.metrics.for_batcher(entry.name),
+            self.metrics.for_batcher(entry.name, model.statistics),
         )
         self.batcher.add(model.queue)
         self.metrics.watch_queue(entry.name, model.queue)
@@ -273,23 +270,17 @@ class Repository:
     def _set_state(self, model: Model, state: "State.ValueType") -> None:
         model.status.state = state
         self.metrics.set_state(model.entry.name, model.entry.version, state_name(state))
-        self.on_state(model.entry.name, state)
+        if self._is_held(model):
+            self.on_state(model.entry.name, state)
+
+    def _is_held(self, model: Model) -> bool:
+        return self._models.get(model.entry.name) is model
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Quote a name that a client made up; the status of a call has room for some kilobytes only."""
     longest = 200
     return repr(name) if len(name) <= longest else repr(name[:longest]) + "…"
-
-
-def state_name(state: "State.ValueType") -> str:
-    """Write a state as people do: ``ready``."""
-    return State.Name(state).removeprefix("MODEL_STATE_").lower()
-
-
-def accuracy_text(status: classifier_pb2.ModelStatus) -> str:
-    """Write a model's accuracy as people do: ``99.44 %``, or ``not measured``."""
-    return f"{status.accuracy_ratio:.2%}" if status.HasField("accuracy_ratio") else "not measured"
 
 
 def _required(described: manifest_pb2.Manifest | None) -> manifest_pb2.Manifest:

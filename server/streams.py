@@ -28,11 +28,14 @@ class Answers(Generic[Request]):
         parse: gives the request in a message.
         handler: answers a request, given the stream's deadline on the clock of `time.monotonic`.
         failed: makes an answer of an error; the request is None where it could not be read.
+        ending_header: header of the call by which, with ``true``, a client asks for the first error to end
+            the call instead.
     """
 
     parse: Callable[[bytes], Request]
     handler: Callable[[Request, float | None], Awaitable[Message]]
     failed: Callable[[Request | None, ModelZooError], Message]
+    ending_header: str | None = None
 
 
 class Stream(Generic[Request]):
@@ -64,11 +67,16 @@ class Stream(Generic[Request]):
         self._unwritten: deque[tuple[bytes, int]] = deque()  # answers, each with the size of its request
         self._changed = asyncio.Event()
         self._read_all = False
+        headers = context.invocation_metadata() or ()
+        self._ends = any(key == answers.ending_header and value == "true" for key, value in headers)
 
     async def run(self) -> None:
         """Answer until the client has said all and every answer is written.
 
         Being cancelled gives up every request that is not answered.
+
+        Raises:
+            ModelZooError: the client wants the call to end with it.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -81,6 +89,8 @@ class Stream(Generic[Request]):
                         await self._room.wait()
                 self._read_all = True
                 self._changed.set()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
             self._in_flight.leave(self._bytes, self._outstanding)
 
@@ -91,6 +101,8 @@ class Stream(Generic[Request]):
             request = self._answers.parse(body)
             answer = await self._answers.handler(request, self._deadline_s)
         except ModelZooError as error:
+            if self._ends:
+                raise
             answer = self._answers.failed(request, error)
         except Exception:  # noqa: BLE001 - the other requests of the stream go on
             self._log.exception("call_failed")

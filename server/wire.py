@@ -1,29 +1,85 @@
 """A look at a message's bytes before they are parsed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+from google.protobuf.message import DecodeError
+
+from modelzoo.v1 import open_inference_pb2
+from server.errors import InvalidRequestError
+
+_VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)  # protobuf's wire types
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
+# Fields that hold a message, whose own fields count too; or, for None, numbers, each perhaps a byte.
+Inside: TypeAlias = Mapping[int, "Inside | None"]
+NOTHING: Inside = {}
 
-def count_fields(body: bytes, limit: int, inside: int | None = None) -> int:
-    """Count the fields at the top level of a protobuf message, ``limit`` + 1 at the most.
+_RAW = 7  # raw_input_contents
+_RAW_TAG = _RAW << 3 | _BYTES
+_HEAD_TAGS = frozenset(number << 3 | _BYTES for number in range(1, _RAW))  # a byte each, like the raw one
+# The inputs with their shapes, and their contents where numbers grow manifold; the outputs.
+INSIDE_INFER_REQUEST: Inside = {5: {3: None, 5: {2: None, 3: None, 5: None}}, 6: NOTHING}
+_LENGTH_BYTES = 5  # of the varint of a length, at the most
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A ModelInferRequest with its raw contents aside.
+
+    Attributes:
+        message: without raw contents.
+        raw: the raw contents, not copied: views of the bytes that came.
+    """
+
+    message: open_inference_pb2.ModelInferRequest
+    raw: Sequence[memoryview]
+
+
+def read_infer_request(body: bytes, max_fields: int) -> InferRequest:
+    """Read a ModelInferRequest as protobuf's parser does, but leave its raw contents where they are.
 
     Args:
-        inside: number of a field that holds a message, whose own fields are counted too.
+        max_fields: that it may have, those of its inputs and outputs included; they are counted before
+            anything is parsed, because two bytes a field grow a hundredfold there.
+
+    Raises:
+        InvalidRequestError: it has more, or is none.
+    """
+    head, raw = _cut(body, max_fields)
+    left = max_fields - len(raw)
+    try:
+        if len(head) > left and count_fields(head, left, INSIDE_INFER_REQUEST) > left:
+            raise InvalidRequestError("request", f"more than {max_fields} fields")
+        message = open_inference_pb2.ModelInferRequest.FromString(head)
+    except (DecodeError, ValueError) as error:
+        raise InvalidRequestError("request", "not an inference.ModelInferRequest") from error
+    if message.raw_input_contents:  # they were not where they usually are
+        raw = [memoryview(content) for content in message.raw_input_contents]
+        message.ClearField("raw_input_contents")
+    return InferRequest(message, raw)
+
+
+def count_fields(body: bytes, limit: int, inside: Inside = NOTHING) -> int:
+    """Count the fields of a protobuf message, ``limit`` + 1 at the most.
 
     Raises:
         ValueError: the bytes are no message, as far as they were looked at.
     """
     count = 0
-    messages = [(0, len(body))]
-    for start, stop in messages:  # grows on the way
+    messages = [(0, len(body), inside)]
+    for start, stop, within in messages:  # grows on the way
         for number, content in _fields(body, start, stop):
             count += 1
+            if content is not None and number in within:
+                deeper = within[number]
+                if deeper is None:
+                    count += content[1] - content[0]
+                else:
+                    messages.append((*content, deeper))
             if count > limit:
-                return count
-            if start == 0 and number == inside and content is not None:
-                messages.append(content)
+                return limit + 1
     return count
 
 
@@ -33,6 +89,7 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
     Raises:
         ValueError: the bytes are no message.
     """
+    open_groups = 0  # nobody uses them any more; what is in one is none of the message's fields
     while position < stop:
         content = None
         tag, position = _varint(body, position)
@@ -42,9 +99,11 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
         elif kind == _BYTES:
             length, start = _varint(body, position)
             position = start + length
-            content = (start, position)
+            content = None if open_groups else (start, position)
         elif kind in _FIXED_BYTES:
             position += _FIXED_BYTES[kind]
+        elif kind in {_GROUP, _END_GROUP}:
+            open_groups += 1 if kind == _GROUP else -1
         else:
             raise ValueError(f"wire type {kind}")
         if position > stop:
@@ -52,9 +111,34 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
         yield tag >> 3, content
 
 
-def _varint(body: bytes, position: int) -> tuple[int, int]:
+def _cut(body: bytes, max_raw: int) -> tuple[bytes, list[memoryview]]:
+    """Cut the raw contents off the end of a ModelInferRequest, where every serializer writes them.
+
+    Returns:
+        What is left to be parsed, and the raw contents; the whole body and none, where anything is unusual.
+    """
+    view = memoryview(body)
+    raw: list[memoryview] = []
+    position = head_end = 0
+    while position < len(body):
+        tag = body[position]
+        if len(raw) == max_raw or (tag != _RAW_TAG and (raw or tag not in _HEAD_TAGS)):
+            return body, []
+        try:
+            length, start = _varint(body, position + 1, _LENGTH_BYTES)
+        except ValueError:
+            return body, []
+        position = start + length
+        if tag == _RAW_TAG:
+            raw.append(view[start:position])
+        else:
+            head_end = position
+    return (body, []) if position > len(body) else (body[:head_end], raw)
+
+
+def _varint(body: bytes, position: int, longest: int = 10) -> tuple[int, int]:
     value = shift = 0
-    for byte in body[position : position + 10]:
+    for byte in body[position : position + longest]:
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

@@ -174,6 +174,7 @@ def test_reflection_describes_the_service_without_its_proto_files(server) -> Non
         listed, described = stub.ServerReflectionInfo(iter(requests))
     assert {service.name for service in listed.list_services_response.service} == {
         "modelzoo.v1.ClassifierService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -11,11 +11,14 @@ from prometheus_client import CollectorRegistry
 from artifact import pictures
 from export import datasets, pipeline, train
 from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server.accounts import Accounts
 from server.classifier import Classifier
 from server.decoding import Decoder, Limits
+from server.in_flight import InFlight
 from server.metrics import Metrics
+from server.model import ReadyModel
 from server.ranking import rank
-from server.repository import ReadyModel
+from server.statistics import Statistics
 
 LABELS = tuple("abcdef")
 SIMPLE = "simple_cnn-digits"
@@ -112,11 +115,14 @@ def test_more_than_five_thousand_labels_are_not_made_on_the_event_loop(wire, ima
         model = ReadyModel(
             classifier_pb2.ModelStatus(name="m", version=1),
             metrics.for_requests("m"),
+            Statistics(),
             manifest_pb2.Manifest(input=manifest_pb2.Input(height=1, width=1, channels=1), label_count=2),
             labels,
             wired.queue,
+            InFlight(0),
         )
-        classifier = Classifier(OneModel(model), decoder, wired.batcher, metrics, images)
+        repository = OneModel(model)
+        classifier = Classifier(repository, Accounts(repository, metrics), decoder, wired.batcher, images)
         pixel = classifier_pb2.Image(pixels=classifier_pb2.Pixels(height=1, width=1, channels=1, data=b"\0"))
         request = classifier_pb2.ClassifyRequest(model="m", images=[pixel] * images)
         response = await classifier.classify(request, None)

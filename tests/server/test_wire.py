@@ -72,8 +72,8 @@ def test_a_field_that_is_cut_anywhere_is_refused(name: str) -> None:
             wire.count_fields(FIELDS["bytes"] + field[:length], NO_LIMIT)
 
 
-@pytest.mark.parametrize("kind", [3, 4, 6, 7])
-def test_a_wire_type_that_no_request_has_is_refused(kind: int) -> None:
+@pytest.mark.parametrize("kind", [6, 7])
+def test_a_wire_type_that_there_is_not_is_refused(kind: int) -> None:
     with pytest.raises(ValueError, match=f"wire type {kind}"):
         wire.count_fields(bytes([15 << 3 | kind]), NO_LIMIT)
 
@@ -111,7 +111,7 @@ def test_bytes_of_any_kind_are_counted_or_refused() -> None:
 def test_what_protobuf_takes_is_never_more_than_was_counted() -> None:
     """Requests with some bytes changed: most are no requests, the others must be seen as protobuf does."""
     random = np.random.default_rng(2)
-    taken, refused = 0, set()
+    taken = 0
     for _ in range(5_000):
         body = bytearray(random_request(random).SerializeToString())
         for _ in range(random.integers(1, 3) if body else 0):
@@ -120,10 +120,6 @@ def test_what_protobuf_takes_is_never_more_than_was_counted() -> None:
             parsed = classifier_pb2.ClassifyRequest.FromString(bytes(body))
         except DecodeError:
             continue
-        try:
-            assert len(parsed.images) <= wire.count_fields(bytes(body), NO_LIMIT)
-            taken += 1
-        except ValueError as error:
-            refused.add(str(error))
+        assert len(parsed.images) <= wire.count_fields(bytes(body), NO_LIMIT)
+        taken += 1
     assert taken > 1_000
-    assert refused <= {"wire type 3", "wire type 4"}  # groups, which no request has

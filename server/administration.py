@@ -1,0 +1,199 @@
+"""What the Open Inference Protocol lets a client change: the models, and regions of shared memory."""
+
+import grpc
+
+from modelzoo.v1 import open_inference_pb2 as messages
+from server.edge import Edge
+from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundError, UnsupportedError
+from server.model import Model, State
+from server.repository import Repository
+from server.shared_memory import Regions
+from server.turnover import Turnover
+
+_STATES = {  # as the protocol names them
+    State.MODEL_STATE_UNLOADED: "UNAVAILABLE",
+    State.MODEL_STATE_LOADING: "LOADING",
+    State.MODEL_STATE_READY: "READY",
+    State.MODEL_STATE_DRAINING: "UNLOADING",
+    State.MODEL_STATE_FAILED: "UNAVAILABLE",
+}
+_DEPENDENTS = "unload_dependents"  # no model has any
+
+
+class Administration:
+    """Answers those calls of ``inference.GRPCInferenceService``.
+
+    Args:
+        allow_model_control: whether clients may load and unload.
+        allow_client_shm: whether clients may register regions.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        turnover: Turnover,
+        regions: Regions,
+        *,
+        allow_model_control: bool,
+        allow_client_shm: bool,
+    ) -> None:
+        self._repository = repository
+        self._turnover = turnover
+        self._regions = regions
+        self._allow_model_control = allow_model_control
+        self._allow_client_shm = allow_client_shm
+
+    def methods(self, edge: Edge, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Give the handlers of these calls, each wrapped by the edge."""
+        return edge.simple(
+            service,
+            {
+                messages.RepositoryIndexRequest: self.index,
+                messages.RepositoryModelLoadRequest: self.load,
+                messages.RepositoryModelUnloadRequest: self.unload,
+                messages.SystemSharedMemoryStatusRequest: self.region_status,
+                messages.SystemSharedMemoryRegisterRequest: self.register_region,
+                messages.SystemSharedMemoryUnregisterRequest: self.unregister_region,
+                messages.CudaSharedMemoryStatusRequest: self.cuda_region_status,
+                messages.CudaSharedMemoryRegisterRequest: self.register_cuda_region,
+                messages.CudaSharedMemoryUnregisterRequest: self.unregister_cuda_region,
+            },
+        )
+
+    async def index(
+        self, request: messages.RepositoryIndexRequest, deadline_s: float | None
+    ) -> messages.RepositoryIndexResponse:
+        """List the models.
+
+        Raises:
+            UnsupportedError: a repository is named.
+        """
+        del deadline_s
+        _require_no_name(request.repository_name)
+        models = [model for model in self._repository if model.is_ready or not request.ready]
+        return messages.RepositoryIndexResponse(models=map(_indexed, models))
+
+    async def load(
+        self, request: messages.RepositoryModelLoadRequest, deadline_s: float | None
+    ) -> messages.RepositoryModelLoadResponse:
+        """Load the newest version of a model.
+
+        Raises:
+            ModelZooError: it is forbidden, or failed.
+        """
+        del deadline_s
+        self._require_control()
+        _require_no_name(request.repository_name)
+        if request.parameters:
+            raise InvalidRequestError("parameters", "an artifact is served as it was published")
+        await self._turnover.load(request.model_name)
+        return messages.RepositoryModelLoadResponse()
+
+    async def unload(
+        self, request: messages.RepositoryModelUnloadRequest, deadline_s: float | None
+    ) -> messages.RepositoryModelUnloadResponse:
+        """Free a model, after it has answered what it accepted.
+
+        Raises:
+            ModelZooError: it is forbidden, or there is no such model.
+        """
+        del deadline_s
+        self._require_control()
+        _require_no_name(request.repository_name)
+        if request.parameters.keys() - {_DEPENDENTS}:
+            raise InvalidRequestError("parameters", f"there is none but {_DEPENDENTS}")
+        await self._turnover.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
+
+    async def region_status(
+        self, request: messages.SystemSharedMemoryStatusRequest, deadline_s: float | None
+    ) -> messages.SystemSharedMemoryStatusResponse:
+        """Tell what is registered.
+
+        Raises:
+            RegionNotFoundError: that is not.
+        """
+        del deadline_s
+        status = messages.SystemSharedMemoryStatusResponse
+        return status(
+            regions={
+                region.name: status.RegionStatus(
+                    name=region.name, key=region.key, offset=region.offset, byte_size=region.byte_size
+                )
+                for region in self._regions.find(request.name)
+            }
+        )
+
+    async def register_region(
+        self, request: messages.SystemSharedMemoryRegisterRequest, deadline_s: float | None
+    ) -> messages.SystemSharedMemoryRegisterResponse:
+        """Register a region.
+
+        Raises:
+            ModelZooError: it is forbidden, or not possible.
+        """
+        del deadline_s
+        if not self._allow_client_shm:
+            raise ForbiddenError("shared memory needs a server with --allow-client-shm")
+        self._regions.register(request.name, request.key, request.offset, request.byte_size)
+        return messages.SystemSharedMemoryRegisterResponse()
+
+    async def unregister_region(
+        self, request: messages.SystemSharedMemoryUnregisterRequest, deadline_s: float | None
+    ) -> messages.SystemSharedMemoryUnregisterResponse:
+        """Forget a region, or all."""
+        del deadline_s
+        self._regions.unregister(request.name)
+        return messages.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_region_status(
+        self, request: messages.CudaSharedMemoryStatusRequest, deadline_s: float | None
+    ) -> messages.CudaSharedMemoryStatusResponse:
+        """Tell that nothing is registered.
+
+        Raises:
+            RegionNotFoundError: a region is named.
+        """
+        del deadline_s
+        if request.name:
+            raise RegionNotFoundError("there is no shared memory of CUDA here")
+        return messages.CudaSharedMemoryStatusResponse()
+
+    async def register_cuda_region(
+        self, request: messages.CudaSharedMemoryRegisterRequest, deadline_s: float | None
+    ) -> messages.CudaSharedMemoryRegisterResponse:
+        """Refuse.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        del request, deadline_s
+        raise UnsupportedError("there is no shared memory of CUDA here; system shared memory there may be")
+
+    async def unregister_cuda_region(
+        self, request: messages.CudaSharedMemoryUnregisterRequest, deadline_s: float | None
+    ) -> messages.CudaSharedMemoryUnregisterResponse:
+        """Forget what was never there: clients ask for it whatever they will use."""
+        del request, deadline_s
+        return messages.CudaSharedMemoryUnregisterResponse()
+
+    def _require_control(self) -> None:
+        if not self._allow_model_control:
+            raise ForbiddenError("loading and unloading need a server with the setting allow_model_control")
+
+
+def _require_no_name(repository_name: str) -> None:
+    if repository_name:
+        raise UnsupportedError("there is one repository, without a name")
+
+
+def _indexed(model: Model) -> messages.RepositoryIndexResponse.ModelIndex:
+    reason = model.status.reason
+    if model.status.state == State.MODEL_STATE_UNLOADED:
+        reason = "unloaded"
+    return messages.RepositoryIndexResponse.ModelIndex(
+        name=model.entry.name,
+        version=str(model.entry.version),
+        state=_STATES[model.status.state],
+        reason=reason,
+    )

@@ -1,0 +1,139 @@
+"""What the Open Inference Protocol tells of the server and of its models."""
+
+import importlib.metadata
+from collections.abc import Sequence
+
+import grpc
+
+from modelzoo.v1 import open_inference_pb2 as messages
+from server import model_config
+from server.edge import Edge
+from server.errors import InvalidRequestError, ModelNotFoundError
+from server.health import SERVER, Health
+from server.repository import Repository
+
+NAME = "modelzoo"  # of the program, and of the package that says its version
+_LONGEST_VERSION = 9  # digits, as of an artifact's
+
+
+class Descriptions:
+    """Answers those calls of ``inference.GRPCInferenceService``.
+
+    Args:
+        extensions: of the protocol, that work with this server's settings.
+    """
+
+    def __init__(self, repository: Repository, health: Health, extensions: Sequence[str]) -> None:
+        self._repository = repository
+        self._health = health
+        self._metadata = messages.ServerMetadataResponse(
+            name=NAME, version=importlib.metadata.version(NAME), extensions=extensions
+        )
+
+    def methods(self, edge: Edge, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Give the handlers of these calls, each wrapped by the edge."""
+        return edge.simple(
+            service,
+            {
+                messages.ServerLiveRequest: self.server_live,
+                messages.ServerReadyRequest: self.server_ready,
+                messages.ModelReadyRequest: self.model_ready,
+                messages.ServerMetadataRequest: self.server_metadata,
+                messages.ModelMetadataRequest: self.model_metadata,
+                messages.ModelConfigRequest: self.model_config,
+                messages.ModelStatisticsRequest: self.model_statistics,
+            },
+        )
+
+    async def server_live(
+        self, request: messages.ServerLiveRequest, deadline_s: float | None
+    ) -> messages.ServerLiveResponse:
+        """Say yes."""
+        del request, deadline_s
+        return messages.ServerLiveResponse(live=True)
+
+    async def server_ready(
+        self, request: messages.ServerReadyRequest, deadline_s: float | None
+    ) -> messages.ServerReadyResponse:
+        """Say what the health service says."""
+        del request, deadline_s
+        return messages.ServerReadyResponse(ready=self._health.is_serving(SERVER))
+
+    async def model_ready(
+        self, request: messages.ModelReadyRequest, deadline_s: float | None
+    ) -> messages.ModelReadyResponse:
+        """Tell whether a model serves; one that is not there does not.
+
+        Raises:
+            InvalidRequestError: the version is no number.
+        """
+        del deadline_s
+        try:
+            model = self._repository.get(request.name, version_of("version", request.version))
+        except ModelNotFoundError:
+            return messages.ModelReadyResponse(ready=False)
+        return messages.ModelReadyResponse(ready=model.is_ready)
+
+    async def server_metadata(
+        self, request: messages.ServerMetadataRequest, deadline_s: float | None
+    ) -> messages.ServerMetadataResponse:
+        """Describe the server."""
+        del request, deadline_s
+        return self._metadata
+
+    async def model_metadata(
+        self, request: messages.ModelMetadataRequest, deadline_s: float | None
+    ) -> messages.ModelMetadataResponse:
+        """Describe a model's tensors.
+
+        Raises:
+            ModelZooError: there is no such model, or it does not serve.
+        """
+        del deadline_s
+        return model_config.metadata(
+            self._repository.ready(request.name, version_of("version", request.version))
+        )
+
+    async def model_config(
+        self, request: messages.ModelConfigRequest, deadline_s: float | None
+    ) -> messages.ModelConfigResponse:
+        """Describe how a model is served.
+
+        Raises:
+            ModelZooError: there is no such model, or it does not serve.
+        """
+        del deadline_s
+        model = self._repository.ready(request.name, version_of("version", request.version))
+        return messages.ModelConfigResponse(config=model_config.config(model))
+
+    async def model_statistics(
+        self, request: messages.ModelStatisticsRequest, deadline_s: float | None
+    ) -> messages.ModelStatisticsResponse:
+        """Tell what a model has done, or every one that serves.
+
+        Raises:
+            ModelZooError: there is no such model, or it does not serve.
+        """
+        del deadline_s
+        version = version_of("version", request.version)
+        if request.name:
+            models = [self._repository.ready(request.name, version)]
+        else:
+            models = [model.ready() for model in self._repository if model.is_ready]
+        return messages.ModelStatisticsResponse(model_stats=map(model_config.statistics, models))
+
+
+def version_of(field: str, text: str) -> int | None:
+    """Read a version; None where it is empty.
+
+    Args:
+        field: of the request, for the refusal.
+
+    Raises:
+        InvalidRequestError: it is no number, or one that no artifact has.
+    """
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_VERSION):
+        raise InvalidRequestError(field, f"{text[:_LONGEST_VERSION]!r} is no version, which is a number")
+    return int(text)

@@ -1,0 +1,86 @@
+"""One model of the repository, as it stands now."""
+
+from dataclasses import dataclass, field
+
+from artifact import layout
+from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server.errors import ModelNotReadyError
+from server.in_flight import InFlight
+from server.metrics import RequestMetrics
+from server.queues import ModelQueue
+from server.statistics import Statistics
+
+State = classifier_pb2.ModelState
+
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model that serves: everything that classifying needs.
+
+    Attributes:
+        in_flight: counts the requests that hold this.
+    """
+
+    status: classifier_pb2.ModelStatus
+    metrics: RequestMetrics
+    statistics: Statistics
+    manifest: manifest_pb2.Manifest
+    labels: tuple[str, ...]
+    queue: ModelQueue
+    in_flight: InFlight
+
+
+@dataclass
+class Model:
+    """One version of one model, whatever its state.
+
+    Attributes:
+        status: what a client may know.
+        manifest: absent until it was read.
+        labels: K of them; empty until they were read.
+        queue: takes its images; absent until READY.
+        in_flight: counts the requests that hold it.
+    """
+
+    entry: layout.Entry
+    status: classifier_pb2.ModelStatus
+    metrics: RequestMetrics
+    statistics: Statistics = field(default_factory=Statistics)
+    manifest: manifest_pb2.Manifest | None = None
+    labels: tuple[str, ...] = ()
+    queue: ModelQueue | None = None
+    in_flight: InFlight = field(default_factory=lambda: InFlight(0))
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether it serves."""
+        return self.status.state == State.MODEL_STATE_READY
+
+    def ready(self) -> ReadyModel:
+        """Give what classifying needs.
+
+        Raises:
+            ModelNotReadyError: it is loading, draining, unloaded or failed.
+        """
+        if not self.is_ready or self.manifest is None or self.queue is None:
+            reason = f": {self.status.reason}" if self.status.reason else ""
+            raise ModelNotReadyError(f"{self.entry.name} is {state_name(self.status.state)}{reason}")
+        return ReadyModel(
+            self.status,
+            self.metrics,
+            self.statistics,
+            self.manifest,
+            self.labels,
+            self.queue,
+            self.in_flight,
+        )
+
+
+def state_name(state: "State.ValueType") -> str:
+    """Write a state as people do: ``ready``."""
+    return State.Name(state).removeprefix("MODEL_STATE_").lower()
+
+
+def accuracy_text(status: classifier_pb2.ModelStatus) -> str:
+    """Write a model's accuracy as people do: ``99.44 %``, or ``not measured``."""
+    return f"{status.accuracy_ratio:.2%}" if status.HasField("accuracy_ratio") else "not measured"

@@ -1,0 +1,169 @@
+"""The Open Inference Protocol: a request's way from its tensors through decoder and batcher to tensors."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import grpc
+
+from artifact.layout import OUTPUT
+from artifact.pictures import Pixels
+from modelzoo.v1 import open_inference_pb2
+from server import parameters, tensors, wire
+from server.accounts import Account, Accounts
+from server.administration import Administration
+from server.batcher import Batcher
+from server.decoding import Decoder
+from server.descriptions import Descriptions, version_of
+from server.edge import Edge
+from server.errors import BusyError, ModelZooError, OverloadedError
+from server.in_flight import InFlight
+from server.ranking import off_the_loop, rank_as_texts
+from server.shared_memory import Regions
+from server.streams import Answers
+from server.submissions import Answer, Priority
+from server.tensors import Asked, Sent
+from server.wire import InferRequest
+
+Response = open_inference_pb2.ModelInferResponse
+StreamResponse = open_inference_pb2.ModelStreamInferResponse
+
+SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_ENDING_HEADER = "triton_grpc_error"  # with `true`, a stream ends with the first refusal
+
+
+class OpenInference:
+    """Answers ``inference.GRPCInferenceService``.
+
+    Args:
+        max_images: in one request.
+        unavailable_when_full: a full queue is UNAVAILABLE, as Triton has it, not RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        decoder: Decoder,
+        batcher: Batcher,
+        regions: Regions,
+        in_flight: InFlight,
+        max_images: int,
+        *,
+        unavailable_when_full: bool,
+    ) -> None:
+        self._accounts = accounts
+        self._decoder = decoder
+        self._batcher = batcher
+        self._regions = regions
+        self._in_flight = in_flight
+        self._max_images = max_images
+        self._unavailable_when_full = unavailable_when_full
+
+    def handlers(
+        self, edge: Edge, descriptions: Descriptions, administration: Administration
+    ) -> grpc.GenericRpcHandler:
+        """Give the handlers of the whole service, each wrapped by the edge."""
+        # Somewhat too many images are parsed and refused by name, far too many unseen.
+        parse = partial(wire.read_infer_request, max_fields=4 * self._max_images + 64)
+        methods = {
+            "ModelInfer": edge.unary(SERVICE, "ModelInfer", parse, self.infer),
+            "ModelStreamInfer": edge.stream(
+                SERVICE, "ModelStreamInfer", Answers(parse, self.infer_streamed, _failed, _ENDING_HEADER)
+            ),
+            **descriptions.methods(edge, SERVICE),
+            **administration.methods(edge, SERVICE),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def infer(self, request: InferRequest, deadline_s: float | None) -> Response:
+        """Answer every image of the request, or none of them.
+
+        Raises:
+            ModelZooError: one of its subclasses.
+        """
+        message = request.message
+        version = version_of("model_version", message.model_version)
+        with self._accounts.open(message.model_name, version, deadline_s) as account, ExitStack() as stack:
+            model = account.model
+            given = tensors.sent(request, model.manifest.input, self._max_images)
+            asked = tensors.asked(request, given.count, len(model.labels))
+            priority = parameters.priority(message.parameters)
+            timeout_s = parameters.timeout_s(message.parameters)
+            if timeout_s is not None:
+                own_s = time.monotonic() + timeout_s
+                deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
+            if asked.place is not None:
+                self._regions.require(asked.place)
+            content = None
+            if given.place is not None:
+                self._regions.require(given.place)
+                stack.enter_context(self._in_flight.holding(given.place.byte_size))
+                content = self._regions.read(given.place)
+            rows = await self._rows(account, given, content)
+            answer = await self._submit(account, rows, deadline_s, priority)
+            response = await self._response(account, asked, answer)
+            response.id = message.id
+            return response
+
+    async def infer_streamed(self, request: InferRequest, deadline_s: float | None) -> StreamResponse:
+        """Answer a request that came in a stream.
+
+        Raises:
+            ModelZooError: one of its subclasses.
+        """
+        return StreamResponse(infer_response=await self.infer(request, deadline_s))
+
+    async def _rows(self, account: Account, given: Sent, content: memoryview | None) -> Sequence[Pixels]:
+        """Give the pixels of every image, uint8 ``[H, W, C]``."""
+        described = account.model.manifest
+        if given.form == tensors.PIXELS:
+            account.decoded(0.0)
+            return list(tensors.pixels(given, content, described.input))
+        started_s = time.monotonic()
+        rows = await self._decoder.decode_files(tensors.files(given, content), described)
+        account.decoded(time.monotonic() - started_s)
+        return rows
+
+    async def _submit(
+        self, account: Account, rows: Sequence[Pixels], deadline_s: float | None, priority: Priority
+    ) -> Answer:
+        try:
+            answer = await self._batcher.submit(account.model.queue, rows, deadline_s, priority=priority)
+        except OverloadedError as error:
+            if self._unavailable_when_full:
+                raise BusyError(str(error), error.retry_delay_s) from error
+            raise
+        account.inferred(answer)
+        return answer
+
+    async def _response(self, account: Account, asked: Asked, answer: Answer) -> Response:
+        """Put the answer into the form that was asked for, or into shared memory.
+
+        Raises:
+            InvalidRequestError: the shared memory is gone.
+        """
+        model, probabilities = account.model, answer.probabilities
+        response = Response(model_name=model.status.name, model_version=str(model.status.version))
+        output = response.outputs.add(name=OUTPUT)
+        if asked.label_count is not None:
+            output.datatype = tensors.FILES
+            output.shape[:] = (len(probabilities), asked.label_count)
+            raw = await off_the_loop(rank_as_texts, probabilities, model.labels, asked.label_count)
+        else:
+            output.datatype = tensors.PROBABILITIES
+            output.shape[:] = probabilities.shape
+            raw = probabilities.astype("<f4", copy=False).tobytes()
+        if asked.place is not None:
+            self._regions.write(asked.place, raw)
+            parameters.set_place(output.parameters, asked.place, len(raw))
+            raw = b""
+        response.raw_output_contents.append(raw)
+        return response
+
+
+def _failed(request: InferRequest | None, error: ModelZooError) -> StreamResponse:
+    return StreamResponse(
+        error_message=str(error),
+        infer_response=Response(id=request.message.id if request is not None else ""),
+    )

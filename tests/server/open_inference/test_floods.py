@@ -1,0 +1,57 @@
+"""Requests that are small and would grow, or large: they are refused before they cost memory."""
+
+import grpc
+import numpy as np
+import pytest
+
+from modelzoo.v1 import open_inference_pb2 as messages
+
+SMALL = "simple_cnn-digits"
+FIELD_LIMIT = 4 * 256 + 64
+FLOODS = {  # two bytes each, which grow a hundredfold when they are parsed; or one, which grow eightfold
+    "inputs": b"\x2a\x00" * (8 << 20),
+    "outputs": b"\x32\x00" * (8 << 20),
+    "parameters": b"\x22\x00" * (8 << 20),
+    "raw contents": b"\x3a\x00" * (8 << 20),
+    "unknown fields": b"\x78\x00" * (8 << 20),
+    "parameters of an input": b"\x2a\x80\x80\x80\x08" + b"\x22\x00" * (8 << 20),
+    "numbers of a shape": b"\x2a\x85\x80\x80\x08\x1a\x80\x80\x80\x08" + bytes(16 << 20),
+    "elements": b"\x2a\x85\x80\x80\x08\x2a\x80\x80\x80\x08" + b"\x42\x00" * (8 << 20),
+    "whole numbers": b"\x2a\x8a\x80\x80\x08\x2a\x85\x80\x80\x08\x1a\x80\x80\x80\x08" + bytes(16 << 20),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_fields_is_refused_before_it_is_parsed(server, tensors, kind: str) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        code, details = tensors.refusal(call, FLOODS[kind])
+    assert (code, details) == ("INVALID_ARGUMENT", f"request: more than {FIELD_LIMIT} fields")
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff\xff\xff", b"\x0a", b"\x3a\x05ab", b"\x0a\x01\xff", b"\x2a\x02\x0a\x05"]
+)
+def test_bytes_that_are_no_request_are_refused(server, tensors, body: bytes) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        assert tensors.refusal(call, body) == (
+            "INVALID_ARGUMENT",
+            "request: not an inference.ModelInferRequest",
+        )
+
+
+def test_a_classification_of_a_million_probabilities_is_refused(start_server, tensors_of) -> None:
+    most = 100_000
+    running = start_server(max_images_per_request=2 * most, max_queue_size=2 * most)
+    tensors = tensors_of(running)
+    best = tensors.wanted(classification=messages.InferParameter(int64_param=1))
+    for count in (most, most + 1):
+        request = tensors.pixels(np.zeros((count, 8, 8, 1), np.uint8), best)
+        request.model_name = SMALL
+        if count == most:
+            assert len(tensors.texts(tensors.stub.ModelInfer(request))) == most
+        else:
+            code, details = tensors.refusal(tensors.stub.ModelInfer, request)
+            assert code == "INVALID_ARGUMENT"
+            assert details == "outputs[0]: a classification of 1000010 probabilities, more than 1000000"
