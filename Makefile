@@ -62,7 +62,7 @@ format: $(READY)
 proto: PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto -I $(VENV)/lib/python3*/site-packages
 proto: $(READY)
 	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --python_out=proto --mypy_out=proto $(PROTOS)
-	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --grpc_python_out=proto --mypy_grpc_out=proto proto/modelzoo/v1/classifier.proto
+	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --grpc_python_out=proto --mypy_grpc_out=proto $(filter-out %/manifest.proto,$(PROTOS))
 
 # Regenerate the dashboard, after a change of a panel or a metric.
 dashboard: $(READY)
