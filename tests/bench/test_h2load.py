@@ -64,6 +64,12 @@ def test_the_command_takes_it_for_calls_and_checks_answers_in_a_load_of_their_ow
     assert closed["failed"] == 0
 
 
+def test_who_wants_h2load_is_told_where_it_is(bench: Callable[..., Any], tmp_path: Path) -> None:
+    done = bench("--generator", "h2load", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == "modelzoo: h2load is not installed; it is in Debian's package nghttp2-client\n"
+
+
 @pytest.mark.slow
 def test_the_command_asks_by_itself_where_there_is_none(
     measured: Callable[..., dict[str, Any]], tmp_path: Path
