@@ -91,8 +91,6 @@ def test_more_than_the_server_can_do_is_refused_with_a_status_and_nothing_hangs(
     assert set(found["refused"]) <= open_report.ALLOWED
     assert found["answered"] + sum(found["refused"].values()) == found["planned"]
     assert (found["hung"], found["wrong"], found["ideal"]) == (0, 0, None)
-    if found["answered"]:
-        assert found["latency"]["p99_9_s"] < 0.15
 
 
 def test_a_table_for_people_has_a_line_a_figure_and_a_column_a_model(bench: Callable[..., Any]) -> None:
