@@ -68,9 +68,9 @@ proto: $(READY)
 dashboard: $(READY)
 	$(BIN)/python deploy/grafana/dashboard.py > deploy/grafana/dashboards/modelzoo.json
 
-# Measure a running server (`make run` in another terminal).
+# Measure what serving costs; bench/README.md has more such commands.
 bench: $(READY)
-	$(BIN)/python -m bench.served lenet5-digits
+	$(BIN)/modelzoo bench lenet5-digits
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from cli.bench import bench
+from cli.options import MODELS as _MODELS
+from cli.options import AsJson, Repository
+
 app = typer.Typer(
     name="modelzoo",
     help="Classic image classifiers, from a name to an answer: export them to ONNX, serve them over gRPC.",
@@ -17,11 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Repository = Annotated[
-    Path, typer.Option(help="Folder of the exported models.", envvar="MODELZOO_REPOSITORY")
-]
 Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="MODELZOO_ADDRESS")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 Precisions = Annotated[
     str | None,
@@ -48,7 +48,6 @@ ScaledDecoding = Annotated[
     ),
 ]
 
-_MODELS = Path("models")
 _ADDRESS = "127.0.0.1:8001"
 _CACHE = Path("~/.cache/modelzoo")
 
@@ -277,6 +276,9 @@ def status(
     from cli import status as command
 
     command.run(address, ready=ready, as_json=as_json)
+
+
+app.command()(bench)
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ class Client:
         """
         request = classifier_pb2.ClassifyRequest(
             model=model,
-            images=[_image(picture) for picture in pictures],
+            images=[image(picture) for picture in pictures],
             top_k=top_k,
             version=version,
             priority=classifier_pb2.PRIORITY_BULK if bulk else classifier_pb2.PRIORITY_INTERACTIVE,
@@ -183,7 +183,7 @@ class Client:
             try:
                 for index, picture in enumerate(pictures):
                     request = classifier_pb2.ClassifyRequest(
-                        model=model, images=[_image(picture)], top_k=top_k
+                        model=model, images=[image(picture)], top_k=top_k
                     )
                     yield classifier_pb2.ClassifyStreamRequest(id=str(index), request=request)
             except Exception as error:  # noqa: BLE001 - it is for the caller, whose thread is another
@@ -195,7 +195,7 @@ class Client:
                 refused = answer.WhichOneof("outcome") == "error"
                 yield int(answer.id), _refusal(answer.error) if refused else _labels(answer.response)[0]
         except grpc.RpcError as error:
-            raise _client_error(error) from error
+            raise client_error(error) from error
         finally:
             call.cancel()
         if failures:
@@ -238,10 +238,15 @@ class Client:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            raise _client_error(error) from error
+            raise client_error(error) from error
 
 
-def _image(picture: Picture) -> classifier_pb2.Image:
+def image(picture: Picture) -> classifier_pb2.Image:
+    """Put a picture into a message.
+
+    Raises:
+        TypeError: it is neither bytes nor a uint8 array ``[H, W, C]``.
+    """
     if isinstance(picture, bytes):
         return classifier_pb2.Image(encoded=picture)
     if not isinstance(picture, np.ndarray):
@@ -260,7 +265,7 @@ def _labels(response: classifier_pb2.ClassifyResponse) -> list[list[Label]]:
     ]
 
 
-def _client_error(error: grpc.RpcError) -> ClientError:
+def client_error(error: grpc.RpcError) -> ClientError:
     """Take a refusal apart: its status, and the details that the server added, as far as they can be read."""
     if not isinstance(error, grpc.Call):  # gRPC's own always are
         return ClientError(grpc.StatusCode.UNKNOWN, str(error) or type(error).__name__)

@@ -1,13 +1,16 @@
-"""Closed-loop load: so many clients, each asking again as soon as it is answered."""
+"""What a load asks, and what it was answered; `closed_loop`, `open_loop` and others run it."""
 
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 
-from client.client import DEFAULT_ADDRESS, Client, ClientError, Picture
+import numpy as np
+import numpy.typing as npt
+
+from client.client import Picture
+from client.dialects import Dialect
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -15,18 +18,61 @@ class Load:
     """What is asked.
 
     Attributes:
-        model: name of the model.
-        pictures: asked in turn; every client begins at another one.
-        clients: how many ask at the same time, each over a connection of its own.
-        requests: how often each client asks.
+        dialect: the protocol, and in it the model.
+        pictures: asked in turn.
+        labels: for every picture the indices of the labels that are right; anything else is a wrong answer.
         images_per_request: pictures in one request.
+        outstanding: requests of a closed loop that wait for their answers at any time.
+        connections: at most; never more than streams, or than the requests of a closed loop.
+        streams: calls that stay open and carry the requests; 0 makes a call of every request.
+        seconds: how long to ask, after ``warm_up_s``.
+        requests: how many to ask at most; None for as many as there is time for.
+        deadline_s: how long an answer may take; None for as long as it wants.
+        patience_s: time for the last answers, deadlines past; what has no answer or status then hangs.
     """
 
-    model: str
+    dialect: Dialect
     pictures: Sequence[Picture]
-    clients: int
-    requests: int
+    labels: Sequence[Set[int]]
     images_per_request: int = 1
+    outstanding: int = 16
+    connections: int = 4
+    streams: int = 0
+    seconds: float = 5.0
+    warm_up_s: float = 0.0
+    requests: int | None = None
+    deadline_s: float | None = None
+    patience_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse a load that asks nothing.
+
+        Raises:
+            ValueError: nobody asks, or there is no picture or not as many labels.
+        """
+        if min(self.images_per_request, self.outstanding, self.connections, len(self.pictures)) < 1:
+            raise ValueError(
+                f"{self.outstanding} requests of {self.images_per_request} images over {self.connections} "
+                f"connections with {len(self.pictures)} pictures ask nothing"
+            )
+        if len(self.labels) != len(self.pictures):
+            raise ValueError(f"{len(self.labels)} sets of labels for {len(self.pictures)} pictures")
+
+    def questions(self) -> list[bytes]:
+        """Build every request that is asked in turn.
+
+        Raises:
+            TypeError: a picture that the dialect cannot send.
+        """
+        return [self.dialect.question([self.pictures[index] for index in turn]) for turn in self._turns()]
+
+    def answers(self) -> list[list[Set[int]]]:
+        """Give the right labels of the images of every such request."""
+        return [[self.labels[index] for index in turn] for turn in self._turns()]
+
+    def _turns(self) -> list[list[int]]:
+        count = len(self.pictures)
+        return [[(turn + seat) % count for seat in range(self.images_per_request)] for turn in range(count)]
 
 
 @dataclass(frozen=True)
@@ -34,74 +80,87 @@ class Report:
     """What was answered.
 
     Attributes:
-        latencies_s: of every answered request, in ascending order.
-        answers: for every answered image the index of its picture and of its most probable label.
-        batch_sizes: for every answered request the largest batch that carried one of its images.
-        errors: what every refused request was refused with.
-        duration_s: from the first request to the last answer.
+        generator: what asked.
+        asked_s: when each request with a right answer was asked, or was to be asked, in seconds after the
+            load began; in the order of the answers.
+        latencies_s: how long these took.
+        lags_s: of an open loop, how much later than planned each request was sent.
+        images_per_request: pictures in one request.
+        measured_s: begin and end of the time that is measured, after the load began.
+        wrong: answered requests with a label that is not right, or with an answer that cannot be read.
+        refused: requests that ended with a status, by its name.
+        hung: requests that had neither answer nor status when the load gave up on them.
+        client_cpu_s: processor time of the process that asked, for all requests.
+        mean_batch: images that ran together, as the answers say; None where they do not.
     """
 
-    latencies_s: list[float]
-    answers: list[tuple[int, int]]
-    batch_sizes: list[int]
-    errors: list[str]
-    duration_s: float
+    generator: str
+    asked_s: Floats
+    latencies_s: Floats
+    images_per_request: int
+    measured_s: tuple[float, float]
+    wrong: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    hung: int = 0
+    client_cpu_s: float = 0.0
+    mean_batch: float | None = None
+    lags_s: Floats = field(default_factory=lambda: np.zeros(0))
 
-    def percentile_s(self, percent: float) -> float:
-        """Give the latency that so many percent of the requests did not exceed; nearest rank.
+    @property
+    def answered(self) -> int:
+        """Count the requests with a right answer, measured or not."""
+        return len(self.latencies_s)
 
-        Raises:
-            ValueError: no request was answered.
-        """
-        if not self.latencies_s:
-            raise ValueError("no request was answered")
-        rank = max(0, -(-len(self.latencies_s) * percent // 100) - 1)
-        return self.latencies_s[int(rank)]
+    @property
+    def errors(self) -> int:
+        """Count the requests without a right answer."""
+        return self.wrong + self.refused.total() + self.hung
+
+    @property
+    def measured_latencies_s(self) -> Floats:
+        """Give the latencies of what was answered in the measured time."""
+        ended_s = self.asked_s + self.latencies_s
+        begin_s, end_s = self.measured_s
+        return self.latencies_s[(ended_s >= begin_s) & (ended_s <= end_s)]
+
+    def images_per_s(self) -> float:
+        """Give the images that were answered in a second of the measured time."""
+        ended_s = np.sort(self.asked_s + self.latencies_s)
+        begin_s, end_s = self.measured_s
+        kept_s = ended_s[(ended_s >= begin_s) & (ended_s <= end_s)]
+        return _per_s(kept_s, end_s - begin_s) * self.images_per_request
 
 
-def closed_loop(load: Load, address: str = DEFAULT_ADDRESS) -> Report:
-    """Run a load to its end; the clients start together, connected already.
+def percentile_s(latencies_s: Floats, percent: float) -> float:
+    """Give the latency that so many percent did not exceed; nearest rank.
 
     Raises:
-        ClientError: the server cannot be reached at the start, or has no such model.
-        TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
-        ValueError: no client, or no picture.
+        ValueError: there is none.
     """
-    if load.clients < 1 or not load.pictures:
-        raise ValueError(f"{load.clients} clients with {len(load.pictures)} pictures ask nothing")
-    lock = threading.Lock()
-    started_s: list[float] = []
-    barrier = threading.Barrier(load.clients, action=lambda: started_s.append(time.monotonic()))
-    latencies_s: list[float] = []
-    answers: list[tuple[int, int]] = []
-    batch_sizes: list[int] = []
-    errors: list[str] = []
+    if not len(latencies_s):
+        raise ValueError("no request was answered")
+    rank = max(0, int(np.ceil(len(latencies_s) * percent / 100)) - 1)
+    return float(np.partition(latencies_s, rank)[rank])
 
-    def run(number: int, client: Client) -> None:
-        barrier.wait()
-        for turn in range(load.requests):
-            first = (number * load.requests + turn) * load.images_per_request
-            indices = [(first + offset) % len(load.pictures) for offset in range(load.images_per_request)]
-            asked_s = time.monotonic()
-            try:
-                response = client.classify_raw(load.model, [load.pictures[i] for i in indices], top_k=1)
-            except ClientError as error:
-                with lock:
-                    errors.append(str(error))
-                continue
-            answered_s = time.monotonic()
-            labels = [result.labels[0].label_index for result in response.classifications]
-            with lock:
-                latencies_s.append(answered_s - asked_s)
-                answers.extend(zip(indices, labels, strict=True))
-                batch_sizes.append(response.timing.batch_size)
 
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(address)) for _ in range(load.clients)]
-        for client in clients:
-            client.get_model(load.model)  # connects
-        with ThreadPoolExecutor(load.clients) as pool:
-            for running in [pool.submit(run, number, client) for number, client in enumerate(clients)]:
-                running.result()
-        duration_s = time.monotonic() - started_s[0]
-    return Report(sorted(latencies_s), answers, batch_sizes, errors, duration_s)
+def _per_s(ended_s: Floats, window_s: float) -> float:
+    """Count answers per second between two pauses, one near each end.
+
+    Answers come batch by batch. A window that begins or ends inside a batch would count a part of it,
+    which for slow networks is a good part of all answers.
+
+    Args:
+        ended_s: ascending.
+        window_s: the time they came in.
+    """
+    if len(ended_s) < 8:  # no pause to speak of
+        return len(ended_s) / window_s
+    gaps_s = np.diff(ended_s)
+    middles_s = ended_s[:-1] + gaps_s / 2
+    edge_s = (ended_s[-1] - ended_s[0]) / 4
+    first = int(np.argmax(gaps_s[middles_s <= max(ended_s[0] + edge_s, middles_s[0])]))
+    late = int(np.searchsorted(middles_s, min(ended_s[-1] - edge_s, middles_s[-1])))
+    last = late + int(np.argmax(gaps_s[late:]))
+    if middles_s[last] <= middles_s[first]:
+        return len(ended_s) / window_s
+    return float((last - first) / (middles_s[last] - middles_s[first]))

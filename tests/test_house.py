@@ -15,7 +15,7 @@ ROOMS = ("artifact", "bench", "cli", "client", "export", "server", "zoo")
 ARROWS = {
     "artifact": set(),
     "bench": {"artifact", "client", "server"},
-    "cli": {"artifact", "client", "export", "server", "zoo"},
+    "cli": {"artifact", "bench", "client", "export", "server", "zoo"},
     "client": set(),
     "export": {"artifact", "zoo"},
     "server": {"artifact"},

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact import golden
 from artifact.golden import Golden
 from artifact.pictures import Pixels
 from client import Client, ClientError, Label
@@ -22,12 +21,6 @@ from server.network import OnnxNetwork, Probabilities
 
 NAME = "simple_cnn-digits"
 State = classifier_pb2.ModelState
-
-
-@pytest.fixture(scope="session")
-def digits(repository: Path) -> Golden:
-    """Sixteen real digits, 8 x 8, with PyTorch's answers."""
-    return golden.read(repository / NAME / "1" / "golden.npz")
 
 
 def png(image: np.ndarray) -> bytes:
@@ -192,52 +185,8 @@ def test_clients_in_threads_get_their_own_answers(server, digits: Golden) -> Non
     assert answers == [[best[index]] * 25 for index in range(4)]
 
 
-class Gate:
-    """Holds a real network's batches back while it is shut."""
-
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self._open.set()
-        self.reached = threading.Event()
-
-    def open_network(
-        self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
-    ) -> "Gated":
-        return Gated(OnnxNetwork(path, manifest, device, batch_sizes), self)
-
-    def shut(self) -> None:
-        self.reached.clear()
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def pass_through(self) -> None:
-        self.reached.set()
-        self._open.wait()
-
-
-class Gated:
-    """A network behind a gate."""
-
-    def __init__(self, network: OnnxNetwork, gate: Gate) -> None:
-        self._network = network
-        self._gate = gate
-
-    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
-        self._gate.pass_through()
-        return self._network.infer(rows)
-
-
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open()
-
-
-@pytest.fixture
-def held_address(start_server, gate: Gate) -> Iterator[str]:
+def held_address(start_server, gate) -> Iterator[str]:
     """The address of a server with a queue of four, whose device stands still while the gate is shut."""
     running = start_server(
         open_network=gate.open_network, max_batch_size=1, max_queue_size=4, max_images_per_request=4
@@ -248,7 +197,7 @@ def held_address(start_server, gate: Gate) -> Iterator[str]:
 
 
 def test_a_full_queue_says_when_to_come_back_and_then_takes_more(
-    held_address: str, gate: Gate, digits: Golden
+    held_address: str, gate, digits: Golden
 ) -> None:
     pictures = list(digits.images[:4])
     best = digits.probabilities[:4].argmax(axis=1).tolist()
@@ -267,7 +216,7 @@ def test_a_full_queue_says_when_to_come_back_and_then_takes_more(
 
 
 def test_a_call_ends_with_its_own_timeout_or_else_with_the_clients(
-    held_address: str, gate: Gate, digits: Golden
+    held_address: str, gate, digits: Golden
 ) -> None:
     pictures = [digits.images[0]]
     with Client(held_address, timeout_s=0.3) as client, ThreadPoolExecutor(1) as pool:

@@ -1,26 +1,21 @@
-"""A load asks what it was told to, loses nothing, and its report counts right."""
+"""A load asks what it was told to, and its report counts right."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from artifact import golden
-from artifact.golden import Golden
-from client import ClientError
-from client.load import Load, Report, closed_loop
-
-NAME = "simple_cnn-digits"
-
-
-@pytest.fixture(scope="session")
-def digits(repository: Path) -> Golden:
-    return golden.read(repository / NAME / "1" / "golden.npz")
+from client.dialects import Classify
+from client.load import Load, Report, percentile_s
+from modelzoo.v1 import classifier_pb2
 
 
-def report(latencies_s: list[float]) -> Report:
-    return Report(latencies_s, answers=[], batch_sizes=[], errors=[], duration_s=1.0)
+def report(ended_s: np.ndarray, measured_s: tuple[float, float], images_per_request: int = 1) -> Report:
+    """Requests that were answered within a millisecond."""
+    latencies_s = np.full(len(ended_s), 1e-3)
+    return Report("test", np.asarray(ended_s) - latencies_s, latencies_s, images_per_request, measured_s)
 
 
 @pytest.mark.parametrize(
@@ -29,57 +24,79 @@ def report(latencies_s: list[float]) -> Report:
 )
 def test_percentiles_are_nearest_ranks(percent: float, latency_s: float) -> None:
     # Ranks are ceil(percent / 100 * 5).
-    assert report([0.15, 0.20, 0.35, 0.40, 0.50]).percentile_s(percent) == latency_s
+    assert percentile_s(np.array([0.35, 0.15, 0.50, 0.20, 0.40]), percent) == latency_s
 
 
 @pytest.mark.parametrize(("percent", "rank"), [(50, 500), (90, 900), (99, 990), (99.9, 999), (99.95, 1000)])
 def test_percentiles_of_a_thousand_are_exact(percent: float, rank: int) -> None:
-    assert report([float(number) for number in range(1, 1001)]).percentile_s(percent) == rank
-
-
-def test_every_percentile_of_one_latency_is_it() -> None:
-    assert {report([0.25]).percentile_s(percent) for percent in (0, 1, 50, 99, 100)} == {0.25}
+    assert percentile_s(np.arange(1000.0, 0, -1), percent) == rank
 
 
 def test_nothing_answered_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="no request was answered"):
-        report([]).percentile_s(50)
+        percentile_s(np.zeros(0), 50)
 
 
-def test_every_picture_is_asked_as_often_as_it_should_and_answered_rightly(server, digits: Golden) -> None:
-    pictures = list(digits.images[:7])
-    done = closed_loop(Load(NAME, pictures, clients=3, requests=5, images_per_request=4), server.address)
-    assert done.errors == []
-    assert len(done.latencies_s) == len(done.batch_sizes) == 15
-    assert done.latencies_s == sorted(done.latencies_s)
-    assert all(0 < latency_s <= done.duration_s for latency_s in done.latencies_s)
-    assert all(batch_size >= 4 for batch_size in done.batch_sizes)
-    # Sixty images, numbered through the clients, of seven pictures that come in turn.
-    assert Counter(index for index, _ in done.answers) == Counter(number % 7 for number in range(60))
-    best = digits.probabilities.argmax(axis=1)
-    assert [label for _, label in done.answers] == [best[index] for index, _ in done.answers]
+@given(
+    batch=st.integers(1, 32),
+    cycle_s=st.floats(0.05, 0.5),
+    shift=st.floats(0, 1),
+    images_per_request=st.integers(1, 4),
+)
+def test_the_speed_of_a_steady_server_does_not_depend_on_where_the_window_cuts_its_batches(
+    batch: int, cycle_s: float, shift: float, images_per_request: int
+) -> None:
+    ends_s = (np.arange(12 / cycle_s) + shift) * cycle_s
+    ended_s = np.sort(np.concatenate([ends_s + seat * 1e-6 for seat in range(batch)]))
+    found = report(ended_s, (1.0, 11.0), images_per_request).images_per_s()
+    assert found == pytest.approx(images_per_request * batch / cycle_s, rel=1e-3)
 
 
-def test_refused_requests_are_counted_as_errors_and_the_others_answered(server, digits: Golden) -> None:
-    pictures = [digits.images[0], b"no picture", digits.images[1], digits.images[2]]
-    done = closed_loop(Load(NAME, pictures, clients=2, requests=8), server.address)
-    assert len(done.errors) == 4
-    assert set(done.errors) == {"images[0]: neither a JPEG nor a PNG file"}
-    assert Counter(index for index, _ in done.answers) == {0: 4, 2: 4, 3: 4}
-    assert len(done.latencies_s) == len(done.batch_sizes) == 12
+def test_the_speed_of_random_answers_is_their_number_over_their_time() -> None:
+    ended_s = np.sort(np.random.default_rng(0).uniform(0, 20, 40_000))
+    assert report(ended_s, (0.0, 20.0)).images_per_s() == pytest.approx(2000, rel=0.02)
 
 
-def test_a_load_on_an_unknown_model_is_refused_at_the_start(server, digits: Golden) -> None:
-    with pytest.raises(ClientError, match="nobody"):
-        closed_loop(Load("nobody", list(digits.images), clients=2, requests=1), server.address)
+@pytest.mark.parametrize("count", range(9))
+def test_few_answers_have_a_speed_too(count: int) -> None:
+    speed = report(np.linspace(0.5, 1.5, count), (0.0, 2.0)).images_per_s()
+    assert speed == pytest.approx(count / 2, rel=1)
+    assert (speed > 0) == (count > 0)
 
 
-def test_a_picture_that_is_none_ends_the_load_and_is_not_lost(server) -> None:
-    with pytest.raises(TypeError, match="float64"):
-        closed_loop(Load(NAME, [np.zeros((8, 8, 1))], clients=2, requests=1), server.address)
+def test_what_came_before_or_after_the_measured_time_counts_as_answered_only() -> None:
+    done = report(np.array([0.5, 1.0, 1.5, 2.0, 2.5]), (1.0, 2.0))
+    assert done.answered == 5
+    assert len(done.measured_latencies_s) == 3
 
 
-@pytest.mark.parametrize(("clients", "count"), [(0, 1), (1, 0)])
-def test_a_load_of_nothing_is_refused(server, digits: Golden, clients: int, count: int) -> None:
+def test_errors_are_wrong_answers_refusals_and_silence() -> None:
+    done = Report("test", np.zeros(2), np.ones(2), 1, (0.0, 1.0), 3, Counter(UNAVAILABLE=4, INTERNAL=1), 5)
+    assert done.errors == 13
+
+
+def test_requests_begin_at_every_picture_in_turn(make_load) -> None:
+    load: Load = make_load(images_per_request=3)
+    requests = [classifier_pb2.ClassifyRequest.FromString(question) for question in load.questions()]
+    assert len(requests) == len(load.answers()) == 16
+    for turn, (request, labels) in enumerate(zip(requests, load.answers(), strict=True)):
+        chosen = [(turn + seat) % 16 for seat in range(3)]
+        assert [image.pixels.data for image in request.images] == [
+            load.pictures[index].tobytes() for index in chosen
+        ]
+        assert labels == [load.labels[index] for index in chosen]
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [{"outstanding": 0}, {"images_per_request": 0}, {"connections": 0}, {"pictures": [], "labels": []}],
+    ids=lambda wishes: next(iter(wishes)),
+)
+def test_a_load_of_nothing_is_refused(make_load, wishes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="ask nothing"):
-        closed_loop(Load(NAME, list(digits.images[:count]), clients, requests=1), server.address)
+        make_load(**wishes)
+
+
+def test_every_picture_needs_its_labels() -> None:
+    with pytest.raises(ValueError, match="1 sets of labels for 2 pictures"):
+        Load(Classify("net"), [b"a", b"b"], [{0}])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("room", ["export", "server"])
+@pytest.mark.parametrize("room", ["bench", "export", "server"])
 def test_importing_a_room_that_runs_onnx_turns_telemetry_off(room: str) -> None:
     code = (
         f"import {room}, os, sys\n"

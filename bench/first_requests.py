@@ -1,0 +1,77 @@
+"""The first requests of servers that have just become READY, against those that follow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from artifact.layout import Entry
+from bench import report, servers
+from bench.plan import Plan
+from bench.report import Latency
+from bench.workers import Worker
+from client.closed_loop import closed_loop
+from client.load import Floats, Load, Report
+
+FIRST = 1000  # requests of each start
+_PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Starts:
+    """All starts together.
+
+    Attributes:
+        first: of the first requests of each start.
+        steady: of as many that followed.
+        p99_to_steady: first / steady.
+        failed: requests without a right answer.
+    """
+
+    starts: int
+    requests_each: int
+    first: Latency
+    steady: Latency
+    p99_to_steady: float | None
+    failed: int
+
+
+def measure(
+    plan: Plan, entry: Entry, load: Load, asking: Worker, say: Callable[[str], None], starts: int
+) -> Starts:
+    """Start servers one after the other, and ask each as soon as it is READY.
+
+    Raises:
+        BenchError: one did not start.
+    """
+    load = replace(load, requests=2 * FIRST, warm_up_s=0.0, seconds=_PATIENCE_S)
+    reports = []
+    for number in range(1, starts + 1):
+        with servers.opened(plan, entry) as server:
+            reports.append(asking.call(closed_loop, load, server.address))
+        say(f"{entry.name}: start {number} of {starts}")
+    return summary(reports, FIRST)
+
+
+def summary(reports: list[Report], first: int) -> Starts:
+    """Put the starts together.
+
+    Args:
+        first: how many requests of each are the first ones.
+    """
+    split = [np.split(_as_asked(one), [first]) for one in reports]
+    early, late = report.percentiles([one[0] for one in split]), report.percentiles([one[1] for one in split])
+    return Starts(
+        starts=len(reports),
+        requests_each=first,
+        first=early,
+        steady=late,
+        p99_to_steady=report.per(early.p99_s, late.p99_s),
+        failed=sum(one.errors for one in reports),
+    )
+
+
+def _as_asked(one: Report) -> Floats:
+    """Give the latencies in the order in which the requests were asked."""
+    latencies_s: Floats = one.latencies_s[np.argsort(one.asked_s, kind="stable")]
+    return latencies_s

@@ -1,0 +1,41 @@
+"""Closed-loop load: so many requests outstanding, and for every answer the next question."""
+
+import asyncio
+
+from client import event_loop
+from client.load import Load, Report
+from client.tally import Tally
+from client.transports import connected
+
+GENERATOR = "python"
+
+
+def closed_loop(load: Load, address: str) -> Report:
+    """Run a load to its end; all begin together, connected already.
+
+    Raises:
+        ConnectionError: nobody answers there.
+        TypeError: a picture that the dialect cannot send.
+    """
+    return event_loop.run(_run(load, address))
+
+
+async def _run(load: Load, address: str) -> Report:
+    async with connected(load, address, load.outstanding) as transport:
+        tally = Tally(load)
+        ends_s = load.warm_up_s + load.seconds
+
+        async def ask_again_and_again(number: int) -> None:
+            while (load.requests is None or number < load.requests) and (asked_s := tally.now_s()) < ends_s:
+                answer = await transport.ask(number, load.deadline_s)
+                tally.count(number, asked_s, answer)
+                if answer.status == "UNAVAILABLE":  # the server is gone, or going: asking on would only spin
+                    return
+                number += load.outstanding
+
+        askers = [asyncio.create_task(ask_again_and_again(number)) for number in range(load.outstanding)]
+        _, hung = await asyncio.wait(askers, timeout=ends_s + load.patience_s)
+        ended_s = min(tally.now_s(), ends_s)
+        for asker in hung:
+            asker.cancel()
+        return tally.report(GENERATOR, (load.warm_up_s, ended_s), len(hung))

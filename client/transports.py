@@ -1,0 +1,155 @@
+"""The ways of a request to a server and back: a call of its own, or a call that stays open."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Protocol
+
+import grpc
+
+from client.dialects import Answer, Dialect
+from client.load import Load
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for every channel
+)
+
+
+class Transport(Protocol):
+    """Asks a load's questions in turn."""
+
+    async def ask(self, number: int, timeout_s: float | None) -> Answer:
+        """Ask one.
+
+        Args:
+            number: unlike those of all questions that wait.
+            timeout_s: from now on; a stream has the load's deadline instead.
+        """
+
+
+@asynccontextmanager
+async def connected(load: Load, address: str, outstanding: int | None = None) -> AsyncIterator[Transport]:
+    """Open a load's connections, and close them afterwards.
+
+    Args:
+        outstanding: requests that wait at most; there are no more connections than that. None: as many as
+            there may be.
+
+    Raises:
+        ConnectionError: nobody answers there.
+        TypeError: a picture that the dialect cannot send.
+    """
+    questions = load.questions()
+    count = min(load.connections, load.streams or outstanding or load.connections)
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS))
+            for _ in range(count)
+        ]
+        for channel in channels:
+            await _connect(channel, address)
+        if load.streams:
+            messages = [load.dialect.streamed(question, load.deadline_s) for question in questions]
+            streams = Streams(channels, load.dialect, messages, load.streams)
+            stack.push_async_callback(streams.close)
+            yield streams
+        else:
+            yield Calls(channels, load.dialect, questions)
+
+
+async def _connect(channel: grpc.aio.Channel, address: str) -> None:
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            raise ConnectionError(f"no server answers at {address}")
+        await channel.wait_for_state_change(state)
+
+
+class Calls:
+    """A call for every request."""
+
+    def __init__(
+        self, channels: Sequence[grpc.aio.Channel], dialect: Dialect, questions: Sequence[bytes]
+    ) -> None:
+        # Bytes in, bytes out: whoever asks has them ready.
+        self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
+            channel.unary_unary(dialect.method) for channel in channels
+        ]
+        self._dialect = dialect
+        self._questions = questions
+
+    async def ask(self, number: int, timeout_s: float | None) -> Answer:
+        """See `Transport`."""
+        method = self._methods[number % len(self._methods)]
+        try:
+            body = await method(self._questions[number % len(self._questions)], timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return Answer(error.code().name)
+        return self._dialect.answer(body)
+
+
+class Streams:
+    """Calls that stay open, which the requests take in turn."""
+
+    def __init__(
+        self, channels: Sequence[grpc.aio.Channel], dialect: Dialect, messages: Sequence[bytes], count: int
+    ) -> None:
+        self._streams = [_Stream(channels[index % len(channels)], dialect) for index in range(count)]
+        self._dialect = dialect
+        self._messages = messages
+
+    async def ask(self, number: int, timeout_s: float | None) -> Answer:
+        """See `Transport`."""
+        del timeout_s  # the messages have it
+        message = self._dialect.numbered(number, self._messages[number % len(self._messages)])
+        return await self._streams[number % len(self._streams)].ask(number, message)
+
+    async def close(self) -> None:
+        """Close the calls; who still waits for an answer gets none."""
+        for stream in self._streams:
+            await stream.close()
+
+
+class _Stream:
+    """One call that stays open."""
+
+    def __init__(self, channel: grpc.aio.Channel, dialect: Dialect) -> None:
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(dialect.stream_method)()
+        self._dialect = dialect
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._broken: Answer | None = None
+        self._reader = asyncio.create_task(self._read())
+
+    async def ask(self, number: int, message: bytes) -> Answer:
+        if self._broken is not None:
+            return self._broken
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        # Where the call broke, the reader knows how, and tells everybody who waits.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with self._writing:
+                await self._call.write(message)
+        return await answer
+
+    async def close(self) -> None:
+        self._call.cancel()
+        await self._reader
+
+    async def _read(self) -> None:
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            while isinstance(message := await self._call.read(), bytes):  # else it is the end
+                number, answer = self._dialect.streamed_answer(message)
+                waiting = None if number is None else self._waiting.pop(number, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+            code = await self._call.code()
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        except asyncio.CancelledError:  # what `read` raises in a call that was cancelled, too
+            code = grpc.StatusCode.CANCELLED
+        self._broken = Answer(code.name)
+        for lost in self._waiting.values():
+            if not lost.done():
+                lost.set_result(self._broken)
