@@ -8,11 +8,10 @@ against the label that the model's golden file expects.
 """
 
 import argparse
-import json
 import os
 import platform
+import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,14 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from artifact import golden, layout, manifest
-from artifact.errors import ArtifactError
-from artifact.golden import Golden
-from client.client import ClientError
-from client.load import Load, Report, closed_loop
+from bench import servers, subjects
+from bench.errors import BenchError
+from bench.plan import Plan
+from client.closed_loop import closed_loop
+from client.dialects import Classify
+from client.load import Load, Report, percentile_s
+
+_COLUMNS = ("lanes x threads", "images/s", "worst", "best", "p50 ms", "p99 ms", "mean batch", "errors")
 
 
 @dataclass
@@ -49,16 +52,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.lanes", description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--repository", type=Path, default=Path("models"))
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--settings", nargs="+", default=["1x2", "2x1"], help="lanes x threads of each")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=20, help="of each client, in each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--images", type=int, default=1, help="per request")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     try:
-        expected = _golden(options.repository, options.model)
-        load = Load(options.model, list(expected.images), options.clients, options.requests, options.images)
+        load = _load(options)
         with ExitStack() as stack:
             rivals = [_start(stack, options, setting) for setting in options.settings]
             for rival in rivals:
@@ -66,97 +68,67 @@ def main() -> int:
             for _ in range(options.rounds):
                 for rival in rivals:
                     rival.reports.append(closed_loop(load, rival.address))
-    except (ArtifactError, ClientError, ValueError, OSError) as error:
+    except (BenchError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    labels = expected.probabilities.argmax(axis=1)
     title = f"{options.model}, {options.clients} clients, {platform.machine()}, {os.cpu_count()} cores"
     table = Table(title=title, box=None)
-    for column in (
-        "lanes x threads",
-        "images/s",
-        "worst",
-        "best",
-        "p50 ms",
-        "p99 ms",
-        "mean batch",
-        "errors",
-    ):
+    for column in _COLUMNS:
         table.add_column(column, justify="right")
-    failed = 0
     for rival in rivals:
-        wrong = sum(_errors(report, labels.tolist()) for report in rival.reports)
-        table.add_row(rival.setting, *_figures(rival.reports), str(wrong))
-        failed += wrong
+        table.add_row(rival.setting, *_figures(rival.reports))
     Console().print(table)
-    return int(failed > 0)
+    return int(any(report.errors for rival in rivals for report in rival.reports))
 
 
-def _golden(repository: Path, model: str) -> Golden:
-    """Read a model's golden images and answers.
+def _load(options: argparse.Namespace) -> Load:
+    """Ask for the model's golden pictures.
 
     Raises:
-        ArtifactError: its artifact cannot be read.
-        ValueError: there is no such model.
+        BenchError: there is no such model, or it is damaged.
+        ValueError: nobody would ask.
     """
-    folders = {entry.name: entry.folder for entry in layout.newest(repository)}
-    if model not in folders:
-        raise ValueError(f"{repository} holds no model called {model!r}")
-    folder = folders[model]
-    return golden.read(folder / manifest.read(folder).golden.name)
+    entry = subjects.find(options.model, options.repository)
+    graph, expected = subjects.read(entry, options.precision, "cpu")
+    subject = subjects.subject(entry, options.precision, graph, expected, same_file_here=False)
+    return Load(
+        dialect=Classify(options.model),
+        pictures=list(subject.graph.images),
+        labels=subject.labels,
+        images_per_request=options.images,
+        outstanding=options.clients,
+        seconds=options.seconds,
+    )
 
 
 def _start(stack: ExitStack, options: argparse.Namespace, setting: str) -> Rival:
-    """Start a server, wait until it serves, and have it stopped in the end.
+    """Start a server that is stopped in the end.
 
     Raises:
-        ValueError: it did not start; says what it said last.
+        BenchError: there is no such setting, or the server did not start.
     """
-    lanes, _, threads = setting.partition("x")
-    only = stack.enter_context(TemporaryDirectory())  # a repository of the one model
-    (Path(only) / options.model).symlink_to((options.repository / options.model).resolve())
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "serve",
-        "--repository",
-        only,
-        "--precision",
-        options.precision,
-    ]
-    command += ["--grpc-port", "0", "--metrics-port", "0", "--device", "cpu", "--log-format", "json"]
-    environment = os.environ | {"MODELZOO_LANES": lanes, "MODELZOO_THREADS_PER_LANE": threads}
-    process = stack.enter_context(
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
-    )
-    stack.callback(process.terminate)
-    address, line = "", ""
-    for line in process.stderr or ():  # while it serves it has little to say
-        if not line.startswith("{"):
-            continue
-        event = json.loads(line)
-        if event["event"] == "listening":
-            address = event["grpc"]
-        if event["event"] == "serving":
-            return Rival(setting, address)
-    raise ValueError(f"the server with {setting} did not start: {line.strip()}")
-
-
-def _errors(report: Report, labels: Sequence[int]) -> int:
-    return sum(label != labels[index] for index, label in report.answers) + len(report.errors)
+    match = re.fullmatch(r"(\d+)x(\d+)", setting)
+    if match is None:
+        raise BenchError(f"no setting: {setting!r}; 2x1 is two lanes of one thread")
+    config = Path(stack.enter_context(TemporaryDirectory())) / "lanes.toml"
+    config.write_text(f"lanes = {match[1]}\nthreads_per_lane = {match[2]}\n", "utf-8")
+    plan = Plan(options.repository, options.precision, "cpu", config)
+    entry = subjects.find(options.model, options.repository)
+    return Rival(setting, stack.enter_context(servers.opened(plan, entry)).address)
 
 
 def _figures(reports: Sequence[Report]) -> list[str]:
-    rates = [len(report.answers) / report.duration_s for report in reports]
-    latencies_ms = sorted(1e3 * seconds for report in reports for seconds in report.latencies_s)
-    sizes = [size for report in reports for size in report.batch_sizes]
-    if not latencies_ms:
-        return ["-"] * 6
+    rates = [report.images_per_s() for report in reports]
+    latencies_s = np.concatenate([report.latencies_s for report in reports])
+    sizes = [report.mean_batch for report in reports if report.mean_batch is not None]
+    errors = str(sum(report.errors for report in reports))
+    if not latencies_s.size or not sizes:
+        return [*["-"] * (len(_COLUMNS) - 2), errors]
     return [
         *(f"{rate:,.1f}" for rate in (statistics.median(rates), min(rates), max(rates))),
-        *(f"{latencies_ms[int(share * (len(latencies_ms) - 1))]:.1f}" for share in (0.5, 0.99)),
+        *(f"{1e3 * percentile_s(latencies_s, percent):.1f}" for percent in (50, 99)),
         f"{statistics.mean(sizes):.1f}",
+        errors,
     ]
 
 

@@ -27,7 +27,7 @@ def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["lanes", "lenet5-digits", "--repository", str(repository), "--rounds", "2"]
-    monkeypatch.setattr(sys, "argv", [*command, "--clients", "4", "--requests", "5"])
+    monkeypatch.setattr(sys, "argv", [*command, "--clients", "4", "--seconds", "0.2"])
     assert lanes.main() == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1x2", "2x1"]
@@ -42,7 +42,7 @@ def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
     ("options", "reason"),
     [
         (["nobody-digits"], "holds no model called 'nobody-digits'"),
-        (["lenet5-digits", "--settings", "twox1"], "the server with twox1 did not start: "),
+        (["lenet5-digits", "--settings", "twox1"], "no setting: 'twox1'; 2x1 is two lanes of one thread"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
