@@ -128,8 +128,8 @@ def test_unloading_waits_for_what_was_accepted_and_takes_no_more(controlled, gat
 def test_what_is_unloaded_is_out_of_memory(controlled, reading) -> None:
     opened: dict[str, list[weakref.ref[OnnxNetwork]]] = {}
 
-    def open_network(path, manifest, device) -> OnnxNetwork:
-        network = OnnxNetwork(path, manifest, device)
+    def open_network(path, manifest, device, batch_sizes) -> OnnxNetwork:
+        network = OnnxNetwork(path, manifest, device, batch_sizes)
         opened.setdefault(manifest.name, []).append(weakref.ref(network))
         return network
 
