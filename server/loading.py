@@ -14,6 +14,7 @@ from artifact.golden import Comparison, Golden
 from modelzoo.v1 import manifest_pb2
 from server.device import Device
 from server.network import Network, OpenNetwork, Pipelined
+from server.opening import close_network
 from server.opening import open_network as open_best
 
 # A time is stable when another run hardly moves the median of the last ones.
@@ -101,7 +102,11 @@ def open_and_prove(
     path = artifact.folder / precision.file.name
     network = open_network(path, artifact.manifest, device, batch_sizes)
     expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
-    return network, prove(network, expected, batch_sizes, tolerance, budget_s)
+    try:
+        return network, prove(network, expected, batch_sizes, tolerance, budget_s)
+    except Exception:
+        close_network(network)
+        raise
 
 
 def prove(

@@ -1,12 +1,14 @@
-"""How a model's network is opened on a device: as fast as the device can run it."""
+"""How a model's network is opened on a device, as fast as the device can run it, and closed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from artifact.errors import ArtifactError, first_line
 from modelzoo.v1 import manifest_pb2
 from server.cuda import CudaRuntime
 from server.device import Device
+from server.errors import DeviceError
 from server.graphs import OnnxGraphs
 from server.network import Network, OnnxNetwork
 from server.pipelined import PipelinedNetwork
@@ -35,6 +37,13 @@ def open_network(
         return PipelinedNetwork(graphs, cuda, shape, manifest.label_count, batch_sizes)
 
     return captured_or_plain(captured, lambda: OnnxNetwork(path, manifest, device, batch_sizes))
+
+
+def close_network(network: Network) -> None:
+    """Give back at once what a network holds beside its session; to be called where it ran, and last."""
+    if isinstance(network, PipelinedNetwork):
+        with suppress(DeviceError):  # a device that fails takes back nothing
+            network.close()
 
 
 def captured_or_plain(captured: Callable[[], Network], plain: Callable[[], OnnxNetwork]) -> Network:

@@ -25,6 +25,7 @@ from server.loading import Proof
 from server.metrics import Metrics
 from server.model import Model, ReadyModel, State, accuracy_text, state_name
 from server.network import Network, OnnxNetwork, OpenNetwork
+from server.opening import close_network
 from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
 
@@ -157,9 +158,7 @@ class Repository:
             model.queue = None
 
             def let_go() -> None:
-                if isinstance(network := last.pop().network, PipelinedNetwork):
-                    network.close()
-                del network
+                close_network(last.pop().network)
                 self.memory.host()  # gives what is free now back to the system
 
             await asyncio.wrap_future(self.lane.call(let_go))

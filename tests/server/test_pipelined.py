@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from artifact.errors import GoldenError
 from client import ClientError
 from export import datasets, pipeline, train
-from modelzoo.v1 import manifest_pb2
+from modelzoo.v1 import manifest_pb2, open_inference_pb2, open_inference_pb2_grpc
 from server import opening
 from server.device import Device
 from server.errors import DeviceError
@@ -166,6 +167,19 @@ def test_a_server_does_not_serve_from_graphs_that_share_an_id(start_server) -> N
     with running.client() as client:
         for model in client.list_models():
             assert "differ" in model.reason, model.reason
+
+
+def test_an_unloaded_model_and_one_that_failed_give_everything_back(start_server) -> None:
+    good, bad = OnLazyCuda(), OnLazyCuda(one_id=True)
+    running = start_server(open_network=good, allow_model_control=True)
+    start_server(open_network=bad)
+    with running.client() as client, grpc.insecure_channel(running.address) as channel:
+        names = [model.name for model in client.list_models()]
+        unload = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryModelUnload
+        for name in names:
+            unload(open_inference_pb2.RepositoryModelUnloadRequest(model_name=name))
+    for network in good.networks + bad.networks:
+        assert (network._cuda.pinned, network._cuda.events) == (set(), set())
 
 
 def test_a_batch_that_fails_on_its_way_fails_alone(start_server) -> None:

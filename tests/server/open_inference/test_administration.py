@@ -125,16 +125,18 @@ def test_unloading_waits_for_what_was_accepted_and_takes_no_more(controlled, gat
     assert states(tensors)[MODEL] == ("1", "UNAVAILABLE")
 
 
-def test_what_is_unloaded_is_out_of_memory(controlled, reading) -> None:
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_what_is_unloaded_is_out_of_memory(controlled, reading, lanes: int) -> None:
     opened: dict[str, list[weakref.ref[OnnxNetwork]]] = {}
 
-    def open_network(path, manifest, device) -> OnnxNetwork:
-        network = OnnxNetwork(path, manifest, device)
+    def open_network(path, manifest, device, batch_sizes) -> OnnxNetwork:
+        network = OnnxNetwork(path, manifest, device, batch_sizes)
         opened.setdefault(manifest.name, []).append(weakref.ref(network))
         return network
 
-    running, tensors = controlled(open_network)
-    answered_by(tensors)
+    running, tensors = controlled(open_network, lanes=lanes)
+    for call in [tensors.stub.ModelInfer.future(tensors.pixels(PIXELS)) for _ in range(100)]:
+        call.result()  # by every lane, some of which then wait with nothing to do
     tensors.stub.RepositoryModelUnload(Unload(model_name=MODEL))
     gc.collect()
     assert [one() for one in opened[MODEL]] == [None]

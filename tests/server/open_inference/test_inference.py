@@ -7,6 +7,7 @@ import pytest
 from artifact import pictures
 from export import datasets, pipeline, train
 from modelzoo.v1 import open_inference_pb2 as messages
+from server.submissions import Priority
 
 MODEL = "lenet5-digits"
 TOLERANCE = 1e-5
@@ -129,18 +130,34 @@ def test_a_full_queue_is_told_as_the_settings_say(start_server, tensors_of, gate
 
 
 def test_a_timeout_bounds_the_wait_of_a_client_without_a_deadline(
-    start_server, tensors_of, gates, images, wait_for
+    start_server, tensors_of, gates, images: np.ndarray
 ) -> None:
-    running = start_server(open_network=gates)
-    tensors, network = tensors_of(running), gates[MODEL]
+    tensors, network = tensors_of(start_server(open_network=gates)), gates[MODEL]
     network.shut()
     held = tensors.stub.ModelInfer.future(tensors.pixels(images[:1]))
     network.entered.acquire()
-    late = tensors.stub.ModelInfer.future(tensors.pixels(images[:1], timeout(1)))
     patient = tensors.stub.ModelInfer.future(tensors.pixels(images[:1], timeout(600_000_000)))
-    queue_ = running.server._repository.held(MODEL).queue
-    wait_for(lambda: queue_.waiting == 2)
+    code, _ = tensors.refusal(tensors.stub.ModelInfer, tensors.pixels(images[:1], timeout(1)))
+    assert code == "DEADLINE_EXCEEDED"
     network.gate.set()
-    assert late.exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert len(tensors.probabilities(held.result())) == 1
-    assert len(tensors.probabilities(patient.result())) == 1
+    assert [len(tensors.probabilities(call.result())) for call in (held, patient)] == [1, 1]
+
+
+def test_a_priority_above_one_is_bulk(start_server, tensors_of, gates, images: np.ndarray, wait_for) -> None:
+    running = start_server(open_network=gates)
+    tensors, network = tensors_of(running), gates[MODEL]
+    network.shut()
+    calls = [tensors.stub.ModelInfer.future(tensors.pixels(images[:1]))]
+    network.entered.acquire()
+    lines = running.server._repository.held(MODEL).queue.lines
+    for waiting, level in enumerate((0, 1, 2, 2**63 - 1), 1):
+        for kind in ("int64_param", "uint64_param"):
+            urgency = Request(parameters={"priority": messages.InferParameter(**{kind: level})})
+            calls.append(tensors.stub.ModelInfer.future(tensors.pixels(images[:1], urgency)))
+        wait_for(lambda waiting=waiting: sum(line.waiting for line in lines.values()) == 2 * waiting)
+    assert {priority: line.waiting for priority, line in lines.items()} == {
+        Priority.INTERACTIVE: 4,
+        Priority.BULK: 4,
+    }
+    network.gate.set()
+    assert [len(tensors.probabilities(call.result())) for call in calls] == [1] * 9
