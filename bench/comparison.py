@@ -20,6 +20,7 @@ from client.client import ClientError
 from client.closed_loop import closed_loop
 from client.load import Load, Report
 from client.open_loop import open_loop
+from server.machine import core_count
 
 Say = Callable[[str], None]
 
@@ -96,7 +97,7 @@ def compare(name: str, plan: Plan, say: Say) -> Comparison:
         precision=measured.subject.precision,
         device=measured.subject.graph.device,
         processor=processes.processor(),
-        cores=processes.core_count(),
+        cores=core_count(),
         address=server.address,
         started_here=server.started_here,
         protocol=plan.protocol,
@@ -189,7 +190,7 @@ class _Measurement:
     def _find_arrangement(self) -> Arrangement:
         """Find the best that ONNX Runtime can do with this load."""
         self._say(f"{self._model}: looking for the fastest bare loop")
-        candidates = bare.arrangements(self.subject.graph.device, processes.core_count(), self._sizes)
+        candidates = bare.arrangements(self.subject.graph.device, core_count(), self._sizes)
         if self._plan.outstanding == 1:  # what one request takes, which no batch makes quicker
             threads = {one.threads for one in candidates}
             candidates = [Arrangement(1, count, self._plan.images) for count in sorted(threads)]

@@ -30,7 +30,7 @@ from client.closed_loop import closed_loop
 from client.dialects import Classify
 from client.load import Load, Report, percentile_s
 
-_COLUMNS = ("lanes x threads", "images/s", "worst", "best", "p50 ms", "p99 ms", "mean batch", "errors")
+_COLUMNS = ("lanes", "images/s", "worst", "best", "p50 ms", "p99 ms", "mean batch", "errors")
 
 
 @dataclass

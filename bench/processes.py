@@ -37,11 +37,6 @@ def processor() -> str:
     return ""
 
 
-def core_count() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _family(pid: int) -> Iterator[list[str]]:
     """Yield the fields after the name of the status of a process and of all its descendants."""
     everybody = {
