@@ -143,6 +143,16 @@ def test_the_command_measures_it(
     assert "requests without a right answer" in done.stderr
 
 
+@pytest.mark.parametrize("streams", [0, 2], ids=["calls", "streams"])
+def test_our_own_server_may_be_asked_in_this_protocol_too(
+    server, measured: Callable[..., dict[str, Any]], streams: int
+) -> None:
+    at = ("--address", server.address, "--protocol", "open-inference", "--rounds", 1, "--streams", streams)
+    closed = measured(*at, "--generator", "python", "--images", 3)["closed"]
+    assert closed["requests"] == closed["checked"] > 0
+    assert closed["failed"] == 0
+
+
 def test_a_model_that_does_not_take_such_pictures_is_not_asked(
     other: OtherServer, address: str, digits: Golden
 ) -> None:
