@@ -113,7 +113,7 @@ def measure(encoded: bytes, limits: Limits = Limits()) -> int:
     width_px, height_px = _size(encoded)
     if width_px * height_px > limits.max_pixels:
         raise PictureError(f"{width_px} x {height_px} pixels are more than the {limits.max_pixels:,} allowed")
-    scans = _jpeg_scans(encoded) if encoded.startswith(_JPEG_MAGIC) else 1
+    scans = _jpeg_scans(encoded) if is_jpeg(encoded) else 1
     if scans > limits.max_scans:
         raise PictureError(f"{scans} progressive scans are more than the {limits.max_scans} allowed")
     return width_px * height_px * max(1, scans // _USUAL_SCANS)
@@ -173,7 +173,7 @@ def pillow(encoded: bytes, mode: str, divisor: int) -> Image.Image:
                 raise PictureError("damaged or truncated: the headers give several sizes")
             if divisor > 1:
                 opened.draft(None, (opened.width // divisor, opened.height // divisor))
-            return _in_mode(_upright(opened), mode)
+            return in_mode(_upright(opened), mode)
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -191,7 +191,7 @@ def turned(image: Image.Image, exif: Image.Exif) -> Image.Image:
 
 def _divisor(encoded: bytes, preprocessing: manifest_pb2.Preprocessing) -> int:
     """Tell by how much smaller a file may be decoded than it is."""
-    if not (preprocessing.scaled_decoding and encoded.startswith(_JPEG_MAGIC)):
+    if not (preprocessing.scaled_decoding and is_jpeg(encoded)):
         return 1
     needed = 2 * preprocessing.resize_shorter_px
     return next((by for by in _JPEG_DIVISORS if min(_size(encoded)) // by >= needed), 1)
@@ -202,7 +202,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned(image, image.getexif())
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+def is_jpeg(encoded: bytes) -> bool:
+    """Tell a JPEG file by how it begins."""
+    return encoded.startswith(_JPEG_MAGIC)
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Make a picture grey or RGB; ``mode`` is Pillow's name of that."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
         image = Image.fromarray(_NARROW[np.asarray(image, np.uint16)])  # [H, W]
     image.info.pop("transparency", None)  # dropped, and not converted too
@@ -220,7 +226,7 @@ def _size(encoded: bytes) -> tuple[int, int]:
     size = None
     if encoded.startswith(_PNG_MAGIC):
         size = _png_size(encoded)
-    elif encoded.startswith(_JPEG_MAGIC):
+    elif is_jpeg(encoded):
         size = _jpeg_size(encoded)
     else:
         raise PictureError("neither a JPEG nor a PNG file")

@@ -81,7 +81,7 @@ _FAMILIES: dict[str, Recipe] = {
     "simple_cnn|two_block_cnn|lenet5": Recipe(),
 }
 _EPOCHS = {  # by architecture and dataset; the first that fits
-    # Half a minute and more each; by then the others made no mistakes any more that time would mend.
+    # Half a minute and more each on two cores.
     (r"vgg.*|resnet(50|101|152)|densenet161|inception_v3", "digits"): 8,
     (r".*", "digits"): 12,
     (r".*", "mnist"): 3,

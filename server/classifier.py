@@ -5,7 +5,7 @@ import time
 import grpc
 
 from modelzoo.v1 import classifier_pb2
-from server import statuses
+from server import deadlines, statuses
 from server.accounts import Account, Accounts
 from server.batcher import Batcher
 from server.decoding import Decoder
@@ -90,8 +90,7 @@ class Classifier:
         if request.HasField("timeout_ms"):
             if request.timeout_ms < 1:
                 raise InvalidRequestError("timeout_ms", f"{request.timeout_ms} is not above zero")
-            own_s = time.monotonic() + request.timeout_ms / 1000
-            deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
+            deadline_s = deadlines.within(request.timeout_ms / 1000, deadline_s)
         response = await self.classify(request.request, deadline_s)
         return classifier_pb2.ClassifyStreamResponse(id=request.id, response=response)
 

@@ -1,4 +1,4 @@
-"""Whether a call ended because its time was over."""
+"""When a call's time is over, on the clock of `time.monotonic`."""
 
 import time
 
@@ -15,3 +15,13 @@ def over(deadline_s: float | None, now_s: float | None = None) -> bool:
         now_s: on the same clock; None for now.
     """
     return deadline_s is not None and (time.monotonic() if now_s is None else now_s) >= deadline_s - _EARLY_S
+
+
+def within(timeout_s: float, deadline_s: float | None) -> float:
+    """Give the deadline of a request that brings a time of its own, which begins now.
+
+    Args:
+        deadline_s: of the call that carries it; None for no deadline.
+    """
+    own_s = time.monotonic() + timeout_s
+    return own_s if deadline_s is None else min(own_s, deadline_s)

@@ -7,7 +7,7 @@ message ever reaches a client.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from structlog.typing import FilteringBoundLogger
 
 from server import deadlines, statuses, wire
-from server.errors import InvalidRequestError, ModelZooError
+from server.errors import UNEXPECTED, InvalidRequestError, ModelZooError
 from server.in_flight import InFlight
 from server.metrics import Metrics, RpcMetrics
 from server.streams import Answers, Stream
@@ -66,13 +66,11 @@ class Edge:
                 _ended(metrics, why_cancelled(deadline_s), started_s)
                 raise
             except ModelZooError as error:
-                _ended(metrics, error.status, started_s)
-                await context.abort_with_status(rpc_status.to_status(statuses.describe(error)))
-                raise  # never reached: abort raises
+                await _refuse(context, metrics, error, started_s)
             except Exception:
                 log.exception("call_failed")
                 _ended(metrics, grpc.StatusCode.INTERNAL, started_s)
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+                await context.abort(grpc.StatusCode.INTERNAL, UNEXPECTED)
                 raise  # never reached: abort raises
             finally:
                 self._in_flight.leave(len(body))
@@ -110,9 +108,7 @@ class Edge:
                 _ended(metrics, why_cancelled(deadline_s), started_s)
                 raise
             except ModelZooError as error:
-                _ended(metrics, error.status, started_s)
-                await context.abort_with_status(rpc_status.to_status(statuses.describe(error)))
-                raise  # never reached: abort raises
+                await _refuse(context, metrics, error, started_s)
             _ended(metrics, grpc.StatusCode.OK, started_s)
 
         return grpc.stream_stream_rpc_method_handler(call)
@@ -151,6 +147,13 @@ def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
 def _deadline_s(context: Context, started_s: float) -> float | None:
     left_s: float | None = context.time_remaining()  # None where the client set none
     return None if left_s is None else started_s + left_s
+
+
+async def _refuse(context: Context, metrics: RpcMetrics, error: ModelZooError, started_s: float) -> NoReturn:
+    """End a call with the status of an error, and what its class has to say beside it."""
+    _ended(metrics, error.status, started_s)
+    await context.abort_with_status(rpc_status.to_status(statuses.describe(error)))
+    raise error  # never reached: abort raises
 
 
 def _ended(metrics: RpcMetrics, code: grpc.StatusCode, started_s: float) -> None:

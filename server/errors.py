@@ -20,6 +20,8 @@ from typing import ClassVar
 
 import grpc
 
+UNEXPECTED = "internal error; the server's log has it"  # all that a client is told of any other exception
+
 
 class ModelZooError(Exception):
     """What a client may be told; `edge` turns it into the status of the call."""

@@ -8,7 +8,6 @@ from PIL import Image
 
 from artifact import pictures
 
-_MAGIC = b"\xff\xd8\xff"
 _EXIF = b"Exif\0\0"
 _SPACES = {"Gray": "GRAY", "YCbCr": "RGB"}  # as files have them, and as they are wanted
 
@@ -23,7 +22,7 @@ def codec(encoded: bytes, mode: str, divisor: int) -> Image.Image:
         PictureError: damaged or truncated.
         MemoryError: there is no room for its pixels.
     """
-    if encoded.startswith(_MAGIC):
+    if pictures.is_jpeg(encoded):
         try:
             image = _decoded(encoded, divisor)
         except MemoryError:
@@ -31,7 +30,7 @@ def codec(encoded: bytes, mode: str, divisor: int) -> Image.Image:
         except Exception:  # noqa: BLE001 - whatever it is, Pillow has the last word
             image = None
         if image is not None:
-            return image if image.mode == mode else image.convert(mode)
+            return pictures.in_mode(image, mode)
     return pictures.pillow(encoded, mode, divisor)
 
 

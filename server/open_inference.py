@@ -10,7 +10,7 @@ import grpc
 from artifact.layout import OUTPUT
 from artifact.pictures import Pixels
 from modelzoo.v1 import open_inference_pb2
-from server import parameters, tensors, wire
+from server import deadlines, parameters, tensors, wire
 from server.accounts import Account, Accounts
 from server.administration import Administration
 from server.batcher import Batcher
@@ -91,8 +91,7 @@ class OpenInference:
             priority = parameters.priority(message.parameters)
             timeout_s = parameters.timeout_s(message.parameters)
             if timeout_s is not None:
-                own_s = time.monotonic() + timeout_s
-                deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
+                deadline_s = deadlines.within(timeout_s, deadline_s)
             if asked.place is not None:
                 self._regions.require(asked.place)
             content = None

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from structlog.typing import FilteringBoundLogger
 
-from server.errors import ModelZooError
+from server.errors import UNEXPECTED, ModelZooError
 from server.in_flight import InFlight
 from server.metrics import RpcMetrics
 
@@ -106,21 +106,22 @@ class Stream(Generic[Request]):
             answer = self._answers.failed(request, error)
         except Exception:  # noqa: BLE001 - the other requests of the stream go on
             self._log.exception("call_failed")
-            answer = self._answers.failed(request, ModelZooError("internal error; the server's log has it"))
+            answer = self._answers.failed(request, ModelZooError(UNEXPECTED))
         self._unwritten.append((answer.SerializeToString(), len(body)))
         self._changed.set()
 
     async def _write(self) -> None:
         """Write answers as they come; gRPC takes one at a time."""
-        while not (self._read_all and not self._outstanding):
+        while True:
             self._changed.clear()
             while self._unwritten:
                 answer, size_bytes = self._unwritten.popleft()
                 await self._context.write(answer)
                 self._metrics.sent.inc()
                 self._leave(size_bytes)
-            if not (self._read_all and not self._outstanding):
-                await self._changed.wait()
+            if self._read_all and not self._outstanding:
+                return
+            await self._changed.wait()
 
     def _enter(self, size_bytes: int) -> None:
         self._metrics.received.inc()

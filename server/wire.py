@@ -1,4 +1,4 @@
-"""A look at a message's bytes before they are parsed."""
+"""From a message's bytes to a request, after a look at what parsing them would cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
