@@ -17,6 +17,7 @@ from torchvision import models
 
 from export import graph, verify, weights
 from modelzoo.v1 import manifest_pb2
+from tests.zoo.networks import with_statistics
 from zoo import catalog
 from zoo.spec import InputSpec
 from zoo.weights import ImageNetWeights, imagenet
@@ -36,14 +37,7 @@ def lenet() -> State:
 def resnet() -> nn.Module:
     """torchvision's own network, with the statistics of a trained one."""
     torch.manual_seed(0)
-    network: nn.Module = models.resnet18(weights=None)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.8, 1.2)
-    return network.eval()
+    return with_statistics(models.resnet18(weights=None))
 
 
 def published(path: Path) -> ImageNetWeights:

@@ -1,6 +1,5 @@
 """What the server's tests share: pictures, networks that can be held, and readings of the metrics."""
 
-import asyncio
 import io
 import threading
 import urllib.request
@@ -19,14 +18,14 @@ from artifact.pictures import Pixels
 from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
 from server.batcher import Batcher
-from server.batches import Batch
 from server.costs import Costs
 from server.device import Device
 from server.lane import Lane
-from server.metrics import UNANSWERED, Metrics
+from server.metrics import Metrics
 from server.network import Network, OnnxNetwork, Probabilities
 from server.queues import ModelQueue
-from server.submissions import Priority, Submission
+from tests.server import progress
+from tests.server.by_hand import ByHand, Clock, Echo
 
 MODEL = "lenet5-digits"
 
@@ -123,24 +122,6 @@ def gates() -> Iterator[Gates]:
         network.open_all()
 
 
-class Echo:
-    """A network whose answer tells the picture: its first value, as the probability of label 0 of 2."""
-
-    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
-        first = np.array([row.flat[0] for row in rows], np.float32) / 255  # [N]
-        return np.stack([first, 1 - first], axis=1)  # [N, 2]
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @dataclass
 class Wired:
     """A batcher, its lane and one model's queue, wired as `app` does; to be made on an event loop."""
@@ -202,98 +183,6 @@ def wire() -> Iterator[Callable[..., Wired]]:
         assert wired.lane.stop(60), "the lane did not end"
 
 
-class ByHand:
-    """A batcher whose batches the test takes and runs itself, on a clock and in a loop that it moves.
-
-    Attributes:
-        complaints: what went wrong in callbacks of the loop, a future that was settled twice say.
-    """
-
-    def __init__(self, lanes: int = 1, max_queue_delay_s: float = 0.0) -> None:
-        self.clock = Clock()
-        self.wake = threading.Condition()
-        self.logged: list[tuple[str, Exception]] = []
-        self.complaints: list[dict[str, object]] = []
-        self.loop = asyncio.new_event_loop()
-        self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self.metrics = Metrics(CollectorRegistry())
-        self._lanes = lanes
-
-        async def make() -> Batcher:
-            return Batcher(
-                self.wake,
-                lambda model, error: self.logged.append((model, error)),
-                lanes=lanes,
-                max_queue_delay_s=max_queue_delay_s,
-                clock=self.clock,
-            )
-
-        self.batcher = self.loop.run_until_complete(make())
-
-    def __enter__(self) -> "ByHand":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.turn()
-        self.loop.close()
-        assert self.complaints == []
-
-    def add(
-        self,
-        name: str,
-        latency_s: dict[int, float],
-        *,
-        padded: bool = False,
-        max_queue_size: int = 64,
-        network: Network | None = None,
-    ) -> ModelQueue:
-        """Add a model: its batches' times by their size."""
-        costs = Costs(latency_s, padded=padded, measured_s=self.clock(), lanes=self._lanes)
-        metrics = self.metrics.for_batcher(name)
-        queue = ModelQueue(name, network or Echo(), 2, costs, max_queue_size, metrics)
-        self.batcher.add(queue)
-        return queue
-
-    def submit(
-        self, queue: ModelQueue, *values: int, within_s: float | None = None, bulk: bool = False
-    ) -> Submission:
-        """Queue pictures of one value each."""
-        images = [np.full((2, 2, 1), value, np.uint8) for value in values]
-        deadline_s = None if within_s is None else self.clock() + within_s
-        priority = Priority.BULK if bulk else Priority.INTERACTIVE
-        return self.batcher.enqueue(queue, images, deadline_s, priority=priority)
-
-    def take(self, lane: int = 0) -> Batch | float | None:
-        """Take the next batch, as a lane does."""
-        with self.wake:
-            batch = self.batcher.take(lane)
-        self.turn()
-        return batch
-
-    def run(self, batch: Batch, seconds: float) -> None:
-        """Run a batch for so long, and settle it."""
-        batch.start()
-        self.clock.now_s += seconds
-        batch.finish()
-        self.turn()
-
-    def turn(self) -> None:
-        """Let the loop do all that it can do now."""
-        for _ in range(2):  # what was handed over, and the callbacks of what that settled
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
-
-    def unanswered(self, name: str) -> dict[str, float]:
-        """Count a model's images that were not answered, by the reasons there were."""
-        counts = {
-            reason: self.metrics.registry.get_sample_value(
-                "modelzoo_unanswered_images_total", {"model": name, "reason": reason}
-            )
-            for reason in UNANSWERED
-        }
-        return {reason: count for reason, count in counts.items() if count}
-
-
 @pytest.fixture(scope="session")
 def by_hand() -> type[ByHand]:
     """Give the class: the test makes as many as it needs, each in a `with`."""
@@ -333,14 +222,8 @@ def waiting(reading: Reading) -> Reading:
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Wait for another thread's progress; the test's own time limit ends it."""
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        tick = threading.Event()
-        while not condition():
-            tick.wait(0.002)
-
-    return wait_for
+    """Give `progress.wait_for`."""
+    return progress.wait_for
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from server import edge, logs
 from server.edge import Edge, Handler
 from server.in_flight import InFlight
 from server.metrics import Metrics
+from tests.server.progress import wait_for
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
@@ -211,9 +211,7 @@ def test_what_was_in_flight_is_given_back_however_a_call_ends(small) -> None:
             network.entered.acquire()
             gone.cancel()
         network.gate.set()
-        tick = threading.Event()
-        while not running.server._in_flight.idle.is_set():
-            tick.wait(0.002)
+        wait_for(running.server._in_flight.idle.is_set)
         for _ in range(3):
             with pytest.raises(ClientError, match="pixels of shape"):
                 client.classify(MODEL, bad)

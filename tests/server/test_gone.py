@@ -1,9 +1,7 @@
 """Clients that leave before their answer: every call is counted to its end, and nothing of it stays."""
 
-import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 
 import grpc
 import numpy as np
@@ -12,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.server.progress import wait_for
 
 MODEL = "lenet5-digits"
 CALLS = 20
@@ -40,17 +39,11 @@ def counts(running) -> dict[str, object]:
     return seen
 
 
-def wait_until(reached: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    while not reached():
-        tick.wait(0.01)
-
-
 def expect_idle(running) -> None:
     """Wait until nothing of any call is left; a call that stays hangs here until the test's own limit."""
     server = running.server
-    wait_until(server._in_flight.idle.is_set)
-    wait_until(lambda: counts(running)["waiting images"] == 0)
+    wait_for(server._in_flight.idle.is_set)
+    wait_for(lambda: counts(running)["waiting images"] == 0)
     assert server._decoder.waiting_pixels == 0
     assert (server._in_flight._bytes, server._in_flight._requests) == (0, 0)
 
@@ -63,7 +56,7 @@ def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_s
         stub = classifier_pb2_grpc.ClassifierServiceStub(channel)
         futures = [stub.Classify.future(REQUEST) for _ in range(CALLS)]
         gates[MODEL].entered.acquire()
-        wait_until(lambda: counts(running)["waiting images"] == (CALLS - 1) * 32)
+        wait_for(lambda: counts(running)["waiting images"] == (CALLS - 1) * 32)
         assert counts(running)["started"] == CALLS
         assert not running.server._in_flight.idle.is_set()
         for future in futures:
@@ -88,7 +81,7 @@ def test_clients_that_hang_up_while_their_pictures_are_decoded_leave_nothing(sta
     with grpc.insecure_channel(running.address) as channel:
         stub = classifier_pb2_grpc.ClassifierServiceStub(channel)
         futures = [stub.Classify.future(request) for _ in range(4)]
-        wait_until(lambda: counts(running)["started"] == 4)
+        wait_for(lambda: counts(running)["started"] == 4)
         for future in futures:
             future.cancel()
     expect_idle(running)

@@ -22,6 +22,7 @@ from artifact import golden, manifest
 from client import Client, ClientError
 from modelzoo.v1 import classifier_pb2
 from server.errors import StartError
+from tests.server.progress import wait_for
 
 BROKEN, OTHERS = "lenet5-digits", ("simple_cnn-digits", "two_block_cnn-digits")
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -209,9 +210,7 @@ def test_a_stopping_server_answers_what_it_accepted_and_refuses_the_rest(start_s
         gates[BROKEN].entered.acquire()  # the lane is held by the first
         accepted += [pool.submit(client.classify, BROKEN, [pixels]) for _ in range(4)]
         queue = running.server._repository._models[BROKEN].queue
-        tick = threading.Event()
-        while queue.waiting < 4:
-            tick.wait(0.002)
+        wait_for(lambda: queue.waiting == 4)
         with grpc.insecure_channel(running.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
             assert next(watch).status == SERVING

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from client import Client, ClientError
 from modelzoo.v1 import classifier_pb2
 from server.streams import MAX_OUTSTANDING
+from tests.server.progress import wait_for
 
 MODEL, OTHER = "lenet5-digits", "simple_cnn-digits"
 SERVICE = "modelzoo.v1.ClassifierService"
@@ -58,9 +59,7 @@ def received(running, reading) -> float:
 
 
 def until_received(running, reading, count: int) -> None:
-    tick = threading.Event()
-    while received(running, reading) < count:
-        tick.wait(0.002)
+    wait_for(lambda: received(running, reading) >= count)
 
 
 @pytest.fixture
@@ -177,9 +176,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(gated) -> None:
     network.entered.acquire()
     stream.call.cancel()
     network.gate.set()
-    tick = threading.Event()
-    while not running.server._in_flight.idle.is_set():
-        tick.wait(0.002)
+    wait_for(running.server._in_flight.idle.is_set)
     with running.client() as client:
         assert len(client.classify(MODEL, [PIXELS])) == 1
 

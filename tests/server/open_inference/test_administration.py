@@ -53,6 +53,14 @@ def answered_by(tensors) -> str:
     return tensors.stub.ModelInfer(tensors.pixels(PIXELS)).model_version
 
 
+def held(tensors, network) -> "grpc.Future":
+    """Ask, and have the device hold the answer back until `network.gate` is set."""
+    network.shut()
+    accepted = tensors.stub.ModelInfer.future(tensors.pixels(PIXELS))
+    network.entered.acquire()
+    return accepted
+
+
 def test_nobody_loads_or_unloads_unless_a_setting_allows_it(tensors) -> None:
     for call, request in (
         (tensors.stub.RepositoryModelLoad, Load(model_name=MODEL)),
@@ -109,9 +117,7 @@ def test_a_server_without_its_last_model_is_not_ready(controlled) -> None:
 def test_unloading_waits_for_what_was_accepted_and_takes_no_more(controlled, gates, wait_for) -> None:
     running, tensors = controlled(gates)
     network = gates[MODEL]
-    network.shut()
-    accepted = [tensors.stub.ModelInfer.future(tensors.pixels(PIXELS))]
-    network.entered.acquire()
+    accepted = [held(tensors, network)]
     accepted.append(tensors.stub.ModelInfer.future(tensors.pixels(PIXELS)))
     wait_for(lambda: running.server._repository.held(MODEL).queue.waiting == 1)
     unloading = tensors.stub.RepositoryModelUnload.future(Unload(model_name=MODEL))
@@ -155,9 +161,7 @@ def test_a_new_version_takes_over_while_the_old_one_answers_what_it_accepted(
 ) -> None:
     running, tensors = controlled(gates, lanes=2)  # the second loads while the first is held
     old = gates[MODEL]
-    old.shut()
-    accepted = tensors.stub.ModelInfer.future(tensors.pixels(PIXELS))
-    old.entered.acquire()
+    accepted = held(tensors, old)
     publish(scratch_repository, 2)
     tensors.stub.RepositoryModelLoad(Load(model_name=MODEL))
     assert states(tensors)[MODEL] == ("2", "READY")
@@ -258,9 +262,7 @@ def test_an_artifact_is_served_as_it_was_published(controlled) -> None:
 def test_a_change_whose_client_is_gone_is_finished(controlled, gates, wait_for) -> None:
     _, tensors = controlled(gates)
     network = gates[MODEL]
-    network.shut()
-    accepted = tensors.stub.ModelInfer.future(tensors.pixels(PIXELS))
-    network.entered.acquire()
+    accepted = held(tensors, network)
     unloading = tensors.stub.RepositoryModelUnload.future(Unload(model_name=MODEL))
     wait_for(lambda: states(tensors)[MODEL] == ("1", "UNLOADING"))
     unloading.cancel()
@@ -287,9 +289,7 @@ def test_many_changes_at_once_leave_every_model_in_one_state(controlled) -> None
 def test_a_server_that_stops_changes_nothing_any_more(controlled, gates, wait_for) -> None:
     running, tensors = controlled(gates)
     network = gates[MODEL]
-    network.shut()
-    accepted = tensors.stub.ModelInfer.future(tensors.pixels(PIXELS))
-    network.entered.acquire()
+    accepted = held(tensors, network)
     with ThreadPoolExecutor() as pool:
         stopping = pool.submit(running.stop)
         wait_for(lambda: running.server._repository.draining)
