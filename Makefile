@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two workers, a module each: much of a test is waiting, for processes to start and servers to stop.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
@@ -35,11 +37,11 @@ export: $(READY)
 
 # Everything that is not slow: under five minutes on two cores.
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
 
 # Training to full accuracy, conformance, wheels: under thirty minutes on two cores.
 test-slow: $(READY)
-	$(BIN)/pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 # Ask every model of the zoo (`make zoo`) all held-out digits over gRPC.
 test-zoo: $(READY)

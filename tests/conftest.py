@@ -27,6 +27,13 @@ from zoo import catalog
 QUICK = {"simple_cnn": 8, "two_block_cnn": 2, "lenet5": 2}  # epochs
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded, wherever they ran."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_from_outside() -> None:
     """Remove what the developer's shell tells a server."""
@@ -34,12 +41,12 @@ def no_settings_from_outside() -> None:
         del os.environ[name]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def frozen_libraries() -> None:
-    """Let the garbage collector pass over what torch and its like made when they were imported.
+@pytest.fixture(scope="module", autouse=True)
+def frozen_past() -> None:
+    """Let the garbage collector pass over what earlier modules and the training libraries left.
 
     A server collects garbage whenever it measures memory, six times a start. Alone that takes it a few
-    milliseconds, among a million objects of the training libraries a quarter of a second each.
+    milliseconds, among a million objects of a process that exported networks a quarter of a second each.
     """
     gc.collect()
     gc.freeze()
