@@ -14,7 +14,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import uvloop
@@ -26,7 +26,7 @@ from server.batcher import Batcher
 from server.costs import Costs
 from server.lane import Lane
 from server.metrics import Metrics
-from server.network import Probabilities
+from server.network import Probabilities, Rows
 from server.queues import ModelQueue
 from server.submissions import Submission
 
@@ -43,7 +43,7 @@ class Nothing:
         self._answers = np.full((LARGEST, LABELS), 1 / LABELS, np.float32)  # [N, K]
         self.batches = 0
 
-    def infer(self, rows: Sequence[object]) -> Probabilities:
+    def infer(self, rows: Rows) -> Probabilities:
         """Give so many rows."""
         self.batches += 1
         return self._answers[: len(rows)]

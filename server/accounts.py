@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from types import TracebackType
 
 import grpc
 
@@ -16,21 +14,27 @@ from server.repository import Repository
 from server.submissions import Answer
 
 
-@dataclass
 class Account:
-    """One request.
+    """One request, as a context: it holds its model, and how it leaves is how it is counted.
 
     Attributes:
         model: answers it.
-        images: of the request, once it is answered.
     """
 
-    model: ReadyModel
-    images: int = 0
-    _decode_s: float = 0.0
-    _queue_s: float = 0.0
-    _infer_s: float = 0.0
-    _inferred_s: float = 0.0
+    __slots__ = (
+        *("model", "_metrics", "_deadline_s", "_started_s"),
+        *("_decode_s", "_queue_s", "_infer_s", "_inferred_s", "_images"),
+    )
+
+    def __init__(
+        self, model: ReadyModel, metrics: Metrics, deadline_s: float | None, started_s: float
+    ) -> None:
+        self.model = model
+        self._metrics = metrics
+        self._deadline_s = deadline_s
+        self._started_s = started_s
+        self._decode_s = self._queue_s = self._infer_s = self._inferred_s = 0.0
+        self._images = 0
 
     def decoded(self, duration_s: float) -> None:
         """Note how long decoding took; 0 where only pixels came."""
@@ -39,22 +43,41 @@ class Account:
 
     def inferred(self, answer: Answer) -> None:
         """Note what the batcher gave."""
-        self.images = len(answer.probabilities)
+        self._images = len(answer.probabilities)
         self._queue_s, self._infer_s = answer.queue_s, answer.infer_s
         self._inferred_s = time.monotonic()
 
-    def close(self, started_s: float) -> None:
-        """Count it as answered."""
-        now_s = time.monotonic()
-        self.model.metrics.duration.observe(now_s - started_s)
-        self.model.metrics.images.inc(self.images)
-        self.model.statistics.answered(
-            now_s - started_s,
-            decode_s=self._decode_s,
-            queue_s=self._queue_s,
-            infer_s=self._infer_s,
-            encode_s=now_s - self._inferred_s,
-        )
+    def __enter__(self) -> "Account":
+        """Hold the model."""
+        self.model.in_flight.enter(0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the model go, and count."""
+        del kind, trace
+        model, now_s = self.model, time.monotonic()
+        if error is None:
+            model.metrics.answered.inc()
+            model.metrics.images.inc(self._images)
+            model.metrics.duration.observe(now_s - self._started_s)
+            model.statistics.answered(
+                now_s - self._started_s,
+                decode_s=self._decode_s,
+                queue_s=self._queue_s,
+                infer_s=self._infer_s,
+                encode_s=now_s - self._inferred_s,
+            )
+        else:
+            code = grpc.StatusCode.INTERNAL
+            if isinstance(error, ModelZooError):
+                code = error.status
+            elif isinstance(error, asyncio.CancelledError):
+                code = why_cancelled(self._deadline_s)
+            self._metrics.request_ended(model.status.name, code)
+            model.statistics.failed.add(now_s - self._started_s)
+        model.in_flight.leave(0)
 
 
 class Accounts:
@@ -64,37 +87,17 @@ class Accounts:
         self._repository = repository
         self._metrics = metrics
 
-    @contextmanager
-    def open(self, name: str, version: int | None, deadline_s: float | None) -> Iterator[Account]:
-        """Find the model that answers a request, hold it until the request has ended, and count that.
+    def open(self, name: str, version: int | None, deadline_s: float | None) -> Account:
+        """Find the model that answers a request; where none does, the request is counted at once.
 
         Raises:
             ModelNotFoundError: there is none of that name or version.
             ModelNotReadyError: it does not serve.
         """
         started_s = time.monotonic()
-        code = grpc.StatusCode.INTERNAL  # unless it ends otherwise below
-        model = None
         try:
-            model = self._repository.ready(name, version)
-            model.in_flight.enter(0)
-            account = Account(model)
-            yield account
-        except ModelNotFoundError as error:
-            code, name = error.status, UNKNOWN_MODEL
-            raise
+            return Account(self._repository.ready(name, version), self._metrics, deadline_s, started_s)
         except ModelZooError as error:
-            code = error.status
+            known = UNKNOWN_MODEL if isinstance(error, ModelNotFoundError) else name
+            self._metrics.request_ended(known, error.status)
             raise
-        except asyncio.CancelledError:
-            code = why_cancelled(deadline_s)
-            raise
-        else:
-            code = grpc.StatusCode.OK
-            account.close(started_s)
-        finally:
-            self._metrics.request_ended(name, code)
-            if model is not None:
-                if code is not grpc.StatusCode.OK:
-                    model.statistics.failed.add(time.monotonic() - started_s)
-                model.in_flight.leave(0)

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from artifact.pictures import Pixels
 from server import deadlines
 from server.admission import Door
 from server.batches import Batch
 from server.errors import ExpiredError, ModelNotReadyError
 from server.handover import hand_over
 from server.metrics import Unanswered
+from server.network import Rows
 from server.priorities import Turns
 from server.queues import ModelQueue
 from server.submissions import Answer, Priority, Submission
@@ -70,7 +70,7 @@ class Batcher:
     async def submit(
         self,
         queue: ModelQueue,
-        images: Sequence[Pixels],
+        images: Rows,
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,
@@ -94,7 +94,7 @@ class Batcher:
     def enqueue(
         self,
         queue: ModelQueue,
-        images: Sequence[Pixels],
+        images: Rows,
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,

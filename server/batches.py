@@ -48,7 +48,9 @@ class Batch:
     def start(self) -> None:
         """Infer on the calling thread; or only set the batch on its way, where the network can."""
         self._started_s = self.clock()
-        rows = [row for seats in self.seats for row in seats.submission.images[seats.start : seats.stop]]
+        parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
+        # What came in one array is not taken apart where it is the whole batch.
+        rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
         try:
             if self.queue.pipelined:
                 self._on_its_way = self.queue.pipelined.start(rows)
@@ -86,7 +88,8 @@ class Batch:
             return outcome
         if outcome.shape != wanted:
             return ValueError(f"the network gave probabilities of shape {outcome.shape}, not {wanted}")
-        self._not_numbers = np.flatnonzero(~np.isfinite(outcome).all(axis=1)).tolist()
+        if not np.isfinite(outcome.sum()):  # one look where all is well
+            self._not_numbers = np.flatnonzero(~np.isfinite(outcome).all(axis=1)).tolist()
         return outcome
 
     def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:

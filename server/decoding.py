@@ -73,14 +73,17 @@ class Decoder:
         rows: dict[int, Pixels] = {}
         encoded: dict[int, bytes] = {}
         sizes: dict[int, int] = {}
+        shape = None
         for index, image in enumerate(images):
             if image.HasField("pixels"):
-                rows[index] = _pixels(index, image.pixels, manifest.input)
+                shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
+                rows[index] = _pixels(index, image.pixels, shape)
             else:
                 encoded[index] = image.encoded
                 sizes[index] = _measure(index, encoded[index], self._limits.picture)
-        if encoded:
-            rows |= await self._decode(encoded, sizes, manifest)
+        if not encoded:
+            return list(rows.values())
+        rows |= await self._decode(encoded, sizes, manifest)
         return [rows[index] for index in range(len(images))]
 
     async def decode_files(self, files: Sequence[bytes], manifest: manifest_pb2.Manifest) -> list[Pixels]:
@@ -178,18 +181,20 @@ class _InvalidImageError(InvalidRequestError):
         self.index = index
 
 
-def _pixels(index: int, pixels: classifier_pb2.Pixels, shape: manifest_pb2.Input) -> Pixels:
+def _pixels(index: int, pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels:
     """Take raw pixels as uint8 ``[H, W, C]``.
+
+    Args:
+        wanted: height, width and channels of the model's input.
 
     Raises:
         InvalidRequestError: another shape than the model's, or another number of bytes.
     """
     given = (pixels.height, pixels.width, pixels.channels)
-    wanted = (shape.height, shape.width, shape.channels)
     if given != wanted:
         raise _InvalidImageError(index, f"pixels of shape {given} (height, width, channels), not {wanted}")
     data = pixels.data  # read once: every access copies
-    size_bytes = shape.height * shape.width * shape.channels
+    size_bytes = wanted[0] * wanted[1] * wanted[2]
     if len(data) != size_bytes:
         raise _InvalidImageError(index, f"{len(data)} bytes of pixels, not {size_bytes}")
     return np.frombuffer(data, np.uint8).reshape(wanted)

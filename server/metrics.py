@@ -88,6 +88,7 @@ class RequestMetrics:
     duration: Histogram
     decode: Histogram
     images: Counter
+    answered: Counter
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,7 @@ class Metrics:
             duration=self._request_duration.labels(model),
             decode=self._stage_duration.labels(model, "decode"),
             images=self._images.labels(model),
+            answered=self._requests.labels(model, grpc.StatusCode.OK.name),
         )
 
     def request_ended(self, model: str, code: grpc.StatusCode, count: int = 1) -> None:

@@ -50,11 +50,29 @@ class Model:
     labels: tuple[str, ...] = ()
     queue: ModelQueue | None = None
     in_flight: InFlight = field(default_factory=lambda: InFlight(0))
+    _serving: ReadyModel | None = field(init=False, default=None)
 
     @property
     def is_ready(self) -> bool:
         """Tell whether it serves."""
-        return self.status.state == State.MODEL_STATE_READY
+        return self._serving is not None
+
+    def enter(self, state: "State.ValueType") -> None:
+        """Go into a state; into READY with a manifest, labels and a queue."""
+        self.status.state = state
+        self._serving = None
+        if state == State.MODEL_STATE_READY:
+            if self.manifest is None or self.queue is None:
+                raise RuntimeError("a model that is READY has a manifest and a queue. This is a bug.")
+            self._serving = ReadyModel(
+                self.status,
+                self.metrics,
+                self.statistics,
+                self.manifest,
+                self.labels,
+                self.queue,
+                self.in_flight,
+            )
 
     def ready(self) -> ReadyModel:
         """Give what classifying needs.
@@ -62,18 +80,10 @@ class Model:
         Raises:
             ModelNotReadyError: it is loading, draining, unloaded or failed.
         """
-        if not self.is_ready or self.manifest is None or self.queue is None:
+        if self._serving is None:
             reason = f": {self.status.reason}" if self.status.reason else ""
             raise ModelNotReadyError(f"{self.entry.name} is {state_name(self.status.state)}{reason}")
-        return ReadyModel(
-            self.status,
-            self.metrics,
-            self.statistics,
-            self.manifest,
-            self.labels,
-            self.queue,
-            self.in_flight,
-        )
+        return self._serving
 
 
 def state_name(state: "State.ValueType") -> str:

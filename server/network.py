@@ -17,17 +17,18 @@ from modelzoo.v1 import manifest_pb2
 from server.device import Device, open_session
 
 Probabilities = npt.NDArray[np.float32]
+Rows = Sequence[Pixels] | npt.NDArray[np.uint8]  # images, one by one or in an array [N, H, W, C]
 
 
 class Network(Protocol):
     """What a lane runs."""
 
-    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+    def infer(self, rows: Rows) -> Probabilities:
         """Answer one batch.
 
         Args:
-            rows: N times uint8 ``[H, W, C]``, as the manifest says; 1 to the largest allowed batch size of
-                them. What is padded for the device's sake stays in here.
+            rows: N times uint8 ``[H, W, C]``, as the manifest says, in one array or in many; 1 to the largest
+                allowed batch size of them. What is padded for the device's sake stays in here.
 
         Returns:
             float32 ``[N, K]``, in the order of the rows; the caller's to keep.
@@ -47,7 +48,7 @@ class Pipelined(Network, Protocol):
 
     depth: int
 
-    def start(self, rows: Sequence[Pixels]) -> object:
+    def start(self, rows: Rows) -> object:
         """Set a batch on its way; see `infer`.
 
         Returns:
@@ -88,10 +89,10 @@ class OnnxNetwork:
         self.not_captured = ""
         self._padded_to = 0 if device.ordinal is None else max(batch_sizes)
 
-    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+    def infer(self, rows: Rows) -> Probabilities:
         """Stack the rows and run them; see `Network.infer`."""
         padding = [rows[0]] * (self._padded_to - len(rows))
-        images = np.stack([*rows, *padding])  # [N, H, W, C]
+        images = rows if isinstance(rows, np.ndarray) and not padding else np.stack([*rows, *padding])
         probabilities: Probabilities = self._session.run([self._output], {self._input: images})[0]
         return probabilities[: len(rows)]
 

@@ -1,14 +1,12 @@
 """The Open Inference Protocol: a request's way from its tensors through decoder and batcher to tensors."""
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
 import grpc
 
 from artifact.layout import OUTPUT
-from artifact.pictures import Pixels
 from modelzoo.v1 import open_inference_pb2
 from server import deadlines, parameters, tensors, wire
 from server.accounts import Account, Accounts
@@ -19,6 +17,7 @@ from server.descriptions import Descriptions, version_of
 from server.edge import Edge
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
+from server.network import Rows
 from server.ranking import off_the_loop, rank_as_texts
 from server.shared_memory import Regions
 from server.streams import Answers
@@ -113,19 +112,19 @@ class OpenInference:
         """
         return StreamResponse(infer_response=await self.infer(request, deadline_s))
 
-    async def _rows(self, account: Account, given: Sent, content: memoryview | None) -> Sequence[Pixels]:
+    async def _rows(self, account: Account, given: Sent, content: memoryview | None) -> Rows:
         """Give the pixels of every image, uint8 ``[H, W, C]``."""
         described = account.model.manifest
         if given.form == tensors.PIXELS:
             account.decoded(0.0)
-            return list(tensors.pixels(given, content, described.input))
+            return tensors.pixels(given, content, described.input)
         started_s = time.monotonic()
         rows = await self._decoder.decode_files(tensors.files(given, content), described)
         account.decoded(time.monotonic() - started_s)
         return rows
 
     async def _submit(
-        self, account: Account, rows: Sequence[Pixels], deadline_s: float | None, priority: Priority
+        self, account: Account, rows: Rows, deadline_s: float | None, priority: Priority
     ) -> Answer:
         try:
             answer = await self._batcher.submit(account.model.queue, rows, deadline_s, priority=priority)

@@ -13,7 +13,7 @@ import numpy as np
 
 from artifact.pictures import Pixels
 from server.cuda import Cuda, Event, Stream
-from server.network import Probabilities
+from server.network import Probabilities, Rows
 
 _SETS = 2  # one is filled while the other runs
 _WARM_UPS = 4  # two plain runs, the capture, one replay
@@ -110,11 +110,11 @@ class PipelinedNetwork:
             self.close()
             raise
 
-    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+    def infer(self, rows: Rows) -> Probabilities:
         """Answer one batch; see `Network.infer`."""
         return self.finish(self.start(rows))
 
-    def start(self, rows: Sequence[Pixels]) -> Started:
+    def start(self, rows: Rows) -> Started:
         """Queue a batch on the device; at most `depth` of them before the first is finished.
 
         Raises:

@@ -267,7 +267,7 @@ class Repository:
         return 0 if self.memory.device is None else self.memory.device()
 
     def _set_state(self, model: Model, state: "State.ValueType") -> None:
-        model.status.state = state
+        model.enter(state)
         self.metrics.set_state(model.entry.name, model.entry.version, state_name(state))
         if self._is_held(model):
             self.on_state(model.entry.name, state)

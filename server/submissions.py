@@ -4,16 +4,15 @@ The event loop makes, settles and cancels submissions; `queues` has those that w
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from artifact.pictures import Pixels
 from server.errors import ExpiredError
 from server.metrics import Unanswered
-from server.network import Probabilities
+from server.network import Probabilities, Rows
 
 if TYPE_CHECKING:
     from server.queues import ModelQueue
@@ -79,7 +78,7 @@ class Submission(asyncio.Future[Answer]):
     def __init__(
         self,
         queue: "ModelQueue",
-        images: Sequence[Pixels],
+        images: Rows,
         deadline_s: float | None,
         priority: Priority,
         submitted_s: float,

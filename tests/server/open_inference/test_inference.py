@@ -111,7 +111,11 @@ def test_a_version_may_be_named(tensors, images: np.ndarray) -> None:
 def test_a_full_queue_is_told_as_the_settings_say(start_server, tensors_of, gates, images, wait_for) -> None:
     for compat, code in (("none", "RESOURCE_EXHAUSTED"), ("triton", "UNAVAILABLE")):
         running = start_server(
-            open_network=gates, status_compat=compat, max_queue_size=40, max_images_per_request=40
+            open_network=gates,
+            status_compat=compat,
+            max_queue_size=40,
+            max_images_per_request=40,
+            model_batch_sizes={MODEL: [32]},  # whatever the machine measures, 32 go at once
         )
         tensors, network = tensors_of(running), gates[MODEL]
         network.shut()
