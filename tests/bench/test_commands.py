@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import batcher, lanes
+from bench import batcher, ceiling, lanes
 
 
 def test_what_the_batcher_costs_is_told_for_both_ways(
@@ -21,6 +21,19 @@ def test_what_the_batcher_costs_is_told_for_both_ways(
         assert 0 < best <= middle <= worst
         assert process > 0
         assert 1 <= batch <= 16
+
+
+def test_a_server_that_does_nothing_shows_what_the_machine_allows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ceiling", "--seconds", "0.5", "--rounds", "1"])
+    assert ceiling.main() == 0
+    rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:-4] for row in rows] == [["a", "call", "each"], ["streams"]]
+    for *_, rate, capacity, generator, errors in rows:
+        assert float(rate) > 0 < float(capacity)
+        assert generator in {"h2load", "python"}
+        assert errors == "0"
 
 
 def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(

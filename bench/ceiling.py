@@ -1,0 +1,139 @@
+"""What gRPC alone allows on this machine: a server that answers at once, under the loads of `modelzoo bench`.
+
+    python -m bench.ceiling [--seconds 5] [--rounds 3]
+
+No Python server answers more small requests than this one: grpc.aio on uvloop, generic handlers, bytes in
+and out, no work. A call each (`h2load` asks where it is installed), and four streams of 32 outstanding.
+Prints the median round.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import h2load, processes
+from bench.errors import BenchError
+from client.closed_loop import closed_loop
+from client.dialects import Classify
+from client.load import Load, Report
+from modelzoo.v1 import classifier_pb2
+
+MODEL = "ceiling"
+CALLS = Load(Classify(MODEL), [np.zeros((28, 28, 1), np.uint8)], [{0}], outstanding=32)
+STREAMS = Load(Classify(MODEL), CALLS.pictures, CALLS.labels, outstanding=128, streams=4)
+_WARM_UP_S = 0.5
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+async def _serve() -> None:
+    """Answer until the standard input ends; the port is the first thing that is printed."""
+    labels = [classifier_pb2.LabelScore(label="0", probability=1.0)]
+    response = classifier_pb2.ClassifyResponse(
+        classifications=[classifier_pb2.Classification(labels=labels)],
+        timing=classifier_pb2.Timing(batch_size=1),
+    )
+    answer = response.SerializeToString()
+    streamed = classifier_pb2.ClassifyStreamResponse(response=response).SerializeToString()
+
+    async def call(_body: bytes, _context: Context) -> bytes:
+        return answer
+
+    async def stream(_: object, context: Context) -> None:
+        while isinstance(message := await context.read(), bytes):
+            await context.write(message[: 2 + message[1]] + streamed)  # the first field: the request's id
+
+    service, _, method = Classify.method[1:].partition("/")
+    methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        method: grpc.unary_unary_rpc_method_handler(call),
+        Classify.stream_method.rpartition("/")[2]: grpc.stream_stream_rpc_method_handler(stream),
+    }
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    await ended.wait()
+    await server.stop(None)
+
+
+@contextmanager
+def _served() -> Iterator[tuple[str, int]]:
+    """Start the server; give its address and its process."""
+    command = [sys.executable, "-m", "bench.ceiling", "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+        try:
+            port = (process.stdout and process.stdout.readline()) or ""
+            if not port:
+                raise BenchError("the server did not start")
+            yield f"127.0.0.1:{port.strip()}", process.pid
+        finally:
+            process.kill()
+
+
+def _measure(load: Load, address: str, pid: int) -> tuple[Report, float]:
+    """Run a load; give what was answered, and how many requests for a second of the server's processors."""
+    before_s = processes.cpu_s(pid)
+    ask = closed_loop if load.streams or not h2load.installed() else h2load.closed_loop
+    report = ask(load, address)
+    return report, report.answered / (processes.cpu_s(pid) - before_s)
+
+
+def main() -> int:
+    """Run the rounds and print the table; 1 where an answer was wrong or missing."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ceiling", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        uvloop.run(_serve())
+        return 0
+    ways = {"a call each": CALLS, "streams": STREAMS}
+    found: dict[str, list[tuple[Report, float]]] = {name: [] for name in ways}
+    try:
+        with _served() as (address, pid):
+            for _ in range(options.rounds):
+                for name, load in ways.items():
+                    timed = replace(load, seconds=options.seconds, warm_up_s=_WARM_UP_S)
+                    found[name].append(_measure(timed, address, pid))
+    except (BenchError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    title = f"a server that does nothing, {platform.machine()}, {os.cpu_count()} cores"
+    table = Table(title=title, box=None)
+    for column in ("way", "requests/s", "requests / server CPU s", "asked by", "errors"):
+        table.add_column(column, justify="right")
+    for name, rounds in found.items():
+        rate = statistics.median(report.images_per_s() for report, _ in rounds)
+        capacity = statistics.median(capacity for _, capacity in rounds)
+        errors = sum(report.errors for report, _ in rounds)
+        table.add_row(name, f"{rate:,.0f}", f"{capacity:,.0f}", rounds[0][0].generator, str(errors))
+    Console().print(table)
+    return int(any(report.errors for rounds in found.values() for report, _ in rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
