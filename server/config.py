@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     """Pictures that are decoded at the same time."""
     lanes: Annotated[int, Field(ge=1)] = 1
     """Batches that run at the same time on the CPU; a CUDA device always has one lane."""
-    threads_per_lane: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
+    threads_per_lane: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda given: max(1, core_count() // given.get("lanes", 1))
+    )
     """Threads of one batch on the CPU."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from artifact import layout
-from server import config
+from server import config, machine
 from server.errors import StartError
 
 
@@ -26,6 +26,14 @@ def test_flags_come_before_environment_before_file_before_defaults(
     settings = config.load({"grpc_port": 100, "device": None}, file)
     assert (settings.grpc_port, settings.metrics_port, settings.max_batch_size) == (100, 20, 3)
     assert (settings.log_format, settings.device, settings.max_queue_size) == ("json", "auto", 1024)
+
+
+def test_lanes_share_the_cores_unless_told_otherwise() -> None:
+    cores = machine.core_count()
+    assert config.load({}).threads_per_lane == cores
+    assert config.load({"lanes": cores}).threads_per_lane == 1
+    assert config.load({"lanes": cores + 1}).threads_per_lane == 1
+    assert config.load({"lanes": 3, "threads_per_lane": 5}).threads_per_lane == 5
 
 
 @pytest.mark.parametrize(
