@@ -134,6 +134,11 @@ def accuracy_ratio(precision: manifest_pb2.Precision) -> float | None:
     return accuracy.correct / accuracy.images if precision.HasField("accuracy") else None
 
 
+def machine_text(machine: manifest_pb2.Machine) -> str:
+    """Write what latencies were measured on: ``AMD EPYC, 2 threads``."""
+    return f"{machine.processor}, {machine.threads} thread{'s' if machine.threads != 1 else ''}"
+
+
 def _files(manifest: manifest_pb2.Manifest) -> Iterator[manifest_pb2.File]:
     yield manifest.labels
     yield manifest.golden

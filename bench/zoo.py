@@ -99,8 +99,8 @@ def _speed(precision: manifest_pb2.Precision, batch_size: int) -> str:
 
 
 def _machines(described: list[manifest_pb2.Manifest]) -> str:
-    found = sorted({f"{one.machine.processor} ({one.machine.threads} threads)" for one in described})
-    return ", ".join(found) or "on no machine yet"
+    found = sorted({manifest.machine_text(one.machine) for one in described})
+    return "; ".join(found) or "on no machine yet"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from rich.table import Table
 from cli.console import RefusedError, out, print_json, refusing
 from client.client import Client, ClientError, Label
 
-_BAR_CELLS = 20
+_BAR_CELLS = 16  # with the example of the README, a line of 80 characters
 
 
 def run(images: list[Path], model: str, address: str, top_k: int | None, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
+from artifact.manifest import machine_text
 from export.recipes import Recipe
 from export.train import Training
 from modelzoo.v1 import manifest_pb2
@@ -150,7 +151,7 @@ def latencies(
     axes.set(
         xlabel="images in a batch",
         ylabel="time of a batch, ms (log scale)",
-        title=f"Latency, ONNX Runtime on {machine.processor}, {machine.threads} threads",
+        title=f"Latency, ONNX Runtime on {machine_text(machine)}",
     )
     axes.title.set_fontsize(10)
     axes.grid(visible=True, which="both", alpha=0.2)

@@ -24,6 +24,11 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content), "utf-8")
 
 
+@pytest.mark.parametrize(("threads", "said"), [(1, "A, 1 thread"), (2, "A, 2 threads")])
+def test_a_machine_is_named_with_its_threads(threads: int, said: str) -> None:
+    assert manifest.machine_text(manifest_pb2.Machine(processor="A", threads=threads)) == said
+
+
 def test_a_manifest_comes_back_as_it_was_written(
     tmp_path: Path, fill_folder: Callable[[Path], manifest_pb2.Manifest]
 ) -> None:
