@@ -1,5 +1,6 @@
 """`modelzoo export`."""
 
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,16 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
         try:
             with Bars(name) as bars:
                 exported = pipeline.export(spec, request, bars)
-        except (ArtifactError, ExportError, OSError) as error:
-            reason = first_line(error)
+        except Exception as error:
+            known = isinstance(error, (ArtifactError, ExportError, OSError))
+            if len(specs) == 1 and known:
+                refuse(first_line(error))
             if len(specs) == 1:
-                refuse(reason)
+                raise
             failed.append(name)
-            err.print(f"{name}: {reason}", style="red")
+            if not known:
+                traceback.print_exception(error)  # a bug in one leaves the rest
+            err.print(f"{name}: {first_line(error)}", style="red")
             continue
         for line in told(exported):
             out.print(line, soft_wrap=True)

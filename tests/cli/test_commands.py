@@ -1,12 +1,10 @@
 """The command line as a user meets it: real processes, exit codes, tables, one-line refusals."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,42 +13,15 @@ from artifact import layout
 from cli import main
 from client.client import DEFAULT_ADDRESS
 from server.config import Settings
+from tests.cli.process import Run, refused
 from zoo.catalog import CATALOG
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MODELS = ("lenet5-digits", "simple_cnn-digits", "two_block_cnn-digits")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run `modelzoo` in an empty folder; environment variables by keyword."""
-
-    def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODELZOO_")}
-        return subprocess.run(
-            [sys.executable, "-m", "cli.main", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=inherited | {"COLUMNS": "160"} | environment,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture
 def picture(repository: Path) -> Path:
     return repository / MODELS[0] / "1" / layout.CARD / layout.EXAMPLE
-
-
-def refused(done: "subprocess.CompletedProcess[str]") -> str:
-    """Check that a command refused in one line, and give the line."""
-    assert done.returncode == 1, done
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert line.startswith("modelzoo: ")
-    return line
 
 
 def test_list_shows_every_row_of_the_catalog(run: Run, repository: Path) -> None:
@@ -207,36 +178,6 @@ def test_verify_refuses_what_is_not_there(run: Run, repository: Path, tmp_path: 
     assert "holds no model" in refused(run("verify", "--repository", tmp_path, "--device", "cpu"))
     line = refused(run("verify", "--repository", repository, "--device", "cuda:9"))
     assert "device cuda:9 does not work" in line
-
-
-@pytest.mark.slow  # every process imports torch
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (("lenet6",), "lenet5"),
-        (
-            ("lenet5", "--weights", "cifar"),
-            "no weights 'cifar': neither digits, mnist, imagenet, random, nor",
-        ),
-        (("lenet5", "--precision", "fp8"), "no precision is called 'fp8'; there are fp32, fp16, int8"),
-        (("lenet5", "alexnet", "--name", "one"), "one --name cannot be the name of several models"),
-    ],
-)
-def test_export_refuses_before_it_trains(
-    run: Run, tmp_path: Path, arguments: tuple[str, ...], complaint: str
-) -> None:
-    assert complaint in refused(run("export", *arguments))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_export_publishes_and_says_what_it_measured(run: Run, tmp_path: Path) -> None:
-    done = run("export", "simple_cnn", "--repository", tmp_path / "zoo")
-    assert done.returncode == 0
-    folder = tmp_path / "zoo/simple_cnn-digits/1"
-    assert done.stdout.startswith(str(folder))
-    assert "of 360 held-out images right" in done.stdout
-    assert json.loads((folder / "manifest.json").read_text())["precisions"][0]["accuracy"]["images"] == 360
 
 
 def test_the_help_names_every_default_of_the_server(run: Run) -> None:
