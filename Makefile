@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export zoo test test-slow test-zoo test-gpu lint format proto dashboard bench clean
+.PHONY: setup run export zoo test test-slow test-frontends test-zoo test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -43,6 +43,11 @@ test: $(READY)
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu"
 
+# The tests of what clients see, of servers with front ends.
+test-frontends: $(READY)
+	$(PYTEST) --frontends 2 tests/client tests/server/open_inference \
+		$(addprefix tests/server/test_,bad_input.py health.py lifecycle.py metrics.py ports.py precision.py streams.py)
+
 # Ask every model of the zoo (`make zoo`) all held-out digits over gRPC.
 test-zoo: $(READY)
 	MODELZOO_ZOO=models $(BIN)/pytest -m slow tests/test_zoo.py
@@ -64,7 +69,7 @@ format: $(READY)
 proto: PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto -I $(VENV)/lib/python3*/site-packages
 proto: $(READY)
 	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --python_out=proto --mypy_out=proto $(PROTOS)
-	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --grpc_python_out=proto --mypy_grpc_out=proto $(filter-out %/manifest.proto,$(PROTOS))
+	PATH=$(abspath $(BIN)):$$PATH $(PROTOC) --grpc_python_out=proto --mypy_grpc_out=proto $(filter-out %/manifest.proto %/frontend.proto,$(PROTOS))
 
 # Regenerate the dashboard, after a change of a panel or a metric.
 dashboard: $(READY)

@@ -22,11 +22,11 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
+from server.arrays import Probabilities, Rows
 from server.batcher import Batcher
 from server.costs import Costs
 from server.lane import Lane
 from server.metrics import Metrics
-from server.network import Probabilities, Rows
 from server.queues import ModelQueue
 from server.submissions import Submission
 

@@ -69,6 +69,7 @@ class Plan:
         rate: of an open loop after each closed one; None for none.
         deadline_s: that the requests of the open loop have.
         starts: servers that are started to measure their first requests.
+        frontends: of the server that is started; None leaves it to its settings.
     """
 
     repository: Path
@@ -87,6 +88,7 @@ class Plan:
     rate: Rate | None = None
     deadline_s: float | None = None
     starts: int = 0
+    frontends: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse wishes that contradict each other.
@@ -98,6 +100,8 @@ class Plan:
             "--starts starts servers, and --address names one that runs": self.starts and self.address,
             "--pid is the process of the server at --address": self.pid is not None and not self.address,
             "--config is for the server that is started, and --address names one that runs": self.config
+            and self.address,
+            "--frontends is for the server that is started, and --address names one that runs": self.frontends
             and self.address,
             "--protocol is that of the server at --address": self.protocol != "modelzoo" and not self.address,
             "--deadline-ms is for an open loop, which needs --rate": self.deadline_s and not self.rate,

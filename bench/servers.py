@@ -142,7 +142,12 @@ def complaint(error: ClientError, address: str) -> str:
 def _started(plan: Plan, repository: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "cli.main", "serve", "--repository", repository, "--log-format", "json"]
     command += ["--grpc-port", "0", "--metrics-port", "0"]
-    wishes = {"--precision": plan.precision, "--device": plan.device, "--config": plan.config}
+    wishes: dict[str, object] = {
+        "--precision": plan.precision,
+        "--device": plan.device,
+        "--config": plan.config,
+        "--frontends": plan.frontends,
+    }
     command += [word for flag, wish in wishes.items() if wish is not None for word in (flag, str(wish))]
     with subprocess.Popen(  # noqa: S603 - our own command, and what its caller says
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"

@@ -31,6 +31,9 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="As of serve.", show_default="auto", envvar="MODELZOO_DEVICE")
     ] = None,
+    frontends: Annotated[
+        int | None, typer.Option(help="As of serve.", show_default="0", envvar="MODELZOO_FRONTENDS", min=0)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings of the server that is started.", envvar="MODELZOO_CONFIG")
     ] = None,
@@ -68,6 +71,7 @@ def bench(
             repository=repository,
             precision=precision,
             device=device,
+            frontends=frontends,
             config=config,
             address=address,
             protocol=protocol,

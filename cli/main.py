@@ -208,6 +208,12 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option(help="Images that run together.", show_default="32")
     ] = None,
+    frontends: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that speak gRPC beside the one that runs the networks.", show_default="0"
+        ),
+    ] = None,
     allow_client_shm: Annotated[
         bool | None,
         typer.Option("--allow-client-shm", help="Let clients on this machine pass tensors in shared memory."),
@@ -237,6 +243,7 @@ def serve(
             "device": device,
             "precision": precision,
             "max_batch_size": max_batch_size,
+            "frontends": frontends,
             "allow_client_shm": allow_client_shm,
             "status_compat": status_compat,
             "log_format": log_format,

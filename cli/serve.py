@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.console import out, refusing
+from cli.console import REFUSED, err, out, refusing
 
 if TYPE_CHECKING:
     from server.app import Server
@@ -22,7 +22,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         from client.client import DEFAULT_ADDRESS
         from server import config as server_config
         from server import logs, process
-        from server.errors import StartError
+        from server.errors import FrontendError, StartError
 
     def hint(server: "Server", ready: list[str]) -> None:
         if not ready or settings.log_format != "text":
@@ -37,12 +37,17 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
             out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
 
     async def serve_and_exit() -> None:
-        await process.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
+        code = 0
+        try:
+            await process.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
+        except FrontendError as error:
+            err.print(f"modelzoo: {error}")
+            code = REFUSED
         # All is answered and said. A thread that is still inside a library, of a network or of a decoder
         # that the grace period did not wait for, would hold up the interpreter's own way out.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
     with refusing(StartError):
         settings = server_config.load(flags, config)

@@ -10,7 +10,7 @@ from server.edge import why_cancelled
 from server.errors import ModelNotFoundError, ModelZooError
 from server.metrics import UNKNOWN_MODEL, Metrics
 from server.model import ReadyModel
-from server.repository import Repository
+from server.models import Models
 from server.submissions import Answer
 
 
@@ -83,8 +83,8 @@ class Account:
 class Accounts:
     """Opens an account for every request."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
-        self._repository = repository
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self._models = models
         self._metrics = metrics
 
     def open(self, name: str, version: int | None, deadline_s: float | None) -> Account:
@@ -96,7 +96,7 @@ class Accounts:
         """
         started_s = time.monotonic()
         try:
-            return Account(self._repository.ready(name, version), self._metrics, deadline_s, started_s)
+            return Account(self._models.ready(name, version), self._metrics, deadline_s, started_s)
         except ModelZooError as error:
             known = UNKNOWN_MODEL if isinstance(error, ModelNotFoundError) else name
             self._metrics.request_ended(known, error.status)

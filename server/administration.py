@@ -1,14 +1,15 @@
 """What the Open Inference Protocol lets a client change: the models, and regions of shared memory."""
 
+from typing import Protocol
+
 import grpc
 
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.edge import Edge
 from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundError, UnsupportedError
 from server.model import Model, State
-from server.repository import Repository
+from server.models import Models
 from server.shared_memory import Regions
-from server.turnover import Turnover
 
 _STATES = {  # as the protocol names them
     State.MODEL_STATE_UNLOADED: "UNAVAILABLE",
@@ -18,6 +19,16 @@ _STATES = {  # as the protocol names them
     State.MODEL_STATE_FAILED: "UNAVAILABLE",
 }
 _DEPENDENTS = "unload_dependents"  # no model has any
+
+
+class Changes(Protocol):
+    """Loads and unloads models: `turnover`, or in a front end what asks for it."""
+
+    async def load(self, name: str) -> None:
+        """Load the newest version of a model; see `Turnover.load`."""
+
+    async def unload(self, name: str) -> None:
+        """Let a model answer what it accepted, and free it; see `Turnover.unload`."""
 
 
 class Administration:
@@ -30,15 +41,15 @@ class Administration:
 
     def __init__(
         self,
-        repository: Repository,
-        turnover: Turnover,
+        models: Models,
+        changes: Changes,
         regions: Regions,
         *,
         allow_model_control: bool,
         allow_client_shm: bool,
     ) -> None:
-        self._repository = repository
-        self._turnover = turnover
+        self._models = models
+        self._changes = changes
         self._regions = regions
         self._allow_model_control = allow_model_control
         self._allow_client_shm = allow_client_shm
@@ -70,7 +81,7 @@ class Administration:
         """
         del deadline_s
         _require_no_name(request.repository_name)
-        models = [model for model in self._repository if model.is_ready or not request.ready]
+        models = [model for model in self._models if model.is_ready or not request.ready]
         return messages.RepositoryIndexResponse(models=map(_indexed, models))
 
     async def load(
@@ -86,7 +97,7 @@ class Administration:
         _require_no_name(request.repository_name)
         if request.parameters:
             raise InvalidRequestError("parameters", "an artifact is served as it was published")
-        await self._turnover.load(request.model_name)
+        await self._changes.load(request.model_name)
         return messages.RepositoryModelLoadResponse()
 
     async def unload(
@@ -102,7 +113,7 @@ class Administration:
         _require_no_name(request.repository_name)
         if request.parameters.keys() - {_DEPENDENTS}:
             raise InvalidRequestError("parameters", f"there is none but {_DEPENDENTS}")
-        await self._turnover.unload(request.model_name)
+        await self._changes.unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
     async def region_status(

@@ -7,10 +7,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Mapping, Sequence
 
-import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -20,36 +18,28 @@ from prometheus_client import (
 )
 from structlog.typing import FilteringBoundLogger
 
-from artifact import pictures
-from server import classifier, health, machine, open_inference, opening
-from server.accounts import Accounts
-from server.administration import Administration
+from modelzoo.v1 import open_inference_pb2
+from server import machine, model_config, opening
 from server.batcher import Batcher
-from server.classifier import Classifier
 from server.config import Settings
-from server.decoding import Decoder, Limits
-from server.descriptions import Descriptions
 from server.device import Device, choose
 from server.device_memory import DeviceMemoryCollector
-from server.edge import Edge
 from server.errors import StartError
 from server.exposition import MetricsPort
+from server.front import Front
+from server.frontend_metrics import FrontendMetrics
+from server.frontend_processes import FrontendProcessCollector
+from server.frontends import REPORT_S, Frontends
+from server.grace import Grace
 from server.health import Health
-from server.in_flight import InFlight
 from server.lane import Lane
 from server.metrics import Metrics
-from server.model import State
+from server.model import ReadyModel, State
 from server.network import OpenNetwork
-from server.open_inference import OpenInference
-from server.ports import CONNECTION_OPTIONS, GenericOnly, address_of, require_free
+from server.ports import address_of, require_free
+from server.reports import Series, Sum
 from server.repository import Memory, Repository
-from server.shared_memory import Regions
 from server.turnover import Turnover
-
-_MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more
-# How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
-# over yet, and would cancel them without a word when it stops.
-_REFUSING_S = 0.3
 
 
 class Server:
@@ -57,21 +47,26 @@ class Server:
 
     Args:
         open_network: opens a model's network; tests may give another.
+        on_failure: told why the server, which runs, should end.
 
     Raises:
         StartError: a setting, a port or the device is not usable.
     """
 
     def __init__(
-        self, settings: Settings, log: FilteringBoundLogger, open_network: OpenNetwork = opening.open_network
+        self,
+        settings: Settings,
+        log: FilteringBoundLogger,
+        open_network: OpenNetwork = opening.open_network,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._open_network = open_network
+        self._on_failure = on_failure
         self._stack = contextlib.ExitStack()
-        self._health = Health(classifier.SERVICE, open_inference.SERVICE)
         self._tried_all = False
-        self._hurry = asyncio.Event()
+        self._grace = Grace()
         self.grpc_port = 0
         self.metrics_port = 0
 
@@ -96,15 +91,6 @@ class Server:
             wake, self._log_failure, lanes=lanes, max_queue_delay_s=settings.max_queue_delay_s
         )
         self._lane = Lane(wake, self._batcher, lanes)
-        self._decoder = Decoder(
-            settings.decoder_threads,
-            Limits(
-                pictures.Limits(settings.max_image_pixels),
-                settings.max_request_pixels,
-                settings.max_decoding_pixels,
-            ),
-        )
-        self._stack.callback(self._decoder.close)
         self._repository = Repository(
             folder=settings.repository,
             device=device,
@@ -122,9 +108,24 @@ class Server:
             on_state=self._on_state,
         )
         self._turnover = Turnover(self._repository)
+        frontend_metrics = FrontendMetrics(metrics.registry)
+        if settings.frontends:
+            self._front: Front | Frontends = Frontends(
+                settings,
+                self._repository,
+                self._batcher,
+                self._turnover,
+                frontend_metrics,
+                self._log,
+                self._on_failure,
+            )
+            self._told: Health | Frontends = self._front
+        else:
+            self._front = Front(settings, metrics, self._repository, self._turnover, _tell, self._log)
+            self._told = self._front.health
         try:
             self._repository.find()
-            await self._listen(metrics)
+            await self._listen(metrics.registry)
         except (StartError, OSError) as error:
             self._lane.stop(0)
             self._stack.close()
@@ -136,6 +137,7 @@ class Server:
             device=device.name,
             lanes=lanes,
             threads_per_lane=device.threads,
+            frontends=settings.frontends,
         )
 
     async def load(self) -> list[str]:
@@ -146,115 +148,68 @@ class Server:
         """
         await self._turnover.load_all()
         ready = [model.entry.name for model in self._repository if model.is_ready]
+        self._tried_all = True
+        self._told.set_server(serving=bool(ready))
+        if isinstance(self._front, Frontends):
+            await self._front.agree()
         if ready:
             self._log.info("serving", models=ready)
         else:
             self._log.warning("no_model_ready", repository=str(self._settings.repository))
-        self._tried_all = True
-        self._health.set_server(serving=bool(ready))
         return ready
 
     async def stop(self) -> None:
         """Answer what was accepted, refuse what is new, and end within the grace period."""
-        ends_s = time.monotonic() + self._settings.grace_s
+        self._grace.ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", grace_s=self._settings.grace_s)
-        self._health.drain()
         self._repository.drain()
-        await self._wait(asyncio.sleep(_REFUSING_S), ends_s)
-        await self._wait(self._in_flight.idle.wait(), ends_s)
-        # What is left is late, or a stream that only listens.
-        await self._grpc.stop(None)
+        await self._front.stop(self._grace)
         self._batcher.close()
-        idle = await asyncio.get_running_loop().run_in_executor(
-            None, self._lane.stop, max(0.0, ends_s - time.monotonic())
-        )
+        idle = await asyncio.get_running_loop().run_in_executor(None, self._lane.stop, self._grace.left_s)
         self._stack.close()
         self._log.info("stopped", lane_idle=idle)
 
     def hurry(self) -> None:
         """End the grace period of a stop now."""
-        self._hurry.set()
+        self._grace.hurried.set()
 
     @property
     def address(self) -> str:
         """Give the address of the gRPC services."""
         return address_of(self._settings.host, self.grpc_port)
 
-    async def _wait(self, what: Coroutine[None, None, object], ends_s: float) -> None:
-        """Wait for something until it is there, the grace period has ended or somebody is in a hurry."""
-        tasks = [asyncio.ensure_future(what), asyncio.ensure_future(self._hurry.wait())]
-        await asyncio.wait(
-            tasks, timeout=max(0.0, ends_s - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in tasks:
-            task.cancel()
-
-    async def _listen(self, metrics: Metrics) -> None:
+    async def _listen(self, registry: CollectorRegistry) -> None:
         """Open both ports.
 
         Raises:
-            StartError: a port is in use, or the host is not ours.
+            StartError: a port is in use, or the host is not ours; or a front end did not start.
         """
         settings = self._settings
         for port in (settings.metrics_port, settings.grpc_port):
             require_free(settings.host, port)
-        http = MetricsPort(metrics.registry, settings.host, settings.metrics_port)
+        if isinstance(self._front, Frontends):
+            registry.register(FrontendProcessCollector(self._front.pids))
+            registry = self._sum(registry, self._front)
+        http = MetricsPort(registry, settings.host, settings.metrics_port)
         self._stack.callback(http.close)
         self.metrics_port = http.port
-        self._grpc = grpc.aio.server(
-            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
-            options=[
-                *CONNECTION_OPTIONS,
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ],
-        )
-        self._in_flight = InFlight(settings.max_bytes_in_flight)
-        edge = Edge(metrics, self._log, self._in_flight)
-        self._grpc.add_generic_rpc_handlers((*self._services(edge, metrics), self._health.handlers()))
-        names = (classifier.SERVICE, open_inference.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), GenericOnly(self._grpc)
-        )
-        self.grpc_port = self._grpc.add_insecure_port(address_of(settings.host, settings.grpc_port))
-        await self._grpc.start()
+        self.grpc_port = await self._front.open(settings.grpc_port)
 
-    def _services(self, edge: Edge, metrics: Metrics) -> Iterator[grpc.GenericRpcHandler]:
-        settings = self._settings
-        accounts = Accounts(self._repository, metrics)
-        yield Classifier(
-            self._repository, accounts, self._decoder, self._batcher, settings.max_images_per_request
-        ).handlers(edge)
-        regions = Regions()
-        self._stack.callback(regions.unregister, "")
-        extensions = ["classification", "model_configuration", "schedule_policy", "statistics"]
-        if settings.allow_client_shm:
-            extensions.append("system_shared_memory")
-        if settings.allow_model_control:
-            extensions.append("model_repository")
-        yield OpenInference(
-            accounts,
-            self._decoder,
-            self._batcher,
-            regions,
-            self._in_flight,
-            settings.max_images_per_request,
-            unavailable_when_full=settings.status_compat == "triton",
-        ).handlers(
-            edge,
-            Descriptions(self._repository, self._health, extensions),
-            Administration(
-                self._repository,
-                self._turnover,
-                regions,
-                allow_model_control=settings.allow_model_control,
-                allow_client_shm=settings.allow_client_shm,
-            ),
-        )
+    def _sum(self, own: CollectorRegistry, frontends: Frontends) -> CollectorRegistry:
+        """Give a registry that shows what the front ends count, too; it is read on threads."""
+        loop = asyncio.get_running_loop()
+
+        def others() -> Mapping[str, Series]:
+            return asyncio.run_coroutine_threadsafe(frontends.counts(), loop).result(2 * REPORT_S)
+
+        registry = CollectorRegistry()
+        registry.register(Sum(own, others))
+        return registry
 
     def _on_state(self, name: str, state: "State.ValueType") -> None:
-        self._health.set_model(name, state)
+        self._told.set_model(name, state)
         if self._tried_all:
-            self._health.set_server(serving=any(model.is_ready for model in self._repository))
+            self._told.set_server(serving=any(model.is_ready for model in self._repository))
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:
@@ -277,3 +232,7 @@ def _registry() -> CollectorRegistry:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
+
+
+async def _tell(models: Sequence[ReadyModel]) -> Sequence[open_inference_pb2.ModelStatistics]:
+    return [model_config.statistics(model) for model in models]

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from server import deadlines
 from server.admission import Door
+from server.arrays import Rows
 from server.batches import Batch
 from server.errors import ExpiredError, ModelNotReadyError
 from server.handover import hand_over
 from server.metrics import Unanswered
-from server.network import Rows
 from server.priorities import Turns
 from server.queues import ModelQueue
 from server.submissions import Answer, Priority, Submission

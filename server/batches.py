@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from server.arrays import Probabilities
 from server.errors import InferenceError
 from server.handover import hand_over
-from server.network import Probabilities
 from server.queues import ModelQueue, Seats
 from server.submissions import BatchTimes, Priority
 
@@ -93,6 +93,11 @@ class Batch:
         return outcome
 
     def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
+        self._answer(outcome, times)
+        for seats in self.seats:
+            seats.submission.alight()
+
+    def _answer(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
         metrics = self.queue.metrics
         metrics.batch_size.observe(times.batch_size)
         metrics.infer.observe(times.ended_s - times.started_s)

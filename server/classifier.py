@@ -7,12 +7,11 @@ import grpc
 from modelzoo.v1 import classifier_pb2
 from server import deadlines, statuses
 from server.accounts import Account, Accounts
-from server.batcher import Batcher
 from server.decoding import Decoder
 from server.edge import Edge, parser
 from server.errors import InvalidRequestError, ModelZooError
+from server.models import Models
 from server.ranking import DEFAULT_TOP_K, off_the_loop, rank
-from server.repository import Repository
 from server.streams import Answers
 from server.submissions import Priority
 
@@ -33,13 +32,10 @@ class Classifier:
         max_images: in one request.
     """
 
-    def __init__(
-        self, repository: Repository, accounts: Accounts, decoder: Decoder, batcher: Batcher, max_images: int
-    ) -> None:
-        self._repository = repository
+    def __init__(self, models: Models, accounts: Accounts, decoder: Decoder, max_images: int) -> None:
+        self._models = models
         self._accounts = accounts
         self._decoder = decoder
-        self._batcher = batcher
         self._max_images = max_images
 
     def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
@@ -99,7 +95,7 @@ class Classifier:
     ) -> classifier_pb2.ListModelsResponse:
         """List every model, whatever its state."""
         del request, deadline_s
-        return classifier_pb2.ListModelsResponse(models=[model.status for model in self._repository])
+        return classifier_pb2.ListModelsResponse(models=[model.status for model in self._models])
 
     async def get_model(
         self, request: classifier_pb2.GetModelRequest, deadline_s: float | None
@@ -110,7 +106,7 @@ class Classifier:
             ModelNotFoundError: there is none of that name or version.
         """
         del deadline_s
-        model = self._repository.get(request.name, _version(request))
+        model = self._models.get(request.name, _version(request))
         return classifier_pb2.GetModelResponse(
             status=model.status, manifest=model.manifest, labels=model.labels
         )
@@ -132,7 +128,7 @@ class Classifier:
         decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
         account.decoded(decode_s)
         priority = _PRIORITIES[request.priority]
-        answer = await self._batcher.submit(model.queue, rows, deadline_s, priority=priority)
+        answer = await model.submit(rows, deadline_s, priority=priority)
         account.inferred(answer)
         classifications = await off_the_loop(rank, answer.probabilities, model.labels, top_k)
         return classifier_pb2.ClassifyResponse(

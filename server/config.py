@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines."""
 
+    frontends: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that speak gRPC, decode and rank beside the one that runs the networks; 0 has that do all."""
+    frontend_exit: Literal["restart", "stop"] = "restart"
+    """What follows when such a process ends unasked: another in its place, or the end of the server."""
+    frontend_memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 36, multiple_of=4096)] = 256 << 20
+    """Memory that each of them shares with the engine, for pixels that wait; it is taken as it is used."""
+
     allow_client_shm: bool = False
     """Whether clients on this machine may pass tensors in shared memory, in any that this server may open."""
     allow_model_control: bool = False
@@ -92,6 +99,13 @@ class Settings(BaseSettings):
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is larger than {large}")
+        return self
+
+    @model_validator(mode="after")
+    def _regions_belong_to_one_process(self) -> Self:
+        # A client registers a region with whichever process has its connection, and may have several.
+        if self.frontends and self.allow_client_shm:
+            raise ValueError("allow_client_shm works only with frontends = 0")
         return self
 
 

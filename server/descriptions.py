@@ -1,7 +1,7 @@
 """What the Open Inference Protocol tells of the server and of its models."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 
@@ -10,10 +10,15 @@ from server import model_config
 from server.edge import Edge
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.health import SERVER, Health
-from server.repository import Repository
+from server.model import ReadyModel
+from server.models import Models
 
 NAME = "modelzoo"  # of the program, and of the package that says its version
 _LONGEST_VERSION = 9  # digits, as of an artifact's
+
+
+# Tells what models have done and take.
+Tell = Callable[[Sequence[ReadyModel]], Awaitable[Sequence[messages.ModelStatistics]]]
 
 
 class Descriptions:
@@ -21,10 +26,12 @@ class Descriptions:
 
     Args:
         extensions: of the protocol, that work with this server's settings.
+        tell: asked for the models' statistics.
     """
 
-    def __init__(self, repository: Repository, health: Health, extensions: Sequence[str]) -> None:
-        self._repository = repository
+    def __init__(self, models: Models, health: Health, extensions: Sequence[str], tell: Tell) -> None:
+        self._models = models
+        self._tell = tell
         self._health = health
         self._metadata = messages.ServerMetadataResponse(
             name=NAME, version=importlib.metadata.version(NAME), extensions=extensions
@@ -69,7 +76,7 @@ class Descriptions:
         """
         del deadline_s
         try:
-            model = self._repository.get(request.name, version_of("version", request.version))
+            model = self._models.get(request.name, version_of("version", request.version))
         except ModelNotFoundError:
             return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=model.is_ready)
@@ -90,9 +97,7 @@ class Descriptions:
             ModelZooError: there is no such model, or it does not serve.
         """
         del deadline_s
-        return model_config.metadata(
-            self._repository.ready(request.name, version_of("version", request.version))
-        )
+        return model_config.metadata(self._models.ready(request.name, version_of("version", request.version)))
 
     async def model_config(
         self, request: messages.ModelConfigRequest, deadline_s: float | None
@@ -103,7 +108,7 @@ class Descriptions:
             ModelZooError: there is no such model, or it does not serve.
         """
         del deadline_s
-        model = self._repository.ready(request.name, version_of("version", request.version))
+        model = self._models.ready(request.name, version_of("version", request.version))
         return messages.ModelConfigResponse(config=model_config.config(model))
 
     async def model_statistics(
@@ -117,10 +122,10 @@ class Descriptions:
         del deadline_s
         version = version_of("version", request.version)
         if request.name:
-            models = [self._repository.ready(request.name, version)]
+            models = [self._models.ready(request.name, version)]
         else:
-            models = [model.ready() for model in self._repository if model.is_ready]
-        return messages.ModelStatisticsResponse(model_stats=map(model_config.statistics, models))
+            models = [model.ready() for model in self._models if model.is_ready]
+        return messages.ModelStatisticsResponse(model_stats=await self._tell(models))
 
 
 def version_of(field: str, text: str) -> int | None:

@@ -1,16 +1,35 @@
 """One model of the repository, as it stands now."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from artifact import layout
 from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server.arrays import Rows
 from server.errors import ModelNotReadyError
 from server.in_flight import InFlight
 from server.metrics import RequestMetrics
-from server.queues import ModelQueue
 from server.statistics import Statistics
+from server.submissions import Answer, Priority
+
+if TYPE_CHECKING:
+    from server.queues import ModelQueue
 
 State = classifier_pb2.ModelState
+
+
+class Submit(Protocol):
+    """Queues images of one model; its caller need not know in which process the queue is."""
+
+    def __call__(
+        self,
+        images: Rows,
+        deadline_s: float | None = None,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> Awaitable[Answer]:
+        """Give the future of their answers; see `Batcher.submit`."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +37,8 @@ class ReadyModel:
     """A model that serves: everything that classifying needs.
 
     Attributes:
+        submit: takes its images.
+        max_queue_size: waiting images of one priority before refusal.
         in_flight: counts the requests that hold this.
     """
 
@@ -26,7 +47,8 @@ class ReadyModel:
     statistics: Statistics
     manifest: manifest_pb2.Manifest
     labels: tuple[str, ...]
-    queue: ModelQueue
+    submit: Submit
+    max_queue_size: int
     in_flight: InFlight
 
 
@@ -38,7 +60,9 @@ class Model:
         status: what a client may know.
         manifest: absent until it was read.
         labels: K of them; empty until they were read.
-        queue: takes its images; absent until READY.
+        queue: of its images; absent until READY, and in a front end.
+        submit: takes its images; absent until READY.
+        max_queue_size: waiting images of one priority before refusal.
         in_flight: counts the requests that hold it.
     """
 
@@ -48,7 +72,9 @@ class Model:
     statistics: Statistics = field(default_factory=Statistics)
     manifest: manifest_pb2.Manifest | None = None
     labels: tuple[str, ...] = ()
-    queue: ModelQueue | None = None
+    queue: "ModelQueue | None" = None
+    submit: Submit | None = None
+    max_queue_size: int = 0
     in_flight: InFlight = field(default_factory=lambda: InFlight(0))
     _serving: ReadyModel | None = field(init=False, default=None)
 
@@ -58,19 +84,20 @@ class Model:
         return self._serving is not None
 
     def enter(self, state: "State.ValueType") -> None:
-        """Go into a state; into READY with a manifest, labels and a queue."""
+        """Go into a state; into READY with a manifest, labels and what takes images."""
         self.status.state = state
         self._serving = None
         if state == State.MODEL_STATE_READY:
-            if self.manifest is None or self.queue is None:
-                raise RuntimeError("a model that is READY has a manifest and a queue. This is a bug.")
+            if self.manifest is None or self.submit is None:
+                raise RuntimeError("a model that is READY has a manifest, and takes images. This is a bug.")
             self._serving = ReadyModel(
                 self.status,
                 self.metrics,
                 self.statistics,
                 self.manifest,
                 self.labels,
-                self.queue,
+                self.submit,
+                self.max_queue_size,
                 self.in_flight,
             )
 

@@ -58,7 +58,7 @@ def config(model: ReadyModel) -> open_inference_pb2.ModelConfig:
             priority_levels=len(Priority),
             default_priority_level=1,
             default_queue_policy=open_inference_pb2.ModelQueuePolicy(
-                allow_timeout_override=True, max_queue_size=model.queue.max_queue_size
+                allow_timeout_override=True, max_queue_size=model.max_queue_size
             ),
         ),
         model_transaction_policy=open_inference_pb2.ModelTransactionPolicy(decoupled=False),

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from artifact.errors import GoldenError
-from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
+from server.arrays import Probabilities, Rows
 from server.device import Device, open_session
-
-Probabilities = npt.NDArray[np.float32]
-Rows = Sequence[Pixels] | npt.NDArray[np.uint8]  # images, one by one or in an array [N, H, W, C]
 
 
 class Network(Protocol):

@@ -11,13 +11,12 @@ from modelzoo.v1 import open_inference_pb2
 from server import deadlines, parameters, tensors, wire
 from server.accounts import Account, Accounts
 from server.administration import Administration
-from server.batcher import Batcher
+from server.arrays import Rows
 from server.decoding import Decoder
 from server.descriptions import Descriptions, version_of
 from server.edge import Edge
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
-from server.network import Rows
 from server.ranking import off_the_loop, rank_as_texts
 from server.shared_memory import Regions
 from server.streams import Answers
@@ -44,7 +43,6 @@ class OpenInference:
         self,
         accounts: Accounts,
         decoder: Decoder,
-        batcher: Batcher,
         regions: Regions,
         in_flight: InFlight,
         max_images: int,
@@ -53,7 +51,6 @@ class OpenInference:
     ) -> None:
         self._accounts = accounts
         self._decoder = decoder
-        self._batcher = batcher
         self._regions = regions
         self._in_flight = in_flight
         self._max_images = max_images
@@ -127,7 +124,7 @@ class OpenInference:
         self, account: Account, rows: Rows, deadline_s: float | None, priority: Priority
     ) -> Answer:
         try:
-            answer = await self._batcher.submit(account.model.queue, rows, deadline_s, priority=priority)
+            answer = await account.model.submit(rows, deadline_s, priority=priority)
         except OverloadedError as error:
             if self._unavailable_when_full:
                 raise BusyError(str(error), error.retry_delay_s) from error

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from artifact.pictures import Pixels
+from server.arrays import Probabilities, Rows
 from server.cuda import Cuda, Event, Stream
-from server.network import Probabilities, Rows
 
 _SETS = 2  # one is filled while the other runs
 _WARM_UPS = 4  # two plain runs, the capture, one replay

@@ -7,8 +7,7 @@ import grpc
 
 from server.errors import StartError
 
-CONNECTION_OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+_CONNECTION_OPTIONS = (
     ("grpc.max_concurrent_streams", 128),  # of one connection
     ("grpc.max_allowed_incoming_connections", 4096),
     ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
@@ -18,6 +17,15 @@ CONNECTION_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
+
+
+def connection_options(*, shared: bool) -> Sequence[tuple[str, int]]:
+    """Give gRPC's options for what connections may cost.
+
+    Args:
+        shared: whether other processes may listen on the port; else they must fail.
+    """
+    return (("grpc.so_reuseport", int(shared)), *_CONNECTION_OPTIONS)
 
 
 class GenericOnly:
@@ -45,10 +53,28 @@ def require_free(host: str, port: int) -> None:
     Raises:
         StartError: it is in use, or the host is not ours.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family):
+        with socket.create_server((host, port), family=_family(host)):
             pass
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0].lower()
         raise StartError(f"cannot listen on {address_of(host, port)}: {reason}") from error
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Take a port that this process itself does not listen on, for processes that share it.
+
+    It stays theirs, whichever of them live, until what is returned is closed.
+
+    Raises:
+        StartError: it is in use, or the host is not ours.
+    """
+    require_free(host, port)
+    reserved = socket.socket(_family(host))
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind((host, port))
+    return reserved
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.app import Server
 from server.config import Settings
+from server.errors import FrontendError
 
 
 async def serve(
@@ -21,10 +22,17 @@ async def serve(
 
     Raises:
         StartError: a setting, a port or the device is not usable.
+        FrontendError: a front end ended, and the server with it, in order.
     """
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = Server(settings, log)
+    failures: list[str] = []
+
+    def fail(reason: str) -> None:
+        failures.append(reason)
+        told_to_stop.set()
+
+    server = Server(settings, log, on_failure=fail)
 
     def stop_or_hurry() -> None:
         if told_to_stop.is_set():
@@ -45,3 +53,5 @@ async def serve(
         with contextlib.suppress(asyncio.CancelledError):
             await loading
     await server.stop()
+    if failures:
+        raise FrontendError(failures[0])

@@ -155,6 +155,7 @@ class Line:
             start = submission.taken
             submission.taken = min(start + images, len(submission.images))
             seats.append(Seats(submission, start, submission.taken))
+            submission.boarded += 1
             images -= submission.taken - start
             self.waiting -= submission.taken - start
             if not submission.left:

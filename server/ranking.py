@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from modelzoo.v1 import classifier_pb2
-from server.network import Probabilities
+from server.arrays import Probabilities
 
 DEFAULT_TOP_K = 5
 _ON_THE_LOOP = 5_000  # labels; making them takes about 1 us each, and the loop does nothing else meanwhile

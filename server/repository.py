@@ -6,8 +6,9 @@ fails leaves the others serving.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
@@ -19,11 +20,11 @@ from server import loading
 from server.batcher import Batcher
 from server.costs import Costs, default_sizes, up_to_knee
 from server.device import Device
-from server.errors import ModelNotFoundError
 from server.lane import Lane
 from server.loading import Proof
 from server.metrics import Metrics
-from server.model import Model, ReadyModel, State, accuracy_text, state_name
+from server.model import Model, State, accuracy_text, state_name
+from server.models import Models
 from server.network import Network, OnnxNetwork, OpenNetwork
 from server.opening import close_network
 from server.pipelined import PipelinedNetwork
@@ -56,7 +57,7 @@ class _Loaded:
 
 
 @dataclass
-class Repository:
+class Repository(Models):
     """Finds, loads and hands out models.
 
     Attributes:
@@ -105,10 +106,6 @@ class Repository:
         )
         return Model(entry, status, self.metrics.for_requests(entry.name))
 
-    def held(self, name: str) -> Model | None:
-        """Find the model of a name, if there is one."""
-        return self._models.get(name)
-
     def hold(self, model: Model) -> None:
         """Answer requests for a model's name with it, from now on."""
         self._models[model.entry.name] = model
@@ -121,31 +118,6 @@ class Repository:
             if model.is_ready:
                 self._set_state(model, State.MODEL_STATE_DRAINING)
 
-    def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
-
-    def get(self, name: str, version: int | None = None) -> Model:
-        """Find a model, whatever its state; any version (None) means the one that this server holds.
-
-        Raises:
-            ModelNotFoundError: there is none of that name or version.
-        """
-        model = self._models.get(name)
-        if model is None:
-            raise ModelNotFoundError(f"no model is called {shown(name)}")
-        if version is not None and version != model.entry.version:
-            raise ModelNotFoundError(f"{name} has no version {version} here, only {model.entry.version}")
-        return model
-
-    def ready(self, name: str, version: int | None = None) -> ReadyModel:
-        """Find a model that serves.
-
-        Raises:
-            ModelNotFoundError: there is none of that name or version.
-            ModelNotReadyError: it is loading, draining, unloaded or failed.
-        """
-        return self.get(name, version).ready()
-
     async def free(self, model: Model) -> None:
         """Wait until nobody waits for a model's answers any more, and take it out of memory."""
         if model.queue is not None:
@@ -155,7 +127,7 @@ class Repository:
             if self._is_held(model):
                 self.metrics.forget_queue(model.entry.name)
             last = [model.queue]
-            model.queue = None
+            model.queue = model.submit = None
 
             def let_go() -> None:
                 close_network(last.pop().network)
@@ -202,6 +174,8 @@ class Repository:
             self.metrics.for_batcher(entry.name, model.statistics),
         )
         self.batcher.add(model.queue)
+        model.submit = partial(self.batcher.submit, model.queue)
+        model.max_queue_size = self.max_queue_size
         self.metrics.watch_queue(entry.name, model.queue)
         load_s = time.monotonic() - started_s
         taken = {"cpu": loaded.host_bytes}
@@ -274,12 +248,6 @@ class Repository:
 
     def _is_held(self, model: Model) -> bool:
         return self._models.get(model.entry.name) is model
-
-
-def shown(name: str) -> str:
-    """Quote a name that a client made up; the status of a call has room for some kilobytes only."""
-    longest = 200
-    return repr(name) if len(name) <= longest else repr(name[:longest]) + "…"
 
 
 def _required(described: manifest_pb2.Manifest | None) -> manifest_pb2.Manifest:

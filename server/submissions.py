@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from server.arrays import Probabilities, Rows
 from server.errors import ExpiredError
 from server.metrics import Unanswered
-from server.network import Probabilities, Rows
 
 if TYPE_CHECKING:
     from server.queues import ModelQueue
@@ -68,10 +68,14 @@ class Submission(asyncio.Future[Answer]):
         submitted_s: on the same clock.
         due_s: when it ought to run at the latest; who is due first goes first.
         taken: images that left the queue, always the first ones.
+        boarded: batches that carry, or carried, some of the images; the batcher's lock guards it.
+        alighted: such batches that have ended.
+        on_alighted: told whenever one has.
     """
 
     __slots__ = (
         *("queue", "images", "deadline_s", "priority", "submitted_s", "due_s", "taken"),
+        *("boarded", "alighted", "on_alighted"),
         *("_on_unanswered", "_collected", "_partial"),
     )
 
@@ -95,6 +99,8 @@ class Submission(asyncio.Future[Answer]):
         if deadline_s is not None and deadline_s < self.due_s:
             self.due_s = deadline_s
         self.taken = 0
+        self.boarded = self.alighted = 0
+        self.on_alighted: Callable[[], None] | None = None
         self._on_unanswered = on_unanswered
         self._collected = 0
         self._partial: Answer | None = None  # to images that ride in several batches
@@ -103,6 +109,17 @@ class Submission(asyncio.Future[Answer]):
     def left(self) -> int:
         """Give the number of images that still wait."""
         return len(self.images) - self.taken
+
+    @property
+    def rides(self) -> bool:
+        """Tell whether a batch that runs may still read the images, even if this is settled."""
+        return self.boarded > self.alighted
+
+    def alight(self) -> None:
+        """Take note that a batch that carried some of the images has ended."""
+        self.alighted += 1
+        if self.on_alighted is not None:
+            self.on_alighted()
 
     def hopeless(self, now_s: float) -> bool:
         """Tell whether the deadline cannot be kept any more, even were nobody else there."""

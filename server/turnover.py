@@ -9,7 +9,8 @@ from collections.abc import Coroutine
 
 from artifact import layout
 from server.errors import ModelNotFoundError, ModelNotReadyError
-from server.repository import Repository, shown
+from server.models import shown
+from server.repository import Repository
 
 
 class Turnover:

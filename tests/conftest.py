@@ -34,6 +34,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the servers of all tests have front ends; those that look into a server's one process then fail."""
+    parser.addoption("--frontends", type=int, default=0, help="front ends of the servers that tests start")
+
+
+@pytest.fixture(scope="session")
+def frontends(request: pytest.FixtureRequest) -> int:
+    """How many front ends servers have, unless a test says."""
+    return request.config.getoption("--frontends")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_from_outside() -> None:
     """Remove what the developer's shell tells a server."""
@@ -132,12 +143,14 @@ StartServer = Callable[..., Running]
 
 
 @pytest.fixture
-def start_server(repository: Path) -> Iterator[StartServer]:
+def start_server(repository: Path, frontends: int) -> Iterator[StartServer]:
     """Starts servers; settings by name; `open_network` gives another network than the real one."""
     running: list[Running] = []
 
     def start(open_network: OpenNetwork = OnnxNetwork, **settings: Any) -> Running:
         defaults = {"repository": repository, "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
+        if not settings.get("allow_client_shm"):
+            defaults["frontends"] = frontends
         running.append(Running(Settings(**(defaults | settings)), open_network))
         if running[-1].error is not None:
             raise running[-1].error
@@ -149,9 +162,10 @@ def start_server(repository: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[Running]:
+def server(repository: Path, frontends: int) -> Iterator[Running]:
     """One server with the digits models, for every test that leaves it as it was."""
-    running = Running(Settings(repository=repository, grpc_port=0, metrics_port=0, device="cpu"))
+    settings = Settings(repository=repository, grpc_port=0, metrics_port=0, device="cpu", frontends=frontends)
+    running = Running(settings)
     if running.error is not None:
         raise running.error
     yield running

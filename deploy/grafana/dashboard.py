@@ -180,8 +180,14 @@ MEMORY = (
     Panel(
         "Memory of the process",
         "bytes",
-        "Resident memory of each server. If it rises for hours under steady traffic, it leaks.",
-        {"{{instance}}": total("instance", "process_resident_memory_bytes")},
+        "Resident memory of each server and of its front ends. If it rises for hours under steady traffic, it"
+        " leaks.",
+        {
+            "{{instance}}": total("instance", "process_resident_memory_bytes"),
+            "{{instance}} front end {{frontend}}": total(
+                "instance, frontend", "modelzoo_frontend_resident_memory_bytes"
+            ),
+        },
         width=6,
     ),
     Panel(
@@ -200,8 +206,14 @@ MEMORY = (
     Panel(
         "Cores in use",
         "suffix: cores",
-        "Processor time per second of each server: decoding, gRPC and, without a GPU, inference.",
-        {"{{instance}}": rate("instance", "process_cpu_seconds_total")},
+        "Processor time per second of each server, and of its front ends: decoding, gRPC and, without a GPU,"
+        " inference.",
+        {
+            "{{instance}}": rate("instance", "process_cpu_seconds_total"),
+            "{{instance}} front end {{frontend}}": rate(
+                "instance, frontend", "modelzoo_frontend_cpu_seconds_total"
+            ),
+        },
         width=6,
     ),
 )
@@ -248,6 +260,24 @@ MODELS = (
         kind="stat",
         width=4,
         alarm=("no", "YES"),
+    ),
+    Panel(
+        "Front ends",
+        "suffix: processes",
+        "Processes that speak gRPC for each server; none where it does so itself.",
+        {"{{instance}}": total("instance", "modelzoo_frontends")},
+        width=12,
+    ),
+    Panel(
+        "Front ends that ended",
+        "suffix: processes/s",
+        "Front ends that were replaced because they had ended, and those that did not say in time what they"
+        " had counted. The log's line `frontend_ended` has the cause.",
+        {
+            "{{instance}} replaced": rate("instance", "modelzoo_frontend_restarts_total"),
+            "{{instance}} silent": rate("instance", "modelzoo_frontend_reports_missed_total"),
+        },
+        width=12,
     ),
 )
 

@@ -18,7 +18,8 @@ from artifact.pictures import Pixels
 from bench import comparison, open_report
 from bench.errors import BenchError
 from bench.plan import Plan
-from server.network import Network, OnnxNetwork, Probabilities
+from server.arrays import Probabilities
+from server.network import Network, OnnxNetwork
 
 NAME = "simple_cnn-digits"
 Measured = Callable[..., dict[str, Any]]

@@ -28,6 +28,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
     [
         ({"starts": 1, "address": "a:1"}, "--starts"),
         ({"config": Path("c"), "address": "a:1"}, "--config"),
+        ({"frontends": 1, "address": "a:1"}, "--frontends"),
         ({"pid": 1}, "--pid"),
         ({"protocol": "open-inference"}, "--protocol"),
         ({"deadline_s": 0.5}, "--deadline-ms"),

@@ -12,8 +12,9 @@ from artifact.pictures import Pixels
 from client.dialects import Classify
 from client.load import Load
 from modelzoo.v1 import manifest_pb2
+from server.arrays import Probabilities
 from server.device import Device
-from server.network import OnnxNetwork, Probabilities
+from server.network import OnnxNetwork
 
 NAME = "simple_cnn-digits"
 

@@ -16,8 +16,9 @@ from artifact.golden import Golden
 from artifact.pictures import Pixels
 from client import Client, ClientError, Label
 from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server.arrays import Probabilities
 from server.device import Device
-from server.network import OnnxNetwork, Probabilities
+from server.network import OnnxNetwork
 
 NAME = "simple_cnn-digits"
 State = classifier_pb2.ModelState

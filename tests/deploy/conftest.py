@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client import Client, ClientError
 from server.device_memory import DeviceMemoryCollector
+from server.frontend_processes import FrontendProcessCollector
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -136,6 +137,8 @@ def traffic(server) -> Iterator[None]:
 
 @pytest.fixture
 def exported_metrics(metrics_page: str) -> dict[str, Family]:
-    """Every metric that a server exports, the ones of a GPU included."""
+    """Every metric that a server exports, the ones of a GPU and of front ends included."""
     gpu = DeviceMemoryCollector("cuda:0", used_bytes=lambda: 1, total_bytes=lambda: 2)
-    return families(text_string_to_metric_families(metrics_page)) | families(gpu.collect())
+    processes = FrontendProcessCollector(lambda: {1: os.getpid()})
+    more = families(gpu.collect()) | families(processes.collect())
+    return families(text_string_to_metric_families(metrics_page)) | more

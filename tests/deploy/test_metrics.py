@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.deploy.conftest import fetch
+
 
 def documented(text: str) -> dict[str, tuple[str, frozenset[str]]]:
     """Read the tables of docs/metrics.md: type and labels by name."""
@@ -19,6 +21,14 @@ def documented(text: str) -> dict[str, tuple[str, frozenset[str]]]:
 
 def test_the_metrics_page_passes_promtool_without_a_complaint(promtool, metrics_page: str) -> None:
     done = promtool("metrics", text=metrics_page)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_metrics_page_of_a_server_with_front_ends_passes_promtool_too(promtool, start_server) -> None:
+    running = start_server(frontends=1)
+    with running.client() as client:
+        client.list_models()
+    done = promtool("metrics", text=fetch(running.metrics_url).decode())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from artifact.pictures import Pixels
+from server.arrays import Probabilities
 from server.batcher import Batcher
 from server.batches import Batch
 from server.costs import Costs
 from server.metrics import UNANSWERED, Metrics
-from server.network import Network, Probabilities
+from server.network import Network
 from server.queues import ModelQueue
 from server.submissions import Priority, Submission
 

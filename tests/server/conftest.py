@@ -17,12 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from artifact.pictures import Pixels
 from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
+from server.arrays import Probabilities
 from server.batcher import Batcher
 from server.costs import Costs
 from server.device import Device
 from server.lane import Lane
 from server.metrics import Metrics
-from server.network import Network, OnnxNetwork, Probabilities
+from server.network import Network, OnnxNetwork
 from server.queues import ModelQueue
 from tests.server import progress
 from tests.server.by_hand import ByHand, Clock, Echo

@@ -52,6 +52,8 @@ def test_lanes_share_the_cores_unless_told_otherwise() -> None:
         ("max_queue_delay_s = inf", "settings: max_queue_delay_s: "),
         ("max_image_pixels = 170000000", "max_image_pixels is larger than max_request_pixels"),
         ("max_image_pixels = 200000000", "settings: max_image_pixels: "),
+        ("frontends = 1\nallow_client_shm = true", "allow_client_shm works only with frontends = 0"),
+        ("frontends = 65", "settings: frontends: "),
         ("max_bytes_in_flight = 70000", "max_message_bytes is larger than max_bytes_in_flight"),
         ("grpc_port = ", "cannot be read"),
     ],

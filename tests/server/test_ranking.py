@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -118,11 +119,12 @@ def test_more_than_five_thousand_labels_are_not_made_on_the_event_loop(wire, ima
             Statistics(),
             manifest_pb2.Manifest(input=manifest_pb2.Input(height=1, width=1, channels=1), label_count=2),
             labels,
-            wired.queue,
+            partial(wired.batcher.submit, wired.queue),
+            4096,
             InFlight(0),
         )
         repository = OneModel(model)
-        classifier = Classifier(repository, Accounts(repository, metrics), decoder, wired.batcher, images)
+        classifier = Classifier(repository, Accounts(repository, metrics), decoder, images)
         pixel = classifier_pb2.Image(pixels=classifier_pb2.Pixels(height=1, width=1, channels=1, data=b"\0"))
         request = classifier_pb2.ClassifyRequest(model="m", images=[pixel] * images)
         response = await classifier.classify(request, None)

@@ -1,0 +1,55 @@
+"""What the processes of front ends take, as metrics that are read at every scrape."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.metrics import NAMESPACE
+
+_PROC = Path("/proc")
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class FrontendProcessCollector(Collector):
+    """Reads `/proc`.
+
+    Args:
+        pids: gives the process of each front end that lives, by its number.
+    """
+
+    def __init__(self, pids: Callable[[], Mapping[int, int]]) -> None:
+        self._pids = pids
+        self._last_s: dict[int, tuple[int, float]] = {}  # by number: a process, and what it had used
+        self._past_s: dict[int, float] = {}  # what those before it had used, as far as was seen
+
+    def collect(self) -> Iterator[Metric]:
+        """Read what each takes; processor time goes on where a process is replaced."""
+        cpu = CounterMetricFamily(
+            f"{NAMESPACE}_frontend_cpu_seconds", "Processor time of a front end.", labels=["frontend"]
+        )
+        memory = GaugeMetricFamily(
+            f"{NAMESPACE}_frontend_resident_memory_bytes",
+            "Resident memory of a front end, what it shares with the engine included.",
+            labels=["frontend"],
+        )
+        for number, pid in self._pids().items():
+            with suppress(OSError):  # it has ended meanwhile
+                # The name, in brackets, may hold anything, brackets and blanks included.
+                fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+                used_s = (int(fields[11]) + int(fields[12])) * _TICK_S  # utime, stime: fields 14 and 15
+                cpu.add_metric([str(number)], self._in_all(number, pid, used_s))
+                memory.add_metric([str(number)], int(fields[21]) * _PAGE_BYTES)  # rss: field 24
+        yield cpu
+        yield memory
+
+    def _in_all(self, number: int, pid: int, used_s: float) -> float:
+        before, last_s = self._last_s.get(number, (pid, 0.0))
+        if before != pid:
+            self._past_s[number] = self._past_s.get(number, 0.0) + last_s
+        self._last_s[number] = (pid, used_s)
+        return self._past_s.get(number, 0.0) + used_s

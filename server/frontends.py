@@ -1,0 +1,218 @@
+"""The front ends of an engine: started, told of the models, asked what they counted, replaced when they end.
+
+They listen on one port together; connections are spread over them by the kernel.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+
+from structlog.typing import FilteringBoundLogger
+
+from modelzoo.v1 import frontend_pb2
+from server import model_config, ports, sent_errors
+from server.administration import Changes
+from server.batcher import Batcher
+from server.config import Settings
+from server.errors import ModelZooError
+from server.frontend_metrics import FrontendMetrics
+from server.grace import Grace
+from server.keeper import Keeper
+from server.link import Link
+from server.model import Model, State
+from server.models import Models
+from server.reports import Series, Tally, add_statistics
+
+REPORT_S = 1.0  # that a front end has to say what it counted
+_AGREE_S = 5.0  # that front ends have to take note of a change
+_LAST_S = 2.0  # that front ends have to end after the grace period
+
+
+class Frontends:
+    """All front ends of an engine; `open` them, `stop` them. Lives on the event loop.
+
+    Args:
+        on_failure: told, once, why the server should end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        batcher: Batcher,
+        changes: Changes,
+        metrics: FrontendMetrics,
+        log: FilteringBoundLogger,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._batcher = batcher
+        self._changes = changes
+        self._metrics = metrics
+        self._log = log
+        self._on_failure = on_failure
+        self._keepers: list[Keeper] = []
+        self._serials = itertools.count(1)
+        self._known: dict[int, Model] = {}  # by serial: those that are held, or that a front end still holds
+        self._held: dict[str, int] = {}  # serials of the models that are held, by name
+        self._state = 0  # counts the changes of the models
+        self._serving = False
+        self._port = 0
+
+    async def open(self, port: int) -> int:
+        """Start all, and wait until all listen.
+
+        Returns:
+            The port.
+
+        Raises:
+            StartError: the port is in use, or a front end did not start.
+        """
+        self._reserved = ports.reserve(self._settings.host, port)
+        self._port = self._reserved.getsockname()[1]
+        self._keepers = [
+            Keeper(
+                number,
+                self._settings,
+                self._meet,
+                self._welcome,
+                self._metrics,
+                self._log,
+                self._on_failure,
+            )
+            for number in range(1, self._settings.frontends + 1)
+        ]
+        said = await asyncio.gather(*(keeper.listens for keeper in self._keepers), return_exceptions=True)
+        if failures := [error for error in said if error is not None]:
+            await self.close()
+            raise failures[0]
+        return self._port
+
+    def pids(self) -> dict[int, int]:
+        """Give the process of each front end that lives, by its number."""
+        numbered = enumerate([keeper.pid for keeper in self._keepers], 1)
+        return {number: pid for number, pid in numbered if pid is not None}
+
+    def set_model(self, name: str, state: "State.ValueType") -> None:
+        """Tell all of a model that changed, or that takes the place of another."""
+        del state  # it is the model's
+        model = self._models.get(name)
+        if self._known.get(self._held.get(name, 0)) is not model:
+            self._held[name] = next(self._serials)
+            self._known[self._held[name]] = model
+            self._forget()
+        self._state += 1
+        for link in self._links():
+            link.tell(self._held[name])
+            link.pending.state = self._state
+
+    def set_server(self, *, serving: bool) -> None:
+        """Tell all whether the server serves."""
+        self._serving = serving
+        self._state += 1
+        for link in self._links():
+            link.pending.serving = serving
+            link.pending.state = self._state
+
+    async def agree(self) -> None:
+        """Wait until all know of the models what is known now; not for ever for one that hangs."""
+        state = self._state
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AGREE_S):
+                for keeper in self._keepers:
+                    # One that does not listen yet will know all when it does.
+                    while (link := keeper.listening) is not None and link.seen < state:
+                        link.changed.clear()
+                        await link.changed.wait()
+
+    async def answer(self, call: frontend_pb2.EngineCall) -> frontend_pb2.CallEnd:
+        """Do what a front end asks for; what goes wrong is in the answer."""
+        end = frontend_pb2.CallEnd(id=call.id)
+        try:
+            if call.HasField("statistics"):
+                await self._report()
+                for name in call.statistics.models:
+                    told = end.statistics.add()
+                    told.CopyFrom(model_config.statistics(self._models.ready(name)))
+                    for tally in self._tallies():
+                        if (more := tally.requests.get(self._held[name])) is not None:
+                            add_statistics(told.inference_stats, more)
+            elif call.HasField("load"):
+                await self._changes.load(call.load)
+            else:
+                await self._changes.unload(call.unload)
+            await self.agree()
+        except Exception as error:  # noqa: BLE001 - it is the call's
+            if not isinstance(error, ModelZooError):
+                self._log.exception("call_failed")
+            end.error.CopyFrom(sent_errors.sent(error))
+        return end
+
+    async def counts(self) -> Mapping[str, Series]:
+        """Ask all what they counted, and add it up; of one that does not answer, its last word counts."""
+        await self._report()
+        total = Tally()
+        for tally in self._tallies():
+            total.add(tally)
+        return total.counts
+
+    async def stop(self, grace: Grace) -> None:
+        """Have all answer what they accepted and end within the grace period; see `Front.stop`."""
+        for keeper in self._keepers:
+            keeper.stop(grace.ends_s)
+        tasks = [keeper.task for keeper in self._keepers]
+        await grace.wait(asyncio.wait(tasks))
+        for keeper in self._keepers:
+            keeper.hurry()
+        await asyncio.wait(tasks, timeout=_LAST_S)
+        await self.close()
+
+    async def close(self) -> None:
+        """End those that live, whatever they do."""
+        for keeper in self._keepers:
+            keeper.task.cancel()
+        await asyncio.gather(*(keeper.task for keeper in self._keepers), return_exceptions=True)
+        self._reserved.close()
+
+    def _meet(self, number: int, memory: int) -> Link:
+        size_bytes = self._settings.frontend_memory_bytes
+        return Link(number, self._known, self._batcher, self, memory, size_bytes, self._log)
+
+    def _welcome(self, link: Link) -> None:
+        link.pending.welcome.CopyFrom(
+            frontend_pb2.Welcome(
+                number=link.number,
+                settings=self._settings.model_dump_json(),
+                port=self._port,
+                memory_bytes=self._settings.frontend_memory_bytes,
+            )
+        )
+        for serial in self._held.values():
+            link.tell(serial)
+        link.pending.serving = self._serving
+        link.pending.state = self._state
+
+    def _links(self) -> list[Link]:
+        return [keeper.link for keeper in self._keepers if keeper.link is not None]
+
+    def _tallies(self) -> Iterator[Tally]:
+        for keeper in self._keepers:
+            yield keeper.past
+            if keeper.link is not None:
+                yield keeper.link.tally
+
+    async def _report(self) -> None:
+        """Have all say what they counted."""
+        links = [keeper.listening for keeper in self._keepers if keeper.listening is not None]
+        said = await asyncio.gather(*(link.report(REPORT_S) for link in links))
+        self._metrics.missed.inc(said.count(False))
+
+    def _forget(self) -> None:
+        """Forget models that are held no more, here or in a front end."""
+        for serial, model in list(self._known.items()):
+            if serial not in self._held.values() and model.in_flight.idle.is_set():
+                del self._known[serial]
+                for tally in self._tallies():
+                    tally.forget(serial)

@@ -1,0 +1,47 @@
+"""The models of one process, by their names: what is asked for must be there, and serve."""
+
+from collections.abc import Iterator
+
+from server.errors import ModelNotFoundError
+from server.model import Model, ReadyModel
+
+
+class Models:
+    """Finds models: those of the repository, or in a front end what the engine tells of them."""
+
+    _models: dict[str, Model]
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def held(self, name: str) -> Model | None:
+        """Find the model of a name, if there is one."""
+        return self._models.get(name)
+
+    def get(self, name: str, version: int | None = None) -> Model:
+        """Find a model, whatever its state; any version (None) means the one that this server holds.
+
+        Raises:
+            ModelNotFoundError: there is none of that name or version.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFoundError(f"no model is called {shown(name)}")
+        if version is not None and version != model.entry.version:
+            raise ModelNotFoundError(f"{name} has no version {version} here, only {model.entry.version}")
+        return model
+
+    def ready(self, name: str, version: int | None = None) -> ReadyModel:
+        """Find a model that serves.
+
+        Raises:
+            ModelNotFoundError: there is none of that name or version.
+            ModelNotReadyError: it is loading, draining, unloaded or failed.
+        """
+        return self.get(name, version).ready()
+
+
+def shown(name: str) -> str:
+    """Quote a name that a client made up; the status of a call has room for some kilobytes only."""
+    longest = 200
+    return repr(name) if len(name) <= longest else repr(name[:longest]) + "…"

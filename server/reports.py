@@ -1,0 +1,127 @@
+"""What front ends count, on its way to the one metrics port.
+
+A front end says what has changed since its last report (`Reporter`). The engine keeps the last word of
+each, adds those that ended to what is past (`Tally`), and shows the sum of all (`Sum`): no counter ever
+goes down.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from modelzoo.v1 import frontend_pb2, open_inference_pb2
+
+_SUMMABLE = ("counter", "histogram")
+
+# The series of one metric: their names and labels, and what each has counted.
+Series = dict[tuple[str, tuple[str, ...]], float]
+# The same of all metrics, by name.
+Counts = dict[str, Series]
+InferStatistics = open_inference_pb2.InferStatistics
+
+
+class Reporter:
+    """Finds out what has changed in a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._said: Counts = defaultdict(dict)
+
+    def changes(self) -> list[frontend_pb2.MetricSample]:
+        """Give the counters and histograms that are new or have changed since the last time."""
+        changed = []
+        for family, series in _counts(self._registry.collect()).items():
+            said = self._said[family]
+            changed += [
+                frontend_pb2.MetricSample(family=family, name=name, labels=labels, value=value)
+                for (name, labels), value in series.items()
+                if said.get((name, labels)) != value
+            ]
+            said.update(series)
+        return changed
+
+
+class Tally:
+    """What front ends have said: one of them, or those that ended."""
+
+    def __init__(self) -> None:
+        self.counts: Counts = defaultdict(dict)
+        self.requests: dict[int, InferStatistics] = {}  # by the serial of the model
+
+    def hear(self, report: frontend_pb2.FrontendReport) -> None:
+        """Take the last word of a front end."""
+        for sample in report.samples:
+            self.counts[sample.family][sample.name, tuple(sample.labels)] = sample.value
+        for model in report.requests:
+            self.requests[model.serial] = model.statistics
+
+    def add(self, other: "Tally") -> None:
+        """Add what another has counted, too."""
+        for family, series in other.counts.items():
+            mine = self.counts[family]
+            for key, value in series.items():
+                mine[key] = mine.get(key, 0.0) + value
+        for serial, statistics in other.requests.items():
+            add_statistics(self.requests.setdefault(serial, InferStatistics()), statistics)
+
+    def forget(self, serial: int) -> None:
+        """Drop the statistics of a model that is gone."""
+        self.requests.pop(serial, None)
+
+
+class Sum(Collector):
+    """The metrics of this process, with those of others added.
+
+    Args:
+        own: of this process.
+        others: gives those of the others, at every scrape.
+    """
+
+    def __init__(self, own: CollectorRegistry, others: Callable[[], Mapping[str, Series]]) -> None:
+        self._own = own
+        self._others = others
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics, for those who ask for some of them."""
+        return self._own.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask the others and add up."""
+        others = self._others()
+        for family in self._own.collect():
+            yield _added(family, others.get(family.name, {}))
+
+
+def add_statistics(total: InferStatistics, more: InferStatistics) -> None:
+    """Add counts and times."""
+    for field, duration in more.ListFields():
+        of_total = getattr(total, field.name)
+        of_total.count += duration.count
+        of_total.ns += duration.ns
+
+
+def _counts(families: Iterable[Metric]) -> Counts:
+    return {
+        family.name: {(sample.name, _flat(sample.labels)): sample.value for sample in family.samples}
+        for family in families
+        if family.type in _SUMMABLE
+    }
+
+
+def _added(family: Metric, more: Series) -> Metric:
+    """Add to the series that are here, and append those that are not, in their order."""
+    left = dict(more)
+    added = Metric(family.name, family.documentation, family.type)
+    for sample in family.samples:
+        value = sample.value + left.pop((sample.name, _flat(sample.labels)), 0.0)
+        added.add_sample(sample.name, sample.labels, value)
+    for (name, labels), value in left.items():
+        added.add_sample(name, dict(zip(labels[::2], labels[1::2], strict=True)), value)
+    return added
+
+
+def _flat(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(word for label in labels.items() for word in label)
