@@ -34,7 +34,7 @@ def refused(done: Any) -> str:
     return last.removeprefix("modelzoo: ")
 
 
-@pytest.mark.parametrize("streams", [0, 2], ids=["calls", "streams"])
+@pytest.mark.parametrize("streams", [0, pytest.param(2, marks=pytest.mark.slow)], ids=["calls", "streams"])
 def test_both_sides_are_measured_by_turns_and_the_figures_add_up(measured: Measured, streams: int) -> None:
     found = measured("--streams", streams, "--images", 4, "--concurrency", 6, "--generator", "python")
     assert (found["model"], found["version"], found["precision"], found["device"]) == (NAME, 1, "fp32", "cpu")
@@ -66,6 +66,7 @@ def test_one_request_at_a_time_says_what_the_server_adds(measured: Measured) -> 
     assert closed["mean_batch"] == 1
 
 
+@pytest.mark.slow
 def test_an_open_loop_is_held_against_an_ideal_server(measured: Measured) -> None:
     found = measured("--rate", 40, "--seconds", 1, "--rounds", 1, "--streams", 1)["open"]
     assert found["rate_per_s"] == 40
@@ -94,6 +95,7 @@ def test_more_than_the_server_can_do_is_refused_with_a_status_and_nothing_hangs(
     assert (found["hung"], found["wrong"], found["ideal"]) == (0, 0, None)
 
 
+@pytest.mark.slow
 def test_a_table_for_people_has_a_line_a_figure_and_a_column_a_model(bench: Callable[..., Any]) -> None:
     done = bench("lenet5-digits", "--rounds", 1)
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,7 @@ def test_a_server_that_does_nothing_shows_what_the_machine_allows(
         assert errors == "0"
 
 
+@pytest.mark.slow
 def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_its_answers_are_checked_and_its_refusals_counted(
     assert done.refused == {"UNKNOWN" if streams else "INVALID_ARGUMENT": 10}
 
 
+@pytest.mark.slow
 def test_the_command_measures_it(
     address: str, measured: Callable[..., dict[str, Any]], bench: Callable[..., Any], other: OtherServer
 ) -> None:
