@@ -8,13 +8,11 @@ Prints the median round.
 """
 
 import argparse
-import asyncio
 import os
 import platform
 import statistics
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,7 +39,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 async def _serve() -> None:
-    """Answer until the standard input ends; the port is the first thing that is printed."""
+    """Answer until the process is killed; the port is the first thing that is printed."""
     labels = [classifier_pb2.LabelScore(label="0", probability=1.0)]
     response = classifier_pb2.ClassifyResponse(
         classifications=[classifier_pb2.Classification(labels=labels)],
@@ -68,22 +66,14 @@ async def _serve() -> None:
     await server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def wait_for_the_end() -> None:
-        sys.stdin.read()
-        loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
-    await ended.wait()
-    await server.stop(None)
+    await server.wait_for_termination()
 
 
 @contextmanager
 def _served() -> Iterator[tuple[str, int]]:
     """Start the server; give its address and its process."""
     command = [sys.executable, "-m", "bench.ceiling", "--serve"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
         try:
             port = (process.stdout and process.stdout.readline()) or ""
             if not port:
