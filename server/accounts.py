@@ -58,6 +58,7 @@ class Account:
         """Let the model go, and count."""
         del kind, trace
         model, now_s = self.model, time.monotonic()
+        model.in_flight.leave(0)  # first: whatever becomes of the counting, nobody waits for this request
         if error is None:
             model.metrics.answered.inc()
             model.metrics.images.inc(self._images)
@@ -77,7 +78,6 @@ class Account:
                 code = why_cancelled(self._deadline_s)
             self._metrics.request_ended(model.status.name, code)
             model.statistics.failed.add(now_s - self._started_s)
-        model.in_flight.leave(0)
 
 
 class Accounts:
