@@ -55,6 +55,7 @@ class Batcher:
         self._busy_until_s = [-math.inf] * lanes
         self._door = Door(self._queues, self._busy_until_s)
         self._closed = False
+        self._waking = False
         self._loop = asyncio.get_running_loop()
 
     def add(self, queue: ModelQueue) -> None:
@@ -115,7 +116,9 @@ class Batcher:
                 raise ModelNotReadyError("the server is stopping")
             self._door.check(submission)
             queue.lines[priority].add(submission)
-            self._wake.notify(-(-len(images) // queue.costs.largest))  # a lane for each batch
+        if not self._waking:  # who comes in this turn of the event loop, comes before a lane looks
+            self._waking = True
+            self._loop.call_soon(self._wake_lanes)
         return submission
 
     def release(self, number: int) -> None:
@@ -178,6 +181,12 @@ class Batcher:
         self._busy_until_s[number % self._lanes] = ends_s
         self._turns.began(priority)
         return batch
+
+    def _wake_lanes(self) -> None:
+        """Have a lane look for each batch that waits."""
+        self._waking = False
+        with self._wake:
+            self._wake.notify(sum(-(-queue.waiting // queue.costs.largest) for queue in self._queues))
 
     def _ended_unanswered(self, submission: Submission, reason: Unanswered | None) -> None:
         """Take out the images that still wait, because nobody waits for them any more, and count all."""

@@ -7,7 +7,7 @@ opened so that it cannot, and the answer decides: asked-for devices that do not 
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from server.errors import StartError
 # A convolution of 4 x 4 pixels: cuDNN is loaded only when the first convolution runs, so a session that
 # merely opens proves nothing. tests/server/test_device.py builds it anew and compares.
 _PROBE = Path(__file__).with_name("probe.onnx")
+# Networks with fewer multiply-adds an image took longer on two threads than on one, up to batches of 16
+# (docs/adr/0008-one-lane-of-all-cores.md).
+_SPLIT_MACS = 1e6
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Device:
     Attributes:
         name: ``cpu`` or ``cuda:0``.
         ordinal: the CUDA device's number; None for the CPU.
-        threads: threads of one run on the CPU.
+        threads: threads of one run on the CPU, at most.
     """
 
     name: str
@@ -39,6 +42,14 @@ class Device:
     def provider(self) -> str:
         """Give ONNX Runtime's name of the execution provider."""
         return CPU_PROVIDER if self.ordinal is None else CUDA_PROVIDER
+
+    def suited(self, macs: float) -> "Device":
+        """Give the device as it runs a network best: a tiny one on one thread.
+
+        Args:
+            macs: multiply-adds of one image; 0 where they are not known.
+        """
+        return replace(self, threads=1) if 0 < macs < _SPLIT_MACS else self
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,9 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.log_severity_level = 4  # fatal only: what goes wrong is raised, and told once
-    # A spinning thread burns the core that decodes the next picture.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads spin between the parts of a network, but not between batches: there, a spinning thread burns the
+    # core that decodes the next picture.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Without VNNI, sums of two 8-bit products saturate in 16 bits, unless the weights are made unsigned.
     options.add_session_config_entry("session.x64quantprecision", "1")
     # A few bytes of graph can ask for gigabytes of constants.

@@ -27,7 +27,7 @@ def open_network(
         Exception: ONNX Runtime's own, when it cannot load the file.
     """
     if device.ordinal is None:
-        return OnnxNetwork(path, manifest, device, batch_sizes)
+        return OnnxNetwork(path, manifest, device.suited(manifest.macs), batch_sizes)
     ordinal = device.ordinal
 
     def captured() -> Network:

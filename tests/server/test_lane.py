@@ -4,12 +4,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export import pipeline
+from modelzoo.v1 import manifest_pb2
 from server.device import Device, open_session
+from server.opening import open_network
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
@@ -180,4 +183,21 @@ def test_a_session_has_the_threads_of_its_device(
     path = exported[MODEL].folder / exported[MODEL].manifest.precisions[0].file.name
     options = open_session(path, Device("cpu", None, threads)).get_session_options()
     assert options.intra_op_num_threads == threads
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+@pytest.mark.parametrize(("macs", "helpers"), [(999_999, 0), (1_000_000, 2), (0, 2)])
+def test_a_tiny_network_runs_on_one_thread_where_its_size_is_known(
+    exported: dict[str, pipeline.Exported], macs: float, helpers: int
+) -> None:
+    one = exported[MODEL]
+    manifest = manifest_pb2.Manifest()
+    manifest.CopyFrom(one.manifest)
+    manifest.macs = macs
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir()))
+    network = open_network(
+        one.folder / manifest.precisions[0].file.name, manifest, Device("cpu", None, 3), [4]
+    )
+    assert len(list(tasks.iterdir())) - threads == helpers
+    assert network.infer([PIXELS]).shape == (1, 10)

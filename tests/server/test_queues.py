@@ -258,3 +258,17 @@ def test_a_split_request_wakes_a_lane_for_every_batch(wire) -> None:
         assert sorted(wired.network.batches) == [3, 4, 4]
 
     asyncio.run(scenario())
+
+
+def test_who_comes_in_one_turn_of_the_event_loop_rides_in_one_batch(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        first = wired.batcher.enqueue(wired.queue, rows(0))
+        assert not wired.network.entered.acquire(
+            timeout=0.2
+        )  # the loop stands still here, an idle lane would not
+        others = [wired.batcher.enqueue(wired.queue, rows(value)) for value in (1, 2, 3)]
+        await asyncio.wait_for(asyncio.gather(first, *others), 60)
+        assert wired.network.batches == [4]
+
+    asyncio.run(scenario())
