@@ -1,18 +1,21 @@
-"""What gRPC alone allows on this machine: a server that answers at once, under the loads of `modelzoo bench`.
+"""What gRPC alone allows on this machine: a server that does nothing, under the loads of `modelzoo bench`.
 
     python -m bench.ceiling [--seconds 5] [--rounds 3]
 
 No Python server answers more small requests than this one: grpc.aio on uvloop, generic handlers, bytes in
 and out, no work. A call each (`h2load` asks where it is installed), and four streams of 32 outstanding.
-Prints the median round.
+Pictures of 224 x 224 come one by one; for each a thread sleeps as long as a network might run, and the p50
+is what is added to that sleep. Prints the median round.
 """
 
 import argparse
+import asyncio
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,12 +30,16 @@ from bench import h2load, processes
 from bench.errors import BenchError
 from client.closed_loop import closed_loop
 from client.dialects import Classify
-from client.load import Load, Report
+from client.load import Load, Report, percentile_s
 from modelzoo.v1 import classifier_pb2
 
 MODEL = "ceiling"
-CALLS = Load(Classify(MODEL), [np.zeros((28, 28, 1), np.uint8)], [{0}], outstanding=32)
-STREAMS = Load(Classify(MODEL), CALLS.pictures, CALLS.labels, outstanding=128, streams=4)
+_SMALL, _LARGE = np.zeros((28, 28, 1), np.uint8), np.zeros((224, 224, 3), np.uint8)
+CALLS = Load(Classify(MODEL), [_SMALL], [{0}], outstanding=32)
+STREAMS = replace(CALLS, outstanding=128, streams=4)
+ONE_BY_CALL = replace(CALLS, pictures=[_LARGE], outstanding=1)
+ONE_BY_STREAM = replace(ONE_BY_CALL, streams=1)
+_RUN_S = 0.025
 _WARM_UP_S = 0.5
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -48,11 +55,17 @@ async def _serve() -> None:
     answer = response.SerializeToString()
     streamed = classifier_pb2.ClassifyStreamResponse(response=response).SerializeToString()
 
-    async def call(_body: bytes, _context: Context) -> bytes:
+    async def run(body: bytes) -> None:
+        if len(body) >= _LARGE.nbytes:
+            await asyncio.to_thread(time.sleep, _RUN_S)
+
+    async def call(body: bytes, _context: Context) -> bytes:
+        await run(body)
         return answer
 
     async def stream(_: object, context: Context) -> None:
         while isinstance(message := await context.read(), bytes):
+            await run(message)
             await context.write(message[: 2 + message[1]] + streamed)  # the first field: the request's id
 
     service, _, method = Classify.method[1:].partition("/")
@@ -86,7 +99,8 @@ def _served() -> Iterator[tuple[str, int]]:
 def _measure(load: Load, address: str, pid: int) -> tuple[Report, float]:
     """Run a load; give what was answered, and how many requests for a second of the server's processors."""
     before_s = processes.cpu_s(pid)
-    ask = closed_loop if load.streams or not h2load.installed() else h2load.closed_loop
+    by_hand = load.streams or load.outstanding == 1 or not h2load.installed()
+    ask = closed_loop if by_hand else h2load.closed_loop
     report = ask(load, address)
     return report, report.answered / (processes.cpu_s(pid) - before_s)
 
@@ -101,7 +115,12 @@ def main() -> int:
     if options.serve:
         uvloop.run(_serve())
         return 0
-    ways = {"a call each": CALLS, "streams": STREAMS}
+    ways = {
+        "a call each": CALLS,
+        "streams": STREAMS,
+        "one by one, calls": ONE_BY_CALL,
+        "one by one, a stream": ONE_BY_STREAM,
+    }
     found: dict[str, list[tuple[Report, float]]] = {name: [] for name in ways}
     try:
         with _served() as (address, pid):
@@ -114,13 +133,16 @@ def main() -> int:
         return 1
     title = f"a server that does nothing, {platform.machine()}, {os.cpu_count()} cores"
     table = Table(title=title, box=None)
-    for column in ("way", "requests/s", "requests / server CPU s", "asked by", "errors"):
+    for column in ("way", "requests/s", "per server CPU s", "p50 ms", "asked by", "errors"):
         table.add_column(column, justify="right")
     for name, rounds in found.items():
         rate = statistics.median(report.images_per_s() for report, _ in rounds)
         capacity = statistics.median(capacity for _, capacity in rounds)
+        p50_s = statistics.median(percentile_s(report.measured_latencies_s, 50) for report, _ in rounds)
+        p50_s -= _RUN_S if ways[name].outstanding == 1 else 0.0
         errors = sum(report.errors for report, _ in rounds)
-        table.add_row(name, f"{rate:,.0f}", f"{capacity:,.0f}", rounds[0][0].generator, str(errors))
+        figures = (f"{rate:,.0f}", f"{capacity:,.0f}", f"{1e3 * p50_s:.2f}")
+        table.add_row(name, *figures, rounds[0][0].generator, str(errors))
     Console().print(table)
     return int(any(report.errors for rounds in found.values() for report, _ in rounds))
 

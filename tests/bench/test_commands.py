@@ -29,9 +29,11 @@ def test_a_server_that_does_nothing_shows_what_the_machine_allows(
     monkeypatch.setattr(sys, "argv", ["ceiling", "--seconds", "0.5", "--rounds", "1"])
     assert ceiling.main() == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[:-4] for row in rows] == [["a", "call", "each"], ["streams"]]
-    for *_, rate, capacity, generator, errors in rows:
+    ways = ["a call each", "streams", "one by one calls", "one by one a stream"]
+    assert [" ".join(row[:-5]) for row in rows] == ways
+    for *_, rate, capacity, p50_ms, generator, errors in rows:
         assert float(rate) > 0 < float(capacity)
+        assert float(p50_ms) > 0
         assert generator in {"h2load", "python"}
         assert errors == "0"
 
