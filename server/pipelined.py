@@ -5,11 +5,14 @@ size plans nothing anew, and the copy of one batch to the device overlaps with t
 """
 
 import itertools
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from artifact.pictures import Pixels
 from server.arrays import Probabilities, Rows
@@ -127,8 +130,11 @@ class PipelinedNetwork:
         sets.append(chosen)  # by turns
         if chosen.busy:
             raise RuntimeError(f"both sets of batch size {size} are on their way. This is a bug.")
-        for seat, row in zip(chosen.rows, rows, strict=False):
-            seat[...] = row
+        if isinstance(rows, np.ndarray):
+            chosen.rows[: len(rows)] = rows
+        else:
+            for seat, row in zip(chosen.rows, rows, strict=False):
+                seat[...] = row
         cuda = self._cuda
         cuda.copy_in(chosen.bound.rows, chosen.rows, self._copies)
         cuda.record(chosen.copied, self._copies)
@@ -161,7 +167,8 @@ class PipelinedNetwork:
         self._events.clear()
 
     def _capture(self, size: int, shape: tuple[int, int, int], label_count: int, graph_id: int) -> _Set:
-        rows, answers = np.zeros((size, *shape), np.uint8), np.zeros((size, label_count), np.float32)
+        rows: Pixels = _own_pages((size, *shape), np.uint8)
+        answers: Probabilities = _own_pages((size, label_count), np.float32)
         for array in (rows, answers):
             self._cuda.pin(array)
             self._pinned.append(array)
@@ -172,3 +179,10 @@ class PipelinedNetwork:
             bound.run()
             self._cuda.synchronize_stream(self._session.stream)
         return _Set(rows, answers, bound, copied, done)
+
+
+def _own_pages(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Make an array of zeros that shares no page of memory: pages are pinned whole, and only once."""
+    size_bytes = math.prod(shape) * np.dtype(kind).itemsize
+    memory = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, kind).reshape(shape)

@@ -4,6 +4,7 @@ So a missing wait, or a buffer that is used too early, shows in the answers. Its
 """
 
 import ctypes
+import mmap
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class LazyCuda:
     done: dict[int, int] = field(default_factory=dict)  # stream: how much of its work is done
     queued: dict[int, int] = field(default_factory=dict)
     pinned: set[int] = field(default_factory=set)
+    pages: set[int] = field(default_factory=set)  # of what is pinned
     events: set[int] = field(default_factory=set)
     failures: deque[Exception] = field(default_factory=deque)
     _names: int = 0
@@ -39,9 +41,12 @@ class LazyCuda:
         return name
 
     def pin(self, array: np.ndarray) -> None:
+        assert not self.pages & _pages(array), "a page that is pinned cannot be pinned again"
+        self.pages |= _pages(array)
         self.pinned.add(array.ctypes.data)
 
     def unpin(self, array: np.ndarray) -> None:
+        self.pages -= _pages(array)
         self.pinned.remove(array.ctypes.data)
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
@@ -81,6 +86,11 @@ class LazyCuda:
         while self.done[stream] < until:
             self.done[stream] += 1
             self.streams[stream].popleft()()
+
+
+def _pages(array: np.ndarray) -> set[int]:
+    first, last = array.ctypes.data, array.ctypes.data + array.nbytes - 1
+    return set(range(first // mmap.PAGESIZE, last // mmap.PAGESIZE + 1))
 
 
 class Graphs:
