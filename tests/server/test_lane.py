@@ -11,8 +11,8 @@ import pytest
 
 from export import pipeline
 from modelzoo.v1 import manifest_pb2
+from server import opening
 from server.device import Device, open_session
-from server.opening import open_network
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
@@ -186,18 +186,11 @@ def test_a_session_has_the_threads_of_its_device(
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
-@pytest.mark.parametrize(("macs", "helpers"), [(999_999, 0), (1_000_000, 2), (0, 2)])
+@pytest.mark.parametrize(("macs", "threads"), [(999_999, 1), (1_000_000, 3), (0, 3)])
 def test_a_tiny_network_runs_on_one_thread_where_its_size_is_known(
-    exported: dict[str, pipeline.Exported], macs: float, helpers: int
+    monkeypatch: pytest.MonkeyPatch, macs: float, threads: int
 ) -> None:
-    one = exported[MODEL]
-    manifest = manifest_pb2.Manifest()
-    manifest.CopyFrom(one.manifest)
-    manifest.macs = macs
-    tasks = Path("/proc/self/task")
-    threads = len(list(tasks.iterdir()))
-    network = open_network(
-        one.folder / manifest.precisions[0].file.name, manifest, Device("cpu", None, 3), [4]
-    )
-    assert len(list(tasks.iterdir())) - threads == helpers
-    assert network.infer([PIXELS]).shape == (1, 10)
+    opened: list[Device] = []
+    monkeypatch.setattr(opening, "OnnxNetwork", lambda path, manifest, device, sizes: opened.append(device))
+    opening.open_network(Path("model.onnx"), manifest_pb2.Manifest(macs=macs), Device("cpu", None, 3), [4])
+    assert [device.threads for device in opened] == [threads]
