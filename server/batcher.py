@@ -183,10 +183,10 @@ class Batcher:
         return batch
 
     def _wake_lanes(self) -> None:
-        """Have a lane look for each batch that waits."""
+        """Have as many lanes look as there could be batches: a batch may be one image."""
         self._waking = False
         with self._wake:
-            self._wake.notify(sum(-(-queue.waiting // queue.costs.largest) for queue in self._queues))
+            self._wake.notify(sum(queue.waiting for queue in self._queues))
 
     def _ended_unanswered(self, submission: Submission, reason: Unanswered | None) -> None:
         """Take out the images that still wait, because nobody waits for them any more, and count all."""

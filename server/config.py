@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     threads_per_lane: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda given: max(1, core_count() // given.get("lanes", 1))
     )
-    """Threads of one batch on the CPU; those of a tiny network run on one."""
+    """Threads of one batch on the CPU; batches of a tiny network run on one."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""
 

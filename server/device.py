@@ -102,9 +102,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.log_severity_level = 4  # fatal only: what goes wrong is raised, and told once
-    # Threads spin between the parts of a network, but not between batches: there, a spinning thread burns the
-    # core that decodes the next picture.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # A spinning thread burns the core that decodes the next picture.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without VNNI, sums of two 8-bit products saturate in 16 bits, unless the weights are made unsigned.
     options.add_session_config_entry("session.x64quantprecision", "1")
     # A few bytes of graph can ask for gigabytes of constants.

@@ -9,3 +9,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
     tick = threading.Event()
     while not condition():
         tick.wait(0.002)
+
+
+class CountingCondition(threading.Condition):
+    """A condition that counts who came to wait; they wait when the lock is free again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.release()
+        return super().wait(timeout)

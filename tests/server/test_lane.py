@@ -13,6 +13,7 @@ from export import pipeline
 from modelzoo.v1 import manifest_pb2
 from server import opening
 from server.device import Device, open_session
+from tests.server.progress import CountingCondition
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
@@ -28,18 +29,6 @@ class Holder:
     def __call__(self) -> None:
         self.entered.release()
         assert self.gate.wait(60), "nobody opened the gate"
-
-
-class CountingCondition(threading.Condition):
-    """A condition that counts who came to wait; they wait when the lock is free again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = threading.Semaphore(0)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.release()
-        return super().wait(timeout)
 
 
 @pytest.fixture
@@ -183,7 +172,7 @@ def test_a_session_has_the_threads_of_its_device(
     path = exported[MODEL].folder / exported[MODEL].manifest.precisions[0].file.name
     options = open_session(path, Device("cpu", None, threads)).get_session_options()
     assert options.intra_op_num_threads == threads
-    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 @pytest.mark.parametrize(("macs", "threads"), [(999_999, 1), (1_000_000, 3), (0, 3)])

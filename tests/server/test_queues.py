@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
-from server.submissions import Answer
+from server.submissions import Answer, Priority
+from tests.server.progress import CountingCondition
 
 MODEL = "lenet5-digits"
 
@@ -262,13 +263,31 @@ def test_a_split_request_wakes_a_lane_for_every_batch(wire) -> None:
 
 def test_who_comes_in_one_turn_of_the_event_loop_rides_in_one_batch(wire) -> None:
     async def scenario() -> None:
-        wired = wire()
+        wake = CountingCondition()
+        wired = wire(wake=wake)
+        assert await asyncio.to_thread(wake.waits.acquire, timeout=60)
         first = wired.batcher.enqueue(wired.queue, rows(0))
-        assert not wired.network.entered.acquire(
-            timeout=0.2
-        )  # the loop stands still here, an idle lane would not
+        # The loop stands still here; an idle lane that was told would not.
+        assert not wired.network.entered.acquire(timeout=0.2)
         others = [wired.batcher.enqueue(wired.queue, rows(value)) for value in (1, 2, 3)]
         await asyncio.wait_for(asyncio.gather(first, *others), 60)
         assert wired.network.batches == [4]
+
+    asyncio.run(scenario())
+
+
+def test_every_batch_of_one_turn_of_the_event_loop_gets_a_lane_that_is_idle(wire) -> None:
+    async def scenario() -> None:
+        wake = CountingCondition()
+        wired = wire(lanes=2, wake=wake)
+        wired.network.shut()
+        for _ in range(2):
+            assert await asyncio.to_thread(wake.waits.acquire, timeout=60)
+        bulk = wired.batcher.enqueue(wired.queue, rows(0), priority=Priority.BULK)
+        interactive = wired.batcher.enqueue(wired.queue, rows(1))
+        for _ in range(2):  # neither waits for the other's lane
+            assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
+        wired.network.gate.set()
+        assert [labels(await one) for one in (bulk, interactive)] == [[0], [1]]
 
     asyncio.run(scenario())
