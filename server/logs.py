@@ -1,6 +1,7 @@
 """The log: one line per event of the server's life, as text for people or JSON for machines.
 
-Tracebacks hold no local variables: those are the clients' pictures, megabytes of them.
+Tracebacks hold no local variables: those are the clients' pictures, megabytes of them. An event is
+written in one piece, end of line included, since the engine and its front ends write to the same stream.
 """
 
 from typing import Literal, TextIO
@@ -28,7 +29,7 @@ def make(form: Literal["text", "json"], stream: TextIO) -> FilteringBoundLogger:
             )
         )
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.WriteLogger(stream),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger("info"),
     )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 
 import pytest
 
@@ -71,3 +72,16 @@ def test_what_only_a_developer_wants_is_not_logged() -> None:
     stream = io.StringIO()
     logs.make("json", stream).debug("detail")
     assert stream.getvalue() == ""
+
+
+def test_a_line_is_written_in_one_piece_so_that_processes_can_share_a_stream() -> None:
+    near, far = socket.socketpair(type=socket.SOCK_DGRAM)  # each write arrives as a datagram of its own
+    with near, far:
+        # As sys.stderr is under PYTHONUNBUFFERED, which containers like to set.
+        unbuffered = io.FileIO(far.fileno(), "w", closefd=False)
+        log = logs.make("json", io.TextIOWrapper(unbuffered, write_through=True))
+        log.info("first")
+        log.info("second")
+        pieces = [near.recv(1000).decode() for _ in range(2)]
+    assert [json.loads(piece)["event"] for piece in pieces] == ["first", "second"]
+    assert all(piece.endswith("\n") for piece in pieces)
