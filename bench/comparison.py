@@ -243,9 +243,12 @@ class _Measurement:
         )
 
     def _arranged(self) -> tuple[int, int]:
-        """Give the lanes of the server and the threads of each; the bare loop's where they are not known."""
-        if self._server.arranged is not None:
-            return self._server.arranged.lanes, self._server.arranged.threads
+        """Give the batches of the server that do not slow each other down, and the threads of each.
+
+        Those of the bare loop, where they are not known.
+        """
+        if (arranged := self._server.arranged) is not None:
+            return min(arranged.lanes, max(1, core_count() // arranged.threads)), arranged.threads
         return self.arrangement.callers, self.arrangement.threads
 
     def _costed(self, load: Callable[[], Report], check: Report | None) -> Served:

@@ -1,8 +1,9 @@
 """Which lanes serve best on a CPU: the same load on servers with so many lanes of so many threads.
 
-    python -m bench.lanes resnet18-digits [--settings 1x2 2x1] [--clients 16]
+    python -m bench.lanes resnet18-digits [--settings 1x2 2x1 2x2] [--clients 16]
 
-1x2 is one batch at a time on two threads, 2x1 is two at a time on one thread each. All servers run at once
+1x2 is one batch at a time on two threads, 2x1 is two at a time on one thread each, and 2x2 is two at a time
+that share two threads, which a batch alone has to itself. All servers run at once
 and are asked in turns, round by round, so that what disturbs one disturbs the others. Every answer is held
 against the label that the model's golden file expects.
 """
@@ -38,7 +39,7 @@ class Rival:
     """A server with so many lanes.
 
     Attributes:
-        setting: lanes and threads of each, as in ``2x1``.
+        setting: lanes and the threads that they share or have, as in ``2x1``.
         address: of its gRPC port.
     """
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--repository", type=Path, default=Path("models"))
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--settings", nargs="+", default=["1x2", "2x1"], help="lanes x threads of each")
+    parser.add_argument("--settings", nargs="+", default=["1x2", "2x1", "2x2"], help="lanes x threads")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--images", type=int, default=1, help="per request")
@@ -111,7 +112,7 @@ def _start(stack: ExitStack, options: argparse.Namespace, setting: str) -> Rival
     if match is None:
         raise BenchError(f"no setting: {setting!r}; 2x1 is two lanes of one thread")
     config = Path(stack.enter_context(TemporaryDirectory())) / "lanes.toml"
-    config.write_text(f"lanes = {match[1]}\nthreads_per_lane = {match[2]}\n", "utf-8")
+    config.write_text(f"lanes = {match[1]}\nintra_op_threads = {match[2]}\n", "utf-8")
     plan = Plan(options.repository, options.precision, "cpu", config)
     entry = subjects.find(options.model, options.repository)
     return Rival(setting, stack.enter_context(servers.opened(plan, entry)).address)

@@ -29,7 +29,7 @@ _LINES = 20  # of the log that are kept, to say what went wrong
 
 @dataclass(frozen=True)
 class Arranged:
-    """How a server runs batches: so many at the same time, so many threads for each."""
+    """How a server runs batches: so many at the same time, on so many threads that they share."""
 
     lanes: int
     threads: int
@@ -159,7 +159,7 @@ def _started(plan: Plan, repository: str) -> Iterator[Server]:
                 said["grpc"],
                 process.pid,
                 said["metrics"],
-                Arranged(said["lanes"], said["threads_per_lane"]),
+                Arranged(said["lanes"], said["intra_op_threads"]),
                 started_here=True,
             )
             if process.poll() is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from server.errors import ExpiredError, OverloadedError
+from server.pace import Pace
 from server.queues import ModelQueue
 from server.submissions import Priority, Submission
 
@@ -17,9 +18,10 @@ class Door:
         busy_until_s: when each of the lane's threads ends what it runs, as predicted.
     """
 
-    def __init__(self, queues: Sequence[ModelQueue], busy_until_s: Sequence[float]) -> None:
+    def __init__(self, queues: Sequence[ModelQueue], busy_until_s: Sequence[float], pace: Pace) -> None:
         self._queues = queues
         self._busy_until_s = busy_until_s
+        self._pace = pace
 
     def check(self, submission: Submission) -> None:
         """Let a submission in that comes now, by returning.
@@ -72,9 +74,10 @@ class Door:
         return total_s
 
     def _running_s(self, now_s: float) -> float:
-        """Predict how long the lane's threads, on the average, take for what runs."""
-        total_s = 0.0
+        """Predict how long the device takes for what runs."""
+        total_s, busy = 0.0, 0
         for busy_until_s in self._busy_until_s:
             if busy_until_s > now_s:
                 total_s += busy_until_s - now_s
-        return total_s / len(self._busy_until_s)
+                busy += 1
+        return total_s / max(busy, self._pace.side_by_side)

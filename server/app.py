@@ -77,7 +77,7 @@ class Server:
             StartError: a port or the device is not usable.
         """
         settings = self._settings
-        choice = choose(settings.device, settings.threads_per_lane)
+        choice = choose(settings.device, settings.intra_op_threads)
         device = choice.device
         if choice.fallback_reason:
             self._log.warning("device_fallback", requested=settings.device, reason=choice.fallback_reason)
@@ -88,7 +88,11 @@ class Server:
         wake = threading.Condition()
         lanes = settings.lanes if device.ordinal is None else 1
         self._batcher = Batcher(
-            wake, self._log_failure, lanes=lanes, max_queue_delay_s=settings.max_queue_delay_s
+            wake,
+            self._log_failure,
+            lanes=lanes,
+            side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
+            max_queue_delay_s=settings.max_queue_delay_s,
         )
         self._lane = Lane(wake, self._batcher, lanes)
         self._repository = Repository(
@@ -136,7 +140,7 @@ class Server:
             metrics=f"http://{address_of(settings.host, self.metrics_port)}/metrics",
             device=device.name,
             lanes=lanes,
-            threads_per_lane=device.threads,
+            intra_op_threads=device.threads,
             frontends=settings.frontends,
         )
 

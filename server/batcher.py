@@ -17,6 +17,7 @@ from server.batches import Batch
 from server.errors import ExpiredError, ModelNotReadyError
 from server.handover import hand_over
 from server.metrics import Unanswered
+from server.pace import Pace
 from server.priorities import Turns
 from server.queues import ModelQueue
 from server.submissions import Answer, Priority, Submission
@@ -30,6 +31,7 @@ class Batcher:
             device's lane, which waits on it.
         log_failure: told of a batch that the device failed: the model's name and the cause.
         lanes: batches that run at the same time.
+        side_by_side: how many of them do not slow each other down; all, where none is given.
         max_queue_delay_s: how long the oldest image of a batch that could be larger waits for more to
             come, while the device is free; never so long that a deadline could not be kept.
         clock: of deadlines and of all times.
@@ -41,6 +43,7 @@ class Batcher:
         log_failure: Callable[[str, Exception], None],
         *,
         lanes: int = 1,
+        side_by_side: float | None = None,
         max_queue_delay_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,12 +54,18 @@ class Batcher:
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: dict[int, Batch] = {}
-        self._turns = Turns()
-        self._busy_until_s = [-math.inf] * lanes
-        self._door = Door(self._queues, self._busy_until_s)
+        self._busy_until_s = [-math.inf] * lanes  # as predicted; -inf for a lane that is free
+        self._pace = Pace(lanes if side_by_side is None else side_by_side, clock())
+        self._turns = Turns(slowing=self._pace.slowdown(lanes) > 1)
+        self._door = Door(self._queues, self._busy_until_s, self._pace)
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def side_by_side(self) -> float:
+        """Give how many batches run at the same time without slowing each other down."""
+        return self._pace.side_by_side
 
     def add(self, queue: ModelQueue) -> None:
         """Serve a model from now on."""
@@ -124,9 +133,10 @@ class Batcher:
     def release(self, number: int) -> None:
         """Take note that what was taken under a number has ended; the lane calls it, with the lock."""
         if (ended := self._running.pop(number, None)) is not None:
-            self._turns.ended(ended.priority, self._clock())
+            now_s = self._clock()
+            self._turns.ended(ended, now_s)
             if (number + self._lanes) % (2 * self._lanes) not in self._running:
-                self._busy_until_s[number % self._lanes] = -math.inf
+                self._busy(number % self._lanes, -math.inf, now_s)
 
     def take(self, number: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model whose images have least slack.
@@ -154,7 +164,9 @@ class Batcher:
                 if not queues:
                     return min(starts_s.values()) - now_s
             queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
-            hopeless = queue.lines[priority].drop_hopeless(now_s)
+            hopeless = queue.lines[priority].drop_hopeless(
+                now_s, self._pace.slowdown(self._lanes_with(number))
+            )
             if not hopeless:
                 return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, hopeless)
@@ -168,19 +180,35 @@ class Batcher:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
-        line = queue.lines[priority]
-        starts_s = max(now_s, self._busy_until_s[number % self._lanes])
-        images = line.best_size(starts_s)
-        ends_s = starts_s + queue.costs.batch_s(images)
+        line, lane = queue.lines[priority], number % self._lanes
+        starts_s = max(now_s, self._busy_until_s[lane])
+        # Deadlines are kept even if all lanes will be busy; that they are is not predicted.
+        images = line.best_size(starts_s, self._pace.slowdown(self._lanes))
+        ends_s = starts_s + queue.costs.batch_s(images) * self._pace.slowdown(self._lanes_with(number))
         seats = line.take(images)
         free = queue.costs.seats(images) - images
         if free and priority is Priority.INTERACTIVE:
             seats += queue.lines[Priority.BULK].take(free, ends_s)
-        batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._log_failure)
+        batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._pace, self._log_failure)
         self._running[number] = batch
-        self._busy_until_s[number % self._lanes] = ends_s
-        self._turns.began(priority)
+        self._busy(lane, ends_s, now_s)
+        self._turns.began(batch)
         return batch
+
+    def _lanes_with(self, number: int) -> int:
+        """Count the lanes that are busy once something runs under a number."""
+        others = (until_s for lane, until_s in enumerate(self._busy_until_s) if lane != number % self._lanes)
+        return 1 + sum(until_s > -math.inf for until_s in others)
+
+    def _busy(self, lane: int, until_s: float, now_s: float) -> None:
+        """Take note of when a lane will be free; the others come to their ends the later, or the sooner."""
+        others = [i for i, end_s in enumerate(self._busy_until_s) if i != lane and end_s > -math.inf]
+        slower = self._pace.change(len(others) + (until_s > -math.inf), now_s)
+        for other in others:
+            left_s = self._busy_until_s[other] - now_s
+            if left_s > 0:
+                self._busy_until_s[other] = now_s + left_s * slower
+        self._busy_until_s[lane] = until_s
 
     def _wake_lanes(self) -> None:
         """Have as many lanes look as there could be batches: a batch may be one image."""

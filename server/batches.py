@@ -10,6 +10,7 @@ import numpy as np
 from server.arrays import Probabilities
 from server.errors import InferenceError
 from server.handover import hand_over
+from server.pace import Pace
 from server.queues import ModelQueue, Seats
 from server.submissions import BatchTimes, Priority
 
@@ -30,9 +31,12 @@ class Batch:
     ends_s: float
     loop: asyncio.AbstractEventLoop
     clock: Callable[[], float]
+    pace: Pace
     log_failure: Callable[[str, Exception], None]
     images: int = field(init=False)
     _started_s: float = field(init=False)
+    _begun_work_s: float = field(init=False)
+    _slowdown: float = field(init=False, default=1.0)
     _on_its_way: object = field(init=False, default=None)
     _outcome: Probabilities | Exception | None = field(init=False, default=None)
     _not_numbers: list[int] = field(init=False, default_factory=list)  # rows
@@ -48,6 +52,7 @@ class Batch:
     def start(self) -> None:
         """Infer on the calling thread; or only set the batch on its way, where the network can."""
         self._started_s = self.clock()
+        self._begun_work_s = self.pace.work_s(self._started_s)
         parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
         # What came in one array is not taken apart where it is the whole batch.
         rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
@@ -70,6 +75,8 @@ class Batch:
         """
         outcome = self._checked(self._finished() if self._outcome is None else self._outcome)
         ended_s = self.clock()
+        work_s = self.pace.work_s(ended_s) - self._begun_work_s
+        self._slowdown = (ended_s - self._started_s) / work_s if work_s > 0 else 1.0
         times = BatchTimes(max(self._started_s, free_s), ended_s, self.images)
         hand_over(self.loop, self._settle, outcome, times)
         return ended_s
@@ -107,8 +114,9 @@ class Batch:
             self.log_failure(self.queue.name, outcome)
             return
         now_s = self.clock()
-        metrics.statistics.ran(times.batch_size, times.ended_s - times.started_s)
-        self.queue.costs.observe(times.batch_size, times.ended_s - times.started_s, now_s)
+        took_s = times.ended_s - times.started_s
+        metrics.statistics.ran(times.batch_size, took_s)
+        self.queue.costs.observe(times.batch_size, took_s / self._slowdown, now_s)
         row = 0
         for seats in self.seats:
             count = seats.stop - seats.start

@@ -80,12 +80,10 @@ class Settings(BaseSettings):
     """Size of all requests that are in flight together."""
     decoder_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
     """Pictures that are decoded at the same time."""
-    lanes: Annotated[int, Field(ge=1)] = 1
+    lanes: Annotated[int, Field(ge=1)] = Field(default_factory=lambda: min(2, core_count()))
     """Batches that run at the same time on the CPU; a CUDA device always has one lane."""
-    threads_per_lane: Annotated[int, Field(ge=1)] = Field(
-        default_factory=lambda given: max(1, core_count() // given.get("lanes", 1))
-    )
-    """Threads of one batch on the CPU; batches of a tiny network run on one."""
+    intra_op_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
+    """Threads of a model on the CPU, which its batches share; a tiny network has one."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""
 

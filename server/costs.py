@@ -47,7 +47,7 @@ class Costs:
         padded: whether the network pads a batch up to the next of these sizes (CUDA); elsewhere any size
             up to the largest runs as it is, and the times between are interpolated.
         measured_s: when that was, on the batcher's clock.
-        lanes: batches that run at the same time.
+        side_by_side: batches that run at the same time without slowing each other down.
 
     Attributes:
         sizes: the allowed batch sizes, in ascending order.
@@ -55,7 +55,7 @@ class Costs:
     """
 
     def __init__(
-        self, latency_s: Mapping[int, float], *, padded: bool, measured_s: float, lanes: int = 1
+        self, latency_s: Mapping[int, float], *, padded: bool, measured_s: float, side_by_side: float = 1
     ) -> None:
         self.sizes = tuple(sorted(latency_s))
         self.largest = self.sizes[-1]
@@ -69,7 +69,7 @@ class Costs:
             measured[above] if padded else np.interp(counts, self.sizes, measured)
         ).tolist()
         self._fastest = max(self.sizes, key=lambda size: size / self._seconds[size])
-        self._lanes = lanes
+        self._side_by_side = side_by_side
         self._mean, self._excess, self._factor = 1.0, 0.0, 1.0
         self._observed_s = measured_s
 
@@ -78,16 +78,16 @@ class Costs:
         return self._seats[images]
 
     def batch_s(self, images: int) -> float:
-        """Predict the time of one batch, of no more than the largest size."""
+        """Predict the time of one batch that nothing slows down, of no more than the largest size."""
         return self._seconds[images] * self._factor
 
     def drain_s(self, images: int) -> float:
-        """Predict how long all lanes together take for any number of images, none included."""
+        """Predict how long the device takes for any number of images, none included."""
         if images <= self._fastest:
             return self.batch_s(images) if images else 0.0
         full, rest = divmod(images, self._fastest)
         total_s = full * self.batch_s(self._fastest) + (self.batch_s(rest) if rest else 0.0)
-        return max(total_s / self._lanes, self.batch_s(self._fastest))
+        return max(total_s / self._side_by_side, self.batch_s(self._fastest))
 
     def least_s(self, images: int, now_s: float) -> float:
         """Give the time below which so many images are not worth a try.
@@ -99,7 +99,11 @@ class Costs:
         return self.drain_s(images) * doubt
 
     def observe(self, images: int, seconds: float, now_s: float) -> None:
-        """Learn from a batch that has run; only one thread may call this."""
+        """Learn from a batch that has run; only one thread may call this.
+
+        Args:
+            seconds: that it took, or would have taken alone.
+        """
         ratio = seconds / self._seconds[images]
         ratio = max(_SMALLEST_RATIO, min(ratio, _LARGEST_SURPRISE * self._factor))
         self._excess += (max(0.0, ratio - self._mean) - self._excess) * _WEIGHT

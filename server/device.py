@@ -7,7 +7,7 @@ opened so that it cannot, and the answer decides: asked-for devices that do not 
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ import onnxruntime
 
 from artifact.golden import CPU_PROVIDER, CUDA_PROVIDER
 from server.errors import StartError
+from server.runs import Occupancy
 
 # A convolution of 4 x 4 pixels: cuDNN is loaded only when the first convolution runs, so a session that
 # merely opens proves nothing. tests/server/test_device.py builds it anew and compares.
 _PROBE = Path(__file__).with_name("probe.onnx")
 # Networks with fewer multiply-adds an image took longer on two threads than on one, up to batches of 16
-# (docs/adr/0008-one-lane-of-all-cores.md).
+# (docs/adr/0008-two-lanes-share-a-pool.md).
 _SPLIT_MACS = 1e6
 
 
@@ -32,11 +33,13 @@ class Device:
         name: ``cpu`` or ``cuda:0``.
         ordinal: the CUDA device's number; None for the CPU.
         threads: threads of one run on the CPU, at most.
+        occupancy: by the runs of all models.
     """
 
     name: str
     ordinal: int | None
     threads: int
+    occupancy: Occupancy = field(default_factory=Occupancy, compare=False, repr=False)
 
     @property
     def provider(self) -> str:
@@ -102,8 +105,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.log_severity_level = 4  # fatal only: what goes wrong is raised, and told once
-    # A spinning thread burns the core that decodes the next picture.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A thread that waits for its part of a run spins; between runs it would burn the core that decodes.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # Without VNNI, sums of two 8-bit products saturate in 16 bits, unless the weights are made unsigned.
     options.add_session_config_entry("session.x64quantprecision", "1")
     # A few bytes of graph can ask for gigabytes of constants.

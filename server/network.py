@@ -14,6 +14,7 @@ from artifact.errors import GoldenError
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities, Rows
 from server.device import Device, open_session
+from server.runs import Runs
 
 
 class Network(Protocol):
@@ -80,8 +81,9 @@ class OnnxNetwork:
     def __init__(
         self, path: Path, manifest: manifest_pb2.Manifest, device: Device, batch_sizes: Sequence[int]
     ) -> None:
-        self._session = open_session(path, device)
-        self._input, self._output = signature(self._session, path.name, manifest)
+        session = open_session(path, device)
+        self._runs = Runs(session, device.threads, device.occupancy)
+        self._input, self._output = signature(session, path.name, manifest)
         self.not_captured = ""
         self._padded_to = 0 if device.ordinal is None else max(batch_sizes)
 
@@ -89,7 +91,7 @@ class OnnxNetwork:
         """Stack the rows and run them; see `Network.infer`."""
         padding = [rows[0]] * (self._padded_to - len(rows))
         images = rows if isinstance(rows, np.ndarray) and not padding else np.stack([*rows, *padding])
-        probabilities: Probabilities = self._session.run([self._output], {self._input: images})[0]
+        probabilities: Probabilities = self._runs.run([self._output], {self._input: images})[0]
         return probabilities[: len(rows)]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from server.batches import Batch
 from server.queues import ModelQueue
 from server.submissions import Priority
 
@@ -21,43 +22,57 @@ class Turns:
     - Bulk images do not starve: one batch of them may begin while interactive images wait, if none ran
       for ten times as long as it takes, nor since the oldest of these interactive images came. So
       bulk gets up to a tenth of a device that has no time left, and all the time that is left.
+    - Where batches that run at the same time slow each other down, an interactive request that runs is like
+      one that waits, and one bulk batch runs at a time.
 
     A batch that has begun is never stopped. On a device that pads, bulk images also ride in the free seats of
     interactive batches, which costs nobody anything.
+
+    Args:
+        slowing: whether batches that run at the same time slow each other down.
     """
 
-    def __init__(self) -> None:
-        self._bulk_running = 0
+    def __init__(self, *, slowing: bool) -> None:
+        self._slowing = slowing
+        self._running: list[Batch] = []
         self._bulk_ended_s = -math.inf
 
-    def began(self, priority: Priority) -> None:
+    def began(self, batch: Batch) -> None:
         """Take note of a batch that begins."""
-        self._bulk_running += priority is Priority.BULK
+        self._running.append(batch)
 
-    def ended(self, priority: Priority, now_s: float) -> None:
+    def ended(self, batch: Batch, now_s: float) -> None:
         """Take note of a batch that has ended."""
-        if priority is Priority.BULK:
-            self._bulk_running -= 1
+        self._running.remove(batch)
+        if batch.priority is Priority.BULK:
             self._bulk_ended_s = now_s
 
     def next(self, queues: Sequence[ModelQueue], now_s: float) -> tuple[Priority, list[ModelQueue]]:
         """Give the priority whose turn it is, and the models with such images; none where none wait."""
         interactive = _with_images(queues, Priority.INTERACTIVE)
         bulk = _with_images(queues, Priority.BULK)
-        if bulk and (not interactive or self._may_pass(interactive, bulk, now_s)):
+        if bulk and self._bulk_may_begin(interactive, bulk, now_s):
             return Priority.BULK, bulk
         return Priority.INTERACTIVE, interactive
 
-    def _may_pass(self, interactive: Sequence[ModelQueue], bulk: Sequence[ModelQueue], now_s: float) -> bool:
-        """Tell whether bulk images may go before interactive ones."""
-        if self._bulk_running or not any(self._passed_over(queue, now_s) for queue in bulk):
+    def _bulk_may_begin(
+        self, interactive: Sequence[ModelQueue], bulk: Sequence[ModelQueue], now_s: float
+    ) -> bool:
+        bulk_runs = any(batch.priority is Priority.BULK for batch in self._running)
+        # When they came whom a bulk batch would hold up.
+        came_s = [s.submitted_s for queue in interactive for s in queue.lines[Priority.INTERACTIVE]]
+        if self._slowing:
+            came_s += (
+                seats.submission.submitted_s
+                for batch in self._running
+                if batch.priority is Priority.INTERACTIVE
+                for seats in batch.seats
+            )
+        if not came_s:
+            return not (self._slowing and bulk_runs)
+        if bulk_runs or self._bulk_ended_s > min(came_s):
             return False
-        oldest_s = min(
-            submission.submitted_s
-            for queue in interactive
-            for submission in queue.lines[Priority.INTERACTIVE]
-        )
-        return self._bulk_ended_s <= oldest_s
+        return any(self._passed_over(queue, now_s) for queue in bulk)
 
     def _passed_over(self, queue: ModelQueue, now_s: float) -> bool:
         line = queue.lines[Priority.BULK]

@@ -93,15 +93,19 @@ class Line:
             total += submission.left
         return total
 
-    def drop_hopeless(self, now_s: float) -> list[Submission]:
-        """Take out whose deadline cannot be kept any more, as far as they would be in the next batch."""
-        horizon_s = now_s + self._costs.drain_s(self.waiting)  # who is due later has time enough
+    def drop_hopeless(self, now_s: float, slowdown: float = 1.0) -> list[Submission]:
+        """Take out whose deadline cannot be kept any more, as far as they would be in the next batch.
+
+        Args:
+            slowdown: how many times as long as predicted a batch takes now, beside what runs.
+        """
+        horizon_s = now_s + slowdown * self._costs.drain_s(self.waiting)  # who is due later has time enough
         hopeless: list[Submission] = []
         seated = 0
         for submission in self._submissions:
             if submission.due_s > horizon_s or seated >= self._costs.largest:
                 break
-            if submission.hopeless(now_s):
+            if submission.hopeless(now_s, slowdown):
                 hopeless.append(submission)
             else:
                 seated += submission.left
@@ -109,11 +113,14 @@ class Line:
             self.remove(submission)
         return hopeless
 
-    def best_size(self, now_s: float) -> int:
+    def best_size(self, now_s: float, slowdown: float = 1.0) -> int:
         """Choose how many images run next: most per second, of the sizes that keep every deadline.
 
         Of sizes that are about equal, the largest. One image runs whatever its deadline; who cannot make it
         alone was dropped before.
+
+        Args:
+            slowdown: how many times as long as predicted the batch may take.
         """
         most = self._next_size
         best, best_rate = 1, 0.0
@@ -126,7 +133,7 @@ class Line:
                 if submission.deadline_s is not None:
                     earliest_s = min(earliest_s, submission.deadline_s)
             seconds = self._costs.batch_s(size)
-            if now_s + seconds >= earliest_s:
+            if now_s + slowdown * seconds >= earliest_s:
                 break  # so would every larger one
             rate = size / seconds  # images per second
             if rate * _ABOUT_EQUAL >= best_rate:

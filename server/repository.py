@@ -158,8 +158,6 @@ class Repository(Models):
             return
         described = _required(model.manifest)
         latency_s = loaded.proof.latency_s
-        if entry.name not in self.model_batch_sizes:
-            latency_s = up_to_knee(latency_s)
         model.queue = ModelQueue(
             entry.name,
             loaded.network,
@@ -168,7 +166,7 @@ class Repository(Models):
                 latency_s,
                 padded=self.device.ordinal is not None,
                 measured_s=time.monotonic(),
-                lanes=self.lane.threads,
+                side_by_side=self.batcher.side_by_side,
             ),
             self.max_queue_size,
             self.metrics.for_batcher(entry.name, model.statistics),
@@ -225,7 +223,14 @@ class Repository(Models):
         def open_and_prove() -> _Loaded:
             host_before, device_before = self.memory.host(), self._device_bytes()
             network, proof = loading.open_and_prove(
-                artifact, precision, self.device, batch_sizes, self.open_network, _MEASURING_S
+                artifact,
+                precision,
+                self.device,
+                batch_sizes,
+                self.open_network,
+                _MEASURING_S,
+                lanes=self.lane.threads,
+                keep=dict if model.entry.name in self.model_batch_sizes else up_to_knee,
             )
             return _Loaded(
                 network,

@@ -151,6 +151,8 @@ def start_server(repository: Path, frontends: int) -> Iterator[StartServer]:
         defaults = {"repository": repository, "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
         if not settings.get("allow_client_shm"):
             defaults["frontends"] = frontends
+        if open_network is not OnnxNetwork:
+            defaults["lanes"] = 1  # what does not run, waits
         running.append(Running(Settings(**(defaults | settings)), open_network))
         if running[-1].error is not None:
             raise running[-1].error

@@ -46,7 +46,7 @@ def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
     monkeypatch.setattr(sys, "argv", [*command, "--clients", "4", "--seconds", "0.2"])
     assert lanes.main() == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["1x2", "2x1"]
+    assert [row[0] for row in rows] == ["1x2", "2x1", "2x2"]
     for _, middle, worst, best, p50, p99, batch, errors in rows:
         assert 0 < float(worst) <= float(middle) <= float(best)
         assert 0 < float(p50) <= float(p99)

@@ -43,7 +43,9 @@ class ByHand:
         complaints: what went wrong in callbacks of the loop, a future that was settled twice say.
     """
 
-    def __init__(self, lanes: int = 1, max_queue_delay_s: float = 0.0) -> None:
+    def __init__(
+        self, lanes: int = 1, max_queue_delay_s: float = 0.0, side_by_side: float | None = None
+    ) -> None:
         self.clock = Clock()
         self.wake = threading.Condition()
         self.logged: list[tuple[str, Exception]] = []
@@ -51,13 +53,13 @@ class ByHand:
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
         self.metrics = Metrics(CollectorRegistry())
-        self._lanes = lanes
 
         async def make() -> Batcher:
             return Batcher(
                 self.wake,
                 lambda model, error: self.logged.append((model, error)),
                 lanes=lanes,
+                side_by_side=side_by_side,
                 max_queue_delay_s=max_queue_delay_s,
                 clock=self.clock,
             )
@@ -82,7 +84,9 @@ class ByHand:
         network: Network | None = None,
     ) -> ModelQueue:
         """Add a model: its batches' times by their size."""
-        costs = Costs(latency_s, padded=padded, measured_s=self.clock(), lanes=self._lanes)
+        costs = Costs(
+            latency_s, padded=padded, measured_s=self.clock(), side_by_side=self.batcher.side_by_side
+        )
         metrics = self.metrics.for_batcher(name)
         queue = ModelQueue(name, network or Echo(), 2, costs, max_queue_size, metrics)
         self.batcher.add(queue)

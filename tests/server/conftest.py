@@ -148,7 +148,9 @@ class Wired:
             clock=self.clock,
         )
         # One size that takes next to no time: every batch is as large as it can be.
-        costs = Costs({self.max_batch_size: 1e-6}, padded=False, measured_s=self.clock(), lanes=self.lanes)
+        costs = Costs(
+            {self.max_batch_size: 1e-6}, padded=False, measured_s=self.clock(), side_by_side=self.lanes
+        )
         self.queue = ModelQueue(
             MODEL, self.network, 2, costs, self.max_queue_size, metrics.for_batcher(MODEL)
         )

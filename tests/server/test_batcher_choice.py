@@ -185,6 +185,68 @@ def test_two_lanes_drain_what_waits_in_half_the_time(by_hand) -> None:
         assert not hand.submit(queue, 10, within_s=0.51).done()
 
 
+def test_two_lanes_that_share_the_cores_drain_it_no_sooner_than_one(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        hand.submit(queue, *range(4), within_s=0.5)
+        with pytest.raises(OverloadedError):
+            hand.submit(queue, 10, 11, within_s=0.51)
+        assert not hand.submit(queue, 10, within_s=0.51).done()
+
+
+def test_batches_that_share_the_cores_come_to_their_ends_the_later(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        hand.submit(queue, 1)
+        first = hand.take(0)
+        assert first.ends_s == pytest.approx(hand.clock() + 0.1)
+        hand.clock.now_s += 0.05
+        hand.submit(queue, 2)
+        second = hand.take(1)
+        assert second.ends_s == pytest.approx(hand.clock() + 0.2)
+        # Of the first 50 ms are left, of the second 100.
+        with pytest.raises(OverloadedError, match=r"0\.010 s after"):
+            hand.submit(queue, 3, within_s=0.24)
+        assert not hand.submit(queue, 3, within_s=0.26).done()
+
+
+def test_what_batches_cost_is_not_mistaken_where_they_share_the_cores(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        for _ in range(50):
+            hand.submit(queue, 1, 2)
+            one, other = hand.take(0), hand.take(1)
+            one.start()
+            hand.run(other, 0.2)
+            one.finish()
+            hand.turn()
+            assert hand.take(0) is None
+            assert hand.take(1) is None
+        assert queue.costs.batch_s(1) == pytest.approx(0.1)
+
+
+def test_a_batch_that_others_would_make_late_is_made_smaller(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", CURVE)
+        hand.submit(queue, *range(8), within_s=0.040)  # alone, eight take 24 ms and four 16
+        assert carried(hand.take(0)) == [0, 1, 2, 3]
+
+
+def test_who_cannot_be_in_time_beside_what_runs_is_dropped(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        hand.submit(queue, 1)
+        hand.submit(queue, 2, within_s=0.21)
+        hurried = hand.take(0)
+        assert carried(hurried) == [2]
+        hand.clock.now_s += 0.05
+        late = hand.submit(queue, 3, within_s=0.19)
+        hand.clock.now_s += 0.02
+        assert carried(hand.take(1)) == [1]
+        with pytest.raises(ExpiredError):
+            late.result()
+
+
 def test_a_full_queue_says_how_long_what_is_too_much_takes(by_hand) -> None:
     with by_hand() as hand:
         queue = hand.add("m", {4: 1.0}, max_queue_size=64)

@@ -4,8 +4,10 @@ Nobody starves, bulk images cost others one batch at the most, and a device that
 what it can.
 """
 
+import functools
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ MOST_WAITING = 64
 class Asked:
     future: Submission
     seated_s: float | None = None  # when the last of its images left the queue
+    ended_s: float = math.inf
 
     @property
     def wait_s(self) -> float:
@@ -37,16 +40,27 @@ class Asked:
 class Ran:
     priority: Priority
     began_s: float
-    ended_s: float
+    ended_s: float = math.inf
+
+
+@dataclass
+class Running:
+    batch: Batch
+    ran: Ran
+    left_s: float  # that it would take alone
 
 
 @dataclass
 class Simulation:
-    """Lanes that take a batch whenever they are free, and run it about as long as predicted."""
+    """Lanes that take a batch whenever they are free, and run it about as long as predicted.
+
+    Batches beyond the first ``side_by_side`` slow each other down, all by the same.
+    """
 
     hand: Any
     lanes: int
     chance: random.Random
+    side_by_side: float = math.inf
     asked: list[Asked] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)
     refused: int = 0
@@ -63,6 +77,9 @@ class Simulation:
         self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._free = set(range(self.lanes))
+        self._running: dict[int, Running] = {}  # by lane
+        self._plans = 0
+        self._since_s, self._slowdown = 0.0, 1.0
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (seconds, next(self._order), action))
@@ -74,6 +91,7 @@ class Simulation:
             self.refused += count
             return None
         asked = Asked(future)
+        future.add_done_callback(lambda _: setattr(asked, "ended_s", self.hand.clock()))
         self.asked.append(asked)
         return asked
 
@@ -94,17 +112,38 @@ class Simulation:
     def _run(self, batch: Batch, lane: int, now_s: float) -> None:
         took_s = self._takes_s[batch.queue][batch.images] * self.chance.uniform(0.7, 1.1)
         batch.start()
-        ran = Ran(batch.priority, self.hand.clock(), self.hand.clock() + took_s)
+        ran = Ran(batch.priority, self.hand.clock())
         self.ran.append(ran)
         for asked in self.asked:
             if asked.seated_s is None and asked.future.left == 0:
                 asked.seated_s = ran.began_s
+        self._go_on(now_s)
+        self._running[lane] = Running(batch, ran, took_s)
+        self._plan(now_s)
 
-        def end() -> None:
-            batch.finish()
+    def _go_on(self, now_s: float) -> None:
+        """Let what runs come as far as it comes until now."""
+        for running in self._running.values():
+            running.left_s -= (now_s - self._since_s) / self._slowdown
+        self._since_s = now_s
+
+    def _plan(self, now_s: float) -> None:
+        """Plan the next end of a batch, unless something changes until then."""
+        self._plans += 1
+        self._slowdown = max(1.0, len(self._running) / self.side_by_side)
+        if self._running:
+            lane = min(self._running, key=lambda lane: self._running[lane].left_s)
+            ends_s = now_s + self._running[lane].left_s * self._slowdown
+            self.at(ends_s, functools.partial(self._end, lane, ends_s, self._plans))
+
+    def _end(self, lane: int, now_s: float, plan: int) -> None:
+        if plan == self._plans:
+            self._go_on(now_s)
+            ended = self._running.pop(lane)
+            ended.ran.ended_s = self.hand.clock()
+            ended.batch.finish()
             self._free.add(lane)
-
-        self.at(now_s + took_s, end)
+            self._plan(now_s)
 
 
 def poisson(chance: random.Random, rate: float, seconds: float) -> list[float]:
@@ -114,12 +153,23 @@ def poisson(chance: random.Random, rate: float, seconds: float) -> list[float]:
     return times
 
 
-def live(by_hand, lanes: int, seed: int, interactive: float, bulk: float, within_s: float | None) -> None:
+def live(
+    by_hand,
+    lanes: int,
+    seed: int,
+    interactive: float,
+    bulk: float,
+    within_s: float | None,
+    *,
+    shared: bool,
+) -> None:
     chance = random.Random(seed)
-    with by_hand(lanes=lanes) as hand:
-        simulation = Simulation(hand, lanes, chance)
+    side_by_side = 1 if shared else lanes
+    with by_hand(lanes=lanes, side_by_side=side_by_side) as hand:
+        simulation = Simulation(hand, lanes, chance, side_by_side)
         for load, is_bulk in ((interactive, False), (bulk, True)):
-            for second in poisson(chance, load * lanes * 50, 3.0):  # requests; the device does some 60
+            # Requests; the device does some 60.
+            for second in poisson(chance, load * side_by_side * 50, 3.0):
                 model, count = chance.randrange(2), chance.randint(1, 12)
                 deadline_s = within_s and chance.uniform(0.5, 2) * within_s
                 ask = (model, count, deadline_s)
@@ -133,7 +183,9 @@ def live(by_hand, lanes: int, seed: int, interactive: float, bulk: float, within
             submitted_s = asked.future.submitted_s
             if asked.future.priority is Priority.BULK or asked.seated_s is None:
                 continue
-            began = [ran for ran in batches if submitted_s < ran.began_s < asked.seated_s]
+            # Whoever runs beside others is held up by what begins until they are answered.
+            held_up_until_s = asked.ended_s if shared and lanes > 1 else asked.seated_s
+            began = [ran for ran in batches if submitted_s < ran.began_s < held_up_until_s]
             running = [ran for ran in batches if ran.began_s <= submitted_s < ran.ended_s]
             assert len(began) <= (0 if running else 1)
 
@@ -144,6 +196,7 @@ GIVEN = given(
     interactive=st.floats(0.1, 3),
     bulk=st.floats(0.1, 3),
     within_s=st.none() | st.floats(0.1, 2.0),
+    shared=st.booleans(),
 )
 
 
@@ -160,13 +213,15 @@ def test_many_more_loads(by_hand, **load) -> None:
     live(by_hand, **load)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize(("lanes", "side_by_side"), [(1, 1), (2, 2), (2, 1)])
 @pytest.mark.parametrize("within_s", [None, 0.3])
-def test_nobody_starves_however_much_comes(by_hand, lanes: int, within_s: float | None) -> None:
+def test_nobody_starves_however_much_comes(
+    by_hand, lanes: int, side_by_side: int, within_s: float | None
+) -> None:
     chance = random.Random(1)
-    with by_hand(lanes=lanes) as hand:
-        simulation = Simulation(hand, lanes, chance)
-        for second in poisson(chance, lanes * 200, 10.0):  # three times what the device can do
+    with by_hand(lanes=lanes, side_by_side=side_by_side) as hand:
+        simulation = Simulation(hand, lanes, chance, side_by_side)
+        for second in poisson(chance, side_by_side * 200, 10.0):  # three times what the device can do
             ask = (chance.randrange(2), chance.randint(1, 12), within_s)
             simulation.at(second, lambda ask=ask: simulation.submit(*ask, bulk=False) and None)
         asked: list[Asked | None] = []
@@ -185,12 +240,15 @@ def test_nobody_starves_however_much_comes(by_hand, lanes: int, within_s: float 
         assert sum(one is not None for one in asked) >= 7
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_twice_the_load_with_deadlines_leaves_the_device_as_useful_as_it_can_be(by_hand, lanes: int) -> None:
+@pytest.mark.parametrize(("lanes", "side_by_side"), [(1, 1), (2, 2), (2, 1), (3, 1.5)])
+def test_twice_the_load_with_deadlines_leaves_the_device_as_useful_as_it_can_be(
+    by_hand, lanes: int, side_by_side: float
+) -> None:
     chance = random.Random(2)
-    capacity = lanes * 8 / (0.024 * 0.9)  # images per second: the runs take nine tenths of the prediction
-    with by_hand(lanes=lanes) as hand:
-        simulation = Simulation(hand, lanes, chance)
+    # Images per second: the runs take nine tenths of the prediction.
+    capacity = side_by_side * 8 / (0.024 * 0.9)
+    with by_hand(lanes=lanes, side_by_side=side_by_side) as hand:
+        simulation = Simulation(hand, lanes, chance, side_by_side)
         for second in poisson(chance, 2 * capacity, 10.0):
             simulation.at(second, lambda: simulation.submit(0, 1, 0.5, bulk=False) and None)
         simulation.run()

@@ -28,12 +28,14 @@ def test_flags_come_before_environment_before_file_before_defaults(
     assert (settings.log_format, settings.device, settings.max_queue_size) == ("json", "auto", 1024)
 
 
-def test_lanes_share_the_cores_unless_told_otherwise() -> None:
-    cores = machine.core_count()
-    assert config.load({}).threads_per_lane == cores
-    assert config.load({"lanes": cores}).threads_per_lane == 1
-    assert config.load({"lanes": cores + 1}).threads_per_lane == 1
-    assert config.load({"lanes": 3, "threads_per_lane": 5}).threads_per_lane == 5
+@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (16, 2)])
+def test_two_lanes_share_the_cores_where_there_are_two(
+    monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
+) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(machine, "cpu_quota", lambda _: None)
+    settings = config.load({})
+    assert (settings.lanes, settings.intra_op_threads) == (lanes, cores)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from server.costs import Costs, default_sizes, up_to_knee
 CURVE = {1: 0.010, 2: 0.016, 4: 0.024, 8: 0.048}
 
 
-def costs(curve: dict[int, float] = CURVE, *, padded: bool = False, lanes: int = 1) -> Costs:
-    return Costs(curve, padded=padded, measured_s=0.0, lanes=lanes)
+def costs(curve: dict[int, float] = CURVE, *, padded: bool = False, side_by_side: float = 1) -> Costs:
+    return Costs(curve, padded=padded, measured_s=0.0, side_by_side=side_by_side)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_waits_is_drained_in_batches_of_the_best_size() -> None:
 
 
 def test_several_lanes_share_the_batches_but_not_a_batch() -> None:
-    three = costs(lanes=3)
+    three = costs(side_by_side=3)
     assert three.drain_s(4) == 0.024
     assert three.drain_s(8) == 0.024
     assert three.drain_s(24) == pytest.approx(2 * 0.024)

@@ -58,6 +58,7 @@ def held(repository: Path) -> Iterator[Held]:
         frontend_memory_bytes=1 << 20,
         max_images_per_request=1024,
         model_batch_sizes={MODEL: [32]},
+        lanes=1,
         log_format="json",
     )
     running = Running(settings, gates)

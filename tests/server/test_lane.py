@@ -159,7 +159,7 @@ def test_as_many_batches_run_at_the_same_time_as_there_are_lanes(
 
 
 def test_the_threads_of_a_lane_are_those_of_the_setting(start_server, gates) -> None:
-    start_server(open_network=gates, threads_per_lane=3)
+    start_server(open_network=gates, intra_op_threads=3)
     assert {name: device.threads for name, device in gates.devices.items()} == dict.fromkeys(
         gates.networks, 3
     )
@@ -172,7 +172,7 @@ def test_a_session_has_the_threads_of_its_device(
     path = exported[MODEL].folder / exported[MODEL].manifest.precisions[0].file.name
     options = open_session(path, Device("cpu", None, threads)).get_session_options()
     assert options.intra_op_num_threads == threads
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 @pytest.mark.parametrize(("macs", "threads"), [(999_999, 1), (1_000_000, 3), (0, 3)])

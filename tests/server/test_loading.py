@@ -1,6 +1,8 @@
 """A network proves itself at every size, and its times are taken until they are stable."""
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -80,6 +82,30 @@ def test_the_shortest_of_the_last_runs_counts_because_disturbances_only_add() ->
 def test_every_run_is_compared(run: int) -> None:
     with pytest.raises(GoldenError, match=f"batch size {2 if run < 6 else 1}"):
         Timed(0.001, wrong=run).prove(1, 2, budget_s=10)
+
+
+class Together:
+    """A network that goes on only when so many run at the same time; one may be answered wrong."""
+
+    def __init__(self, count: int, *, wrong: bool) -> None:
+        self.together = threading.Barrier(count)
+        self.sizes: list[int] = []
+        self._wrong = wrong
+
+    def infer(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        self.sizes.append(len(rows))
+        turn = self.together.wait(60)
+        answers = EXPECTED.probabilities[[int(row.item()) for row in rows]]
+        return 1 - answers if self._wrong and turn == 0 else answers
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_as_many_batches_as_there_are_lanes_run_at_the_same_time_and_are_compared(wrong: bool) -> None:
+    network = Together(3, wrong=wrong)
+    complaint = pytest.raises(GoldenError, match="3 batches of 4 at the same time")
+    with complaint if wrong else nullcontext():
+        loading.prove_at_once(network, EXPECTED, 4, 1e-5, lanes=3)
+    assert network.sizes == [4] * 3
 
 
 def test_no_size_proves_nothing() -> None:
