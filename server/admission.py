@@ -1,5 +1,6 @@
 """The door: who is refused before anything waits for them, and when they should come back."""
 
+import math
 from collections.abc import Sequence
 
 from server.errors import ExpiredError, OverloadedError
@@ -15,7 +16,8 @@ class Door:
 
     Args:
         queues: of all models of the device.
-        busy_until_s: when each of the lane's threads ends what it runs, as predicted.
+        busy_until_s: when each of the lane's threads ends what it runs, as predicted; -inf for one that is
+            free.
     """
 
     def __init__(self, queues: Sequence[ModelQueue], busy_until_s: Sequence[float], pace: Pace) -> None:
@@ -63,7 +65,7 @@ class Door:
 
     def _work_s(self, submission: Submission) -> float:
         """Predict how long the device takes for what runs, what goes before a submission, and itself."""
-        total_s = self._running_s(submission.submitted_s)
+        total_s = 0.0
         for queue in self._queues:
             ahead = len(submission.images) if queue is submission.queue else 0
             if queue.lines[submission.priority].waiting:
@@ -71,7 +73,11 @@ class Door:
             if submission.priority is Priority.BULK:
                 ahead += queue.lines[Priority.INTERACTIVE].waiting
             total_s += queue.costs.drain_s(ahead)
-        return total_s
+        now_s = submission.submitted_s
+        if self._busy_until_s.count(-math.inf):  # it begins at once
+            left_s = (until_s - now_s for until_s in self._busy_until_s if until_s > now_s)
+            return self._pace.beside_s(total_s, (one_s / self._pace.now for one_s in left_s))
+        return self._running_s(now_s) + total_s
 
     def _running_s(self, now_s: float) -> float:
         """Predict how long the device takes for what runs."""

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from server import deadlines
 from server.admission import Door
@@ -56,7 +57,7 @@ class Batcher:
         self._running: dict[int, Batch] = {}
         self._busy_until_s = [-math.inf] * lanes  # as predicted; -inf for a lane that is free
         self._pace = Pace(lanes if side_by_side is None else side_by_side, clock())
-        self._turns = Turns(slowing=self._pace.slowdown(lanes) > 1)
+        self._turns = Turns()
         self._door = Door(self._queues, self._busy_until_s, self._pace)
         self._closed = False
         self._waking = False
@@ -155,18 +156,18 @@ class Batcher:
         now_s = self._clock()
         self.release(number)
         while True:
-            priority, queues = self._turns.next(self._queues, now_s)
+            slowing = self._pace.slowdown(1 + len(self._others(number))) > 1
+            priority, queues = self._turns.next(self._queues, now_s, slowing=slowing)
             if not queues:
                 return None
             if self._max_queue_delay_s:
-                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s) for q in queues}
+                slowdown = self._pace.slowdown(self._lanes)
+                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s, slowdown) for q in queues}
                 queues = [queue for queue in queues if starts_s[queue] <= now_s]
                 if not queues:
                     return min(starts_s.values()) - now_s
             queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
-            hopeless = queue.lines[priority].drop_hopeless(
-                now_s, self._pace.slowdown(self._lanes_with(number))
-            )
+            hopeless = queue.lines[priority].drop_hopeless(now_s, partial(self._takes_s, number, now_s))
             if not hopeless:
                 return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, hopeless)
@@ -182,9 +183,10 @@ class Batcher:
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
         line, lane = queue.lines[priority], number % self._lanes
         starts_s = max(now_s, self._busy_until_s[lane])
-        # Deadlines are kept even if all lanes will be busy; that they are is not predicted.
+        # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
         images = line.best_size(starts_s, self._pace.slowdown(self._lanes))
-        ends_s = starts_s + queue.costs.batch_s(images) * self._pace.slowdown(self._lanes_with(number))
+        slowdown = self._pace.slowdown(1 + len(self._others(number)))
+        ends_s = starts_s + queue.costs.batch_s(images) * slowdown
         seats = line.take(images)
         free = queue.costs.seats(images) - images
         if free and priority is Priority.INTERACTIVE:
@@ -195,14 +197,19 @@ class Batcher:
         self._turns.began(batch)
         return batch
 
-    def _lanes_with(self, number: int) -> int:
-        """Count the lanes that are busy once something runs under a number."""
-        others = (until_s for lane, until_s in enumerate(self._busy_until_s) if lane != number % self._lanes)
-        return 1 + sum(until_s > -math.inf for until_s in others)
+    def _others(self, number: int) -> list[int]:
+        """Give the lanes that are busy beside the one of a number."""
+        busy = (lane for lane, until_s in enumerate(self._busy_until_s) if until_s > -math.inf)
+        return [lane for lane in busy if lane != number % self._lanes]
+
+    def _takes_s(self, number: int, now_s: float, work_s: float) -> float:
+        """Predict how long work takes that begins now under a number."""
+        others = (self._busy_until_s[lane] - now_s for lane in self._others(number))
+        return self._pace.beside_s(work_s, (max(0.0, left_s) / self._pace.now for left_s in others))
 
     def _busy(self, lane: int, until_s: float, now_s: float) -> None:
         """Take note of when a lane will be free; the others come to their ends the later, or the sooner."""
-        others = [i for i, end_s in enumerate(self._busy_until_s) if i != lane and end_s > -math.inf]
+        others = self._others(lane)
         slower = self._pace.change(len(others) + (until_s > -math.inf), now_s)
         for other in others:
             left_s = self._busy_until_s[other] - now_s

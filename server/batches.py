@@ -14,6 +14,8 @@ from server.pace import Pace
 from server.queues import ModelQueue, Seats
 from server.submissions import BatchTimes, Priority
 
+_STEADY = 0.1  # as far as the slowdown of a batch may have changed while it ran, to be taken for constant
+
 
 @dataclass(eq=False)
 class Batch:
@@ -36,6 +38,7 @@ class Batch:
     images: int = field(init=False)
     _started_s: float = field(init=False)
     _begun_work_s: float = field(init=False)
+    _slowdown_then: float = field(init=False)
     _slowdown: float = field(init=False, default=1.0)
     _on_its_way: object = field(init=False, default=None)
     _outcome: Probabilities | Exception | None = field(init=False, default=None)
@@ -53,6 +56,7 @@ class Batch:
         """Infer on the calling thread; or only set the batch on its way, where the network can."""
         self._started_s = self.clock()
         self._begun_work_s = self.pace.work_s(self._started_s)
+        self._slowdown_then = self.pace.now
         parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
         # What came in one array is not taken apart where it is the whole batch.
         rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
@@ -116,7 +120,9 @@ class Batch:
         now_s = self.clock()
         took_s = times.ended_s - times.started_s
         metrics.statistics.ran(times.batch_size, took_s)
-        self.queue.costs.observe(times.batch_size, took_s / self._slowdown, now_s)
+        # A batch that was alone for a part of its time only says nothing certain of either case.
+        if abs(self._slowdown - self._slowdown_then) <= _STEADY * self._slowdown_then:
+            self.queue.costs.observe(times.batch_size, took_s / self._slowdown, now_s)
         row = 0
         for seats in self.seats:
             count = seats.stop - seats.start

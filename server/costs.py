@@ -39,8 +39,8 @@ class Costs:
     """The predicted time of a batch, by its size.
 
     A prediction is what was measured at load, times one factor that follows what batches really take: at
-    load the machine was idle, while it serves gRPC and decoders want the same cores. One factor for all
-    sizes keeps the curve's form, which is all that the choice of a size depends on.
+    load the machine was idle, as a rule; while it serves, gRPC and decoders want the same cores. One factor
+    for all sizes keeps the curve's form, which is all that the choice of a size depends on.
 
     Args:
         latency_s: time of a batch, by its size.

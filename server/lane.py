@@ -1,4 +1,4 @@
-"""The threads of one device: every call of ONNX Runtime for that device is made on one of them."""
+"""The threads of one device, which run its batches and open its sessions."""
 
 import itertools
 import math

@@ -22,6 +22,7 @@ from server.opening import open_network as open_best
 
 # A time is stable when another run hardly moves the median of the last ones.
 _LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20
+_TOGETHER_S = 60.0  # for the threads of some batches to begin
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def prove_at_once(network: Network, expected: Golden, batch_size: int, tolerance
         Exception: whatever ONNX Runtime raises.
     """
     chosen = np.resize(np.arange(len(expected.images)), batch_size)
-    rows, together = [expected.images[index] for index in chosen], threading.Barrier(lanes)
+    rows = [expected.images[index] for index in chosen]
+    together = threading.Barrier(lanes, timeout=_TOGETHER_S)
 
     def run(_: int) -> Probabilities:
         together.wait()

@@ -22,18 +22,14 @@ class Turns:
     - Bulk images do not starve: one batch of them may begin while interactive images wait, if none ran
       for ten times as long as it takes, nor since the oldest of these interactive images came. So
       bulk gets up to a tenth of a device that has no time left, and all the time that is left.
-    - Where batches that run at the same time slow each other down, an interactive request that runs is like
-      one that waits, and one bulk batch runs at a time.
+    - Where one more batch slows down those that run, an interactive request that runs is like one that waits,
+      and no bulk batch begins beside another.
 
     A batch that has begun is never stopped. On a device that pads, bulk images also ride in the free seats of
     interactive batches, which costs nobody anything.
-
-    Args:
-        slowing: whether batches that run at the same time slow each other down.
     """
 
-    def __init__(self, *, slowing: bool) -> None:
-        self._slowing = slowing
+    def __init__(self) -> None:
         self._running: list[Batch] = []
         self._bulk_ended_s = -math.inf
 
@@ -47,21 +43,32 @@ class Turns:
         if batch.priority is Priority.BULK:
             self._bulk_ended_s = now_s
 
-    def next(self, queues: Sequence[ModelQueue], now_s: float) -> tuple[Priority, list[ModelQueue]]:
-        """Give the priority whose turn it is, and the models with such images; none where none wait."""
+    def next(
+        self, queues: Sequence[ModelQueue], now_s: float, *, slowing: bool = False
+    ) -> tuple[Priority, list[ModelQueue]]:
+        """Give the priority whose turn it is, and the models with such images; none where none wait.
+
+        Args:
+            slowing: whether one more batch slows down those that run.
+        """
         interactive = _with_images(queues, Priority.INTERACTIVE)
         bulk = _with_images(queues, Priority.BULK)
-        if bulk and self._bulk_may_begin(interactive, bulk, now_s):
+        if bulk and self._bulk_may_begin(interactive, bulk, now_s, slowing=slowing):
             return Priority.BULK, bulk
         return Priority.INTERACTIVE, interactive
 
     def _bulk_may_begin(
-        self, interactive: Sequence[ModelQueue], bulk: Sequence[ModelQueue], now_s: float
+        self,
+        interactive: Sequence[ModelQueue],
+        bulk: Sequence[ModelQueue],
+        now_s: float,
+        *,
+        slowing: bool,
     ) -> bool:
         bulk_runs = any(batch.priority is Priority.BULK for batch in self._running)
         # When they came whom a bulk batch would hold up.
         came_s = [s.submitted_s for queue in interactive for s in queue.lines[Priority.INTERACTIVE]]
-        if self._slowing:
+        if slowing:
             came_s += (
                 seats.submission.submitted_s
                 for batch in self._running
@@ -69,7 +76,7 @@ class Turns:
                 for seats in batch.seats
             )
         if not came_s:
-            return not (self._slowing and bulk_runs)
+            return not (slowing and bulk_runs)
         if bulk_runs or self._bulk_ended_s > min(came_s):
             return False
         return any(self._passed_over(queue, now_s) for queue in bulk)

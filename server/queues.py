@@ -6,7 +6,7 @@ The batcher puts submissions in and takes the images of a batch out, all under i
 import math
 from bisect import insort_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from server.costs import Costs
@@ -55,14 +55,17 @@ class Line:
         """Give the images of the next batch, were no deadline too near for it."""
         return min(self.waiting, self._costs.largest)
 
-    def start_s(self, max_delay_s: float) -> float:
+    def start_s(self, max_delay_s: float, slowdown: float = 1.0) -> float:
         """Tell when a batch begins that waits for more images: full, or its oldest has waited so long.
 
-        It begins earlier where a deadline is near: with twice the time that it takes in hand.
+        It begins earlier where a deadline is near: with twice the time that it may take in hand.
+
+        Args:
+            slowdown: how many times as long as predicted the batch may take.
         """
         if self.waiting >= self._costs.largest:
             return -math.inf
-        hand_s = 2 * self._costs.batch_s(self.waiting)
+        hand_s = 2 * slowdown * self._costs.batch_s(self.waiting)
         starts_s = [s.submitted_s + max_delay_s for s in self._submissions]
         starts_s += (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
         return min(starts_s)
@@ -93,19 +96,21 @@ class Line:
             total += submission.left
         return total
 
-    def drop_hopeless(self, now_s: float, slowdown: float = 1.0) -> list[Submission]:
+    def drop_hopeless(
+        self, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s
+    ) -> list[Submission]:
         """Take out whose deadline cannot be kept any more, as far as they would be in the next batch.
 
         Args:
-            slowdown: how many times as long as predicted a batch takes now, beside what runs.
+            takes_s: how long work takes that begins now, beside what runs.
         """
-        horizon_s = now_s + slowdown * self._costs.drain_s(self.waiting)  # who is due later has time enough
+        horizon_s = now_s + takes_s(self._costs.drain_s(self.waiting))  # who is due later has time enough
         hopeless: list[Submission] = []
         seated = 0
         for submission in self._submissions:
             if submission.due_s > horizon_s or seated >= self._costs.largest:
                 break
-            if submission.hopeless(now_s, slowdown):
+            if submission.hopeless(now_s, takes_s):
                 hopeless.append(submission)
             else:
                 seated += submission.left

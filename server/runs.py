@@ -49,7 +49,7 @@ class Runs:
         """Run, as `InferenceSession.run` does.
 
         Raises:
-            Exception: ONNX Runtime's own.
+            Exception: ONNX Runtime's own; a RuntimeError with its message, where the pool ran.
         """
         with self._counted() as in_pool:
             if in_pool:

@@ -121,16 +121,16 @@ class Submission(asyncio.Future[Answer]):
         if self.on_alighted is not None:
             self.on_alighted()
 
-    def hopeless(self, now_s: float, slowdown: float = 1.0) -> bool:
+    def hopeless(self, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s) -> bool:
         """Tell whether the deadline cannot be kept any more, even were nobody else waiting.
 
         Args:
-            slowdown: how many times as long as predicted batches take, beside what runs.
+            takes_s: how long work takes that begins now, beside what runs.
         """
         costs = self.queue.costs
-        if self.deadline_s is None or self.deadline_s > now_s + slowdown * costs.drain_s(self.left):
+        if self.deadline_s is None or self.deadline_s > now_s + takes_s(costs.drain_s(self.left)):
             return False
-        return self.deadline_s <= now_s + slowdown * costs.least_s(self.left, now_s)
+        return self.deadline_s <= now_s + takes_s(costs.least_s(self.left, now_s))
 
     def collect(self, start: int, rows: Probabilities, times: BatchTimes, now_s: float) -> None:
         """Take a batch's answers to the images from ``start`` on; settle where these were the last."""

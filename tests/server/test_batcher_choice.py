@@ -235,16 +235,52 @@ def test_a_batch_that_others_would_make_late_is_made_smaller(by_hand) -> None:
 def test_who_cannot_be_in_time_beside_what_runs_is_dropped(by_hand) -> None:
     with by_hand(lanes=2, side_by_side=1) as hand:
         queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, 1)
-        hand.submit(queue, 2, within_s=0.21)
-        hurried = hand.take(0)
-        assert carried(hurried) == [2]
-        hand.clock.now_s += 0.05
-        late = hand.submit(queue, 3, within_s=0.19)
-        hand.clock.now_s += 0.02
-        assert carried(hand.take(1)) == [1]
+        late = hand.submit(queue, 1, within_s=0.16)
+        hand.submit(queue, 2, within_s=0.15)
+        assert carried(hand.take(0)) == [2]
+        assert hand.take(1) is None  # both would take 200 ms
         with pytest.raises(ExpiredError):
             late.result()
+
+
+def test_who_can_be_in_time_beside_what_is_about_to_end_is_not_dropped(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        hand.submit(queue, 1)
+        hand.take(0)
+        hand.clock.now_s += 0.095
+        hand.submit(queue, 2, within_s=0.15)
+        assert carried(hand.take(1)) == [2]  # it takes 105 ms
+
+
+def test_a_small_model_is_not_refused_for_a_large_batch_beside_which_it_would_run(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        small, large = hand.add("small", {1: 0.01}), hand.add("large", {1: 1.0})
+        hand.submit(large, 1)
+        hand.take(0)
+        with pytest.raises(OverloadedError):
+            hand.submit(small, 2, within_s=0.015)
+        assert not hand.submit(small, 3, within_s=0.025).done()  # it takes 20 ms
+        hand.take(1)
+        with pytest.raises(OverloadedError):  # both lanes are busy
+            hand.submit(small, 4, within_s=0.5)
+
+
+def test_a_batch_that_was_alone_for_a_while_only_teaches_nothing(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        for _ in range(20):
+            hand.submit(queue, 1)
+            first = hand.take(0)
+            first.start()
+            hand.clock.now_s += 0.05
+            hand.submit(queue, 2)
+            assert hand.take(1) is not None
+            hand.clock.now_s += 0.3  # far too long
+            first.finish()
+            hand.turn()
+            assert [hand.take(0), hand.take(1)] == [None, None]
+        assert queue.costs.batch_s(1) == 0.1
 
 
 def test_a_full_queue_says_how_long_what_is_too_much_takes(by_hand) -> None:

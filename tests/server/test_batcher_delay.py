@@ -48,6 +48,15 @@ def test_a_model_whose_batch_is_full_does_not_wait_for_one_whose_is_not(by_hand)
         assert isinstance(hand.take(1), float)
 
 
+def test_where_lanes_share_the_cores_a_deadline_ends_the_waiting_the_earlier(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1, max_queue_delay_s=60.0) as hand:
+        queue = hand.add("m", {1: 0.1, 8: 0.2})
+        for value in range(7):
+            hand.submit(queue, value, within_s=2.0)
+        hand.clock.now_s += hand.take()
+        assert hand.take().images == 7
+
+
 def test_a_deadline_ends_the_waiting_in_time(by_hand) -> None:
     with by_hand(max_queue_delay_s=60.0) as hand:
         queue = hand.add("m", CURVE)

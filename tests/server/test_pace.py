@@ -25,3 +25,13 @@ def test_work_is_the_time_that_a_batch_would_have_taken_alone() -> None:
     assert pace.change(1, 106.0) == pytest.approx(1 / 3)
     assert pace.work_s(106.5) == 3.5
     assert pace.change(0, 107.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "others_s", "takes_s"),
+    [(1, [], 2), (1, [1], 3), (1, [9], 4), (1, [1, 9], 5), (2, [9], 2), (2, [9, 9], 3), (2, [1, 9], 2.5)],
+)
+def test_work_beside_others_takes_its_own_time_and_their_share(
+    side_by_side: float, others_s: list[float], takes_s: float
+) -> None:
+    assert Pace(side_by_side, now_s=0.0).beside_s(2, others_s) == takes_s

@@ -117,6 +117,33 @@ def test_on_several_lanes_too_only_one_bulk_batch_begins_while_interactive_image
         assert [carried(hand.take(lane))[0] for lane in range(3)] == [2, 1, 1]
 
 
+def test_where_batches_slow_each_other_down_no_bulk_batch_begins_beside_another_batch(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", CURVE)
+        hand.submit(queue, 1)
+        interactive = hand.take(0)
+        hand.submit(queue, *[2] * 20, bulk=True)
+        assert hand.take(1) is None
+        hand.run(interactive, 0.1)
+        bulk = hand.take(0)
+        assert carried(bulk) == [2] * 4
+        assert hand.take(1) is None
+        hand.submit(queue, 3)
+        assert carried(hand.take(1)) == [3]  # beside the bulk batch, and not after it
+        hand.run(bulk, 0.1)
+        assert hand.take(0) is None
+
+
+def test_where_there_are_cores_to_spare_bulk_batches_take_them(by_hand) -> None:
+    with by_hand(lanes=3, side_by_side=2) as hand:
+        queue = hand.add("m", CURVE)
+        hand.submit(queue, 1)
+        assert carried(hand.take(0)) == [1]
+        hand.submit(queue, *[2] * 20, bulk=True)
+        assert carried(hand.take(1)) == [2] * 4
+        assert hand.take(2) is None
+
+
 def test_bulk_images_ride_in_the_seats_that_padding_would_fill(by_hand) -> None:
     with by_hand() as hand:
         queue = hand.add("m", {4: 0.1, 8: 0.15}, padded=True)
