@@ -77,7 +77,10 @@ class Door:
         if self._busy_until_s.count(-math.inf):  # it begins at once
             left_s = (until_s - now_s for until_s in self._busy_until_s if until_s > now_s)
             return self._pace.beside_s(total_s, (one_s / self._pace.now for one_s in left_s))
-        return self._running_s(now_s) + total_s
+        # Whoever comes after them begins beside their own images, and slows these down.
+        own_s = submission.queue.costs.drain_s(len(submission.images))
+        slowdown = self._pace.slowdown(len(self._busy_until_s))
+        return self._running_s(now_s) + total_s + own_s * (slowdown - 1)
 
     def _running_s(self, now_s: float) -> float:
         """Predict how long the device takes for what runs."""

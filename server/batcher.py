@@ -167,7 +167,9 @@ class Batcher:
                 if not queues:
                     return min(starts_s.values()) - now_s
             queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
-            hopeless = queue.lines[priority].drop_hopeless(now_s, partial(self._takes_s, number, now_s))
+            line = queue.lines[priority]
+            alone = sum(queue.waiting for queue in self._queues) == line.first.left
+            hopeless = line.drop_hopeless(now_s, partial(self._takes_s, number, now_s, alone=alone))
             if not hopeless:
                 return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, hopeless)
@@ -202,10 +204,17 @@ class Batcher:
         busy = (lane for lane, until_s in enumerate(self._busy_until_s) if until_s > -math.inf)
         return [lane for lane in busy if lane != number % self._lanes]
 
-    def _takes_s(self, number: int, now_s: float, work_s: float) -> float:
-        """Predict how long work takes that begins now under a number."""
-        others = (self._busy_until_s[lane] - now_s for lane in self._others(number))
-        return self._pace.beside_s(work_s, (max(0.0, left_s) / self._pace.now for left_s in others))
+    def _takes_s(self, number: int, now_s: float, work_s: float, *, alone: bool) -> float:
+        """Predict how long work takes that begins now under a number.
+
+        Args:
+            alone: whether nobody else waits, who would begin when others end.
+        """
+        others = self._others(number)
+        if not alone:
+            return work_s * self._pace.slowdown(1 + len(others))
+        left_s = (max(0.0, self._busy_until_s[lane] - now_s) for lane in others)
+        return self._pace.beside_s(work_s, (one_s / self._pace.now for one_s in left_s))
 
     def _busy(self, lane: int, until_s: float, now_s: float) -> None:
         """Take note of when a lane will be free; the others come to their ends the later, or the sooner."""

@@ -122,7 +122,7 @@ class Submission(asyncio.Future[Answer]):
             self.on_alighted()
 
     def hopeless(self, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s) -> bool:
-        """Tell whether the deadline cannot be kept any more, even were nobody else waiting.
+        """Tell whether the deadline cannot be kept any more, even if these images are next.
 
         Args:
             takes_s: how long work takes that begins now, beside what runs.

@@ -204,10 +204,10 @@ def test_batches_that_share_the_cores_come_to_their_ends_the_later(by_hand) -> N
         hand.submit(queue, 2)
         second = hand.take(1)
         assert second.ends_s == pytest.approx(hand.clock() + 0.2)
-        # Of the first 50 ms are left, of the second 100.
+        # Of the first 50 ms are left, of the second 100; their own 100 may have to share the cores, too.
         with pytest.raises(OverloadedError, match=r"0\.010 s after"):
-            hand.submit(queue, 3, within_s=0.24)
-        assert not hand.submit(queue, 3, within_s=0.26).done()
+            hand.submit(queue, 3, within_s=0.34)
+        assert not hand.submit(queue, 3, within_s=0.36).done()
 
 
 def test_what_batches_cost_is_not_mistaken_where_they_share_the_cores(by_hand) -> None:
@@ -251,6 +251,19 @@ def test_who_can_be_in_time_beside_what_is_about_to_end_is_not_dropped(by_hand) 
         hand.clock.now_s += 0.095
         hand.submit(queue, 2, within_s=0.15)
         assert carried(hand.take(1)) == [2]  # it takes 105 ms
+
+
+def test_where_more_wait_the_lane_that_is_about_to_be_free_is_not_counted_on(by_hand) -> None:
+    with by_hand(lanes=2, side_by_side=1) as hand:
+        queue = hand.add("m", {1: 0.1})
+        hand.submit(queue, 1)
+        hand.take(0)
+        hand.clock.now_s += 0.095
+        late = hand.submit(queue, 2, within_s=0.15)
+        hand.submit(queue, 3)
+        assert carried(hand.take(1)) == [3]
+        with pytest.raises(ExpiredError):
+            late.result()
 
 
 def test_a_small_model_is_not_refused_for_a_large_batch_beside_which_it_would_run(by_hand) -> None:
