@@ -75,8 +75,7 @@ class Door:
             total_s += queue.costs.drain_s(ahead)
         now_s = submission.submitted_s
         if self._busy_until_s.count(-math.inf):  # it begins at once
-            left_s = (until_s - now_s for until_s in self._busy_until_s if until_s > now_s)
-            return self._pace.beside_s(total_s, (one_s / self._pace.now for one_s in left_s))
+            return self._pace.beside_s(total_s, self._pace.left_s(self._busy_until_s, now_s))
         # Whoever comes after them begins beside their own images, and slows these down.
         own_s = submission.queue.costs.drain_s(len(submission.images))
         slowdown = self._pace.slowdown(len(self._busy_until_s))

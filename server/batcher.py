@@ -213,8 +213,8 @@ class Batcher:
         others = self._others(number)
         if not alone:
             return work_s * self._pace.slowdown(1 + len(others))
-        left_s = (max(0.0, self._busy_until_s[lane] - now_s) for lane in others)
-        return self._pace.beside_s(work_s, (one_s / self._pace.now for one_s in left_s))
+        left_s = self._pace.left_s((self._busy_until_s[lane] for lane in others), now_s)
+        return self._pace.beside_s(work_s, left_s)
 
     def _busy(self, lane: int, until_s: float, now_s: float) -> None:
         """Take note of when a lane will be free; the others come to their ends the later, or the sooner."""

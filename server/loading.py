@@ -13,6 +13,7 @@ import numpy as np
 from artifact import golden, manifest
 from artifact.errors import GoldenError, MissingPrecisionError
 from artifact.golden import Comparison, Golden
+from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
 from server.device import Device
@@ -149,15 +150,13 @@ def prove(
     sizes = sorted(set(batch_sizes), reverse=True)
     least = network.depth if isinstance(network, Pipelined) else 1
     for batch_size in sizes:
-        # Fewer golden images than seats: they come round again.
-        chosen = np.resize(np.arange(len(expected.images)), batch_size)
-        rows = [expected.images[index] for index in chosen]
+        rows, right = _filled(expected, batch_size)
         runs_s: list[float] = []
         while len(runs_s) < least or not _stable(runs_s, budget_s / len(sizes)):
             started_s = clock()
             answers = network.infer(rows)
             runs_s.append(clock() - started_s)
-            comparison = golden.compare(expected.probabilities[chosen], answers, tolerance)
+            comparison = golden.compare(right, answers, tolerance)
             comparison.require(f"batch size {batch_size}")
             if worst is None or comparison.max_abs_difference > worst.max_abs_difference:
                 worst = comparison
@@ -176,8 +175,7 @@ def prove_at_once(network: Network, expected: Golden, batch_size: int, tolerance
         GoldenError: an answer is not the expected one.
         Exception: whatever ONNX Runtime raises.
     """
-    chosen = np.resize(np.arange(len(expected.images)), batch_size)
-    rows = [expected.images[index] for index in chosen]
+    rows, right = _filled(expected, batch_size)
     together = threading.Barrier(lanes, timeout=_TOGETHER_S)
 
     def run(_: int) -> Probabilities:
@@ -186,8 +184,14 @@ def prove_at_once(network: Network, expected: Golden, batch_size: int, tolerance
 
     with ThreadPoolExecutor(lanes) as threads:
         for answers in threads.map(run, range(lanes)):
-            comparison = golden.compare(expected.probabilities[chosen], answers, tolerance)
+            comparison = golden.compare(right, answers, tolerance)
             comparison.require(f"{lanes} batches of {batch_size} at the same time")
+
+
+def _filled(expected: Golden, batch_size: int) -> tuple[list[Pixels], Probabilities]:
+    """Fill a batch with golden images, which come round again where there are fewer; give their answers."""
+    chosen = np.resize(np.arange(len(expected.images)), batch_size)
+    return [expected.images[index] for index in chosen], expected.probabilities[chosen]
 
 
 def _stable(runs_s: Sequence[float], budget_s: float) -> bool:

@@ -38,6 +38,10 @@ class Pace:
         self._state = (now_s, self.work_s(now_s), now)
         return now / before
 
+    def left_s(self, ends_s: Iterable[float], now_s: float) -> list[float]:
+        """Give the work that is left of batches, by their predicted ends; nothing for those overdue."""
+        return [(end_s - now_s) / self.now for end_s in ends_s if end_s > now_s]
+
     def beside_s(self, work_s: float, others_s: Iterable[float]) -> float:
         """Tell how long work takes that begins now beside others, if nothing else begins.
 

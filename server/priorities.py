@@ -44,7 +44,7 @@ class Turns:
             self._bulk_ended_s = now_s
 
     def next(
-        self, queues: Sequence[ModelQueue], now_s: float, *, slowing: bool = False
+        self, queues: Sequence[ModelQueue], now_s: float, *, slowing: bool
     ) -> tuple[Priority, list[ModelQueue]]:
         """Give the priority whose turn it is, and the models with such images; none where none wait.
 

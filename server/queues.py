@@ -55,7 +55,7 @@ class Line:
         """Give the images of the next batch, were no deadline too near for it."""
         return min(self.waiting, self._costs.largest)
 
-    def start_s(self, max_delay_s: float, slowdown: float = 1.0) -> float:
+    def start_s(self, max_delay_s: float, slowdown: float) -> float:
         """Tell when a batch begins that waits for more images: full, or its oldest has waited so long.
 
         It begins earlier where a deadline is near: with twice the time that it may take in hand.
@@ -96,9 +96,7 @@ class Line:
             total += submission.left
         return total
 
-    def drop_hopeless(
-        self, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s
-    ) -> list[Submission]:
+    def drop_hopeless(self, now_s: float, takes_s: Callable[[float], float]) -> list[Submission]:
         """Take out whose deadline cannot be kept any more, as far as they would be in the next batch.
 
         Args:
@@ -118,7 +116,7 @@ class Line:
             self.remove(submission)
         return hopeless
 
-    def best_size(self, now_s: float, slowdown: float = 1.0) -> int:
+    def best_size(self, now_s: float, slowdown: float) -> int:
         """Choose how many images run next: most per second, of the sizes that keep every deadline.
 
         Of sizes that are about equal, the largest. One image runs whatever its deadline; who cannot make it

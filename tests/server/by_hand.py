@@ -130,3 +130,11 @@ class ByHand:
             for reason in UNANSWERED
         }
         return {reason: count for reason, count in counts.items() if count}
+
+
+def carried(batch: Batch | float | None) -> list[int]:
+    """Give the values of the pictures in a batch, in order."""
+    assert isinstance(batch, Batch)
+    return [
+        int(row.flat[0]) for seats in batch.seats for row in seats.submission.images[seats.start : seats.stop]
+    ]

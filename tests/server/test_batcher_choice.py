@@ -6,19 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from server.batches import Batch
 from server.errors import ExpiredError, InferenceError, OverloadedError
+from tests.server.by_hand import carried
 
 # Per batch: 10 ms and 2 ms an image more, so the larger, the better.
 CURVE = {size: 0.008 + 0.002 * size for size in (1, 2, 4, 8)}
-
-
-def carried(batch: Batch | float | None) -> list[int]:
-    """Give the values of the pictures in a batch, in order."""
-    assert isinstance(batch, Batch)
-    return [
-        int(row.flat[0]) for seats in batch.seats for row in seats.submission.images[seats.start : seats.stop]
-    ]
 
 
 def test_without_deadlines_a_batch_takes_all_that_fit(by_hand) -> None:
@@ -176,124 +168,16 @@ def test_images_of_other_models_that_go_first_count_at_the_door(by_hand) -> None
         assert not hand.submit(mine, 1, within_s=0.02).done()  # it goes first
 
 
-def test_two_lanes_drain_what_waits_in_half_the_time(by_hand) -> None:
-    with by_hand(lanes=2) as hand:
+@pytest.mark.parametrize(("side_by_side", "images"), [(2, 9), (1, 4)])
+def test_two_lanes_drain_what_waits_in_half_the_time_unless_they_share_the_cores(
+    by_hand, side_by_side: int, images: int
+) -> None:
+    with by_hand(lanes=2, side_by_side=side_by_side) as hand:
         queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, *range(9), within_s=0.5)
+        hand.submit(queue, *range(images), within_s=0.5)
         with pytest.raises(OverloadedError):
             hand.submit(queue, 10, 11, within_s=0.51)
         assert not hand.submit(queue, 10, within_s=0.51).done()
-
-
-def test_two_lanes_that_share_the_cores_drain_it_no_sooner_than_one(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, *range(4), within_s=0.5)
-        with pytest.raises(OverloadedError):
-            hand.submit(queue, 10, 11, within_s=0.51)
-        assert not hand.submit(queue, 10, within_s=0.51).done()
-
-
-def test_batches_that_share_the_cores_come_to_their_ends_the_later(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, 1)
-        first = hand.take(0)
-        assert first.ends_s == pytest.approx(hand.clock() + 0.1)
-        hand.clock.now_s += 0.05
-        hand.submit(queue, 2)
-        second = hand.take(1)
-        assert second.ends_s == pytest.approx(hand.clock() + 0.2)
-        # Of the first 50 ms are left, of the second 100; their own 100 may have to share the cores, too.
-        with pytest.raises(OverloadedError, match=r"0\.010 s after"):
-            hand.submit(queue, 3, within_s=0.34)
-        assert not hand.submit(queue, 3, within_s=0.36).done()
-
-
-def test_what_batches_cost_is_not_mistaken_where_they_share_the_cores(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        for _ in range(50):
-            hand.submit(queue, 1, 2)
-            one, other = hand.take(0), hand.take(1)
-            one.start()
-            hand.run(other, 0.2)
-            one.finish()
-            hand.turn()
-            assert hand.take(0) is None
-            assert hand.take(1) is None
-        assert queue.costs.batch_s(1) == pytest.approx(0.1)
-
-
-def test_a_batch_that_others_would_make_late_is_made_smaller(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", CURVE)
-        hand.submit(queue, *range(8), within_s=0.040)  # alone, eight take 24 ms and four 16
-        assert carried(hand.take(0)) == [0, 1, 2, 3]
-
-
-def test_who_cannot_be_in_time_beside_what_runs_is_dropped(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        late = hand.submit(queue, 1, within_s=0.16)
-        hand.submit(queue, 2, within_s=0.15)
-        assert carried(hand.take(0)) == [2]
-        assert hand.take(1) is None  # both would take 200 ms
-        with pytest.raises(ExpiredError):
-            late.result()
-
-
-def test_who_can_be_in_time_beside_what_is_about_to_end_is_not_dropped(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, 1)
-        hand.take(0)
-        hand.clock.now_s += 0.095
-        hand.submit(queue, 2, within_s=0.15)
-        assert carried(hand.take(1)) == [2]  # it takes 105 ms
-
-
-def test_where_more_wait_the_lane_that_is_about_to_be_free_is_not_counted_on(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        hand.submit(queue, 1)
-        hand.take(0)
-        hand.clock.now_s += 0.095
-        late = hand.submit(queue, 2, within_s=0.15)
-        hand.submit(queue, 3)
-        assert carried(hand.take(1)) == [3]
-        with pytest.raises(ExpiredError):
-            late.result()
-
-
-def test_a_small_model_is_not_refused_for_a_large_batch_beside_which_it_would_run(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        small, large = hand.add("small", {1: 0.01}), hand.add("large", {1: 1.0})
-        hand.submit(large, 1)
-        hand.take(0)
-        with pytest.raises(OverloadedError):
-            hand.submit(small, 2, within_s=0.015)
-        assert not hand.submit(small, 3, within_s=0.025).done()  # it takes 20 ms
-        hand.take(1)
-        with pytest.raises(OverloadedError):  # both lanes are busy
-            hand.submit(small, 4, within_s=0.5)
-
-
-def test_a_batch_that_was_alone_for_a_while_only_teaches_nothing(by_hand) -> None:
-    with by_hand(lanes=2, side_by_side=1) as hand:
-        queue = hand.add("m", {1: 0.1})
-        for _ in range(20):
-            hand.submit(queue, 1)
-            first = hand.take(0)
-            first.start()
-            hand.clock.now_s += 0.05
-            hand.submit(queue, 2)
-            assert hand.take(1) is not None
-            hand.clock.now_s += 0.3  # far too long
-            first.finish()
-            hand.turn()
-            assert [hand.take(0), hand.take(1)] == [None, None]
-        assert queue.costs.batch_s(1) == 0.1
 
 
 def test_a_full_queue_says_how_long_what_is_too_much_takes(by_hand) -> None:

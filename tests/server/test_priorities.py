@@ -4,18 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from server.batches import Batch
 from server.errors import OverloadedError
+from tests.server.by_hand import carried
 
 CURVE = {4: 0.125}
-
-
-def carried(batch: Batch | float | None) -> list[int]:
-    """Give the values of the pictures in a batch, in order."""
-    assert isinstance(batch, Batch)
-    return [
-        int(row.flat[0]) for seats in batch.seats for row in seats.submission.images[seats.start : seats.stop]
-    ]
 
 
 def test_interactive_images_go_before_bulk_ones_of_any_model(by_hand) -> None:
