@@ -72,7 +72,7 @@ def test_metadata_and_config_describe_the_tensors(tensors) -> None:
 
 
 def test_statistics_count_the_requests_of_both_services(start_server, tensors_of, images: np.ndarray) -> None:
-    running = start_server()
+    running = start_server(model_batch_sizes={MODEL: [32]})  # whatever the machine measures
     tensors = tensors_of(running)
     for _ in range(2):
         tensors.stub.ModelInfer(tensors.pixels(images))  # three batches: 32, 32, 6
