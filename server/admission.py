@@ -1,6 +1,5 @@
 """The door: who is refused before anything waits for them, and when they should come back."""
 
-import math
 from collections.abc import Sequence
 
 from server.errors import ExpiredError, OverloadedError
@@ -16,13 +15,11 @@ class Door:
 
     Args:
         queues: of all models of the device.
-        busy_until_s: when each of the lane's threads ends what it runs, as predicted; -inf for one that is
-            free.
+        pace: predicts when what runs ends.
     """
 
-    def __init__(self, queues: Sequence[ModelQueue], busy_until_s: Sequence[float], pace: Pace) -> None:
+    def __init__(self, queues: Sequence[ModelQueue], pace: Pace) -> None:
         self._queues = queues
-        self._busy_until_s = busy_until_s
         self._pace = pace
 
     def check(self, submission: Submission) -> None:
@@ -43,7 +40,7 @@ class Door:
             raise OverloadedError(
                 f"{waiting} images wait for {queue.name}, of {queue.max_queue_size} that may; "
                 f"{images} more do not fit",
-                max(_LEAST_RETRY_S, self._running_s(now_s) + queue.costs.drain_s(excess)),
+                max(_LEAST_RETRY_S, self._pace.running_s(now_s) + queue.costs.drain_s(excess)),
             )
         if submission.deadline_s is None:
             return
@@ -74,18 +71,8 @@ class Door:
                 ahead += queue.lines[Priority.INTERACTIVE].waiting
             total_s += queue.costs.drain_s(ahead)
         now_s = submission.submitted_s
-        if self._busy_until_s.count(-math.inf):  # it begins at once
-            return self._pace.beside_s(total_s, self._pace.left_s(self._busy_until_s, now_s))
+        if self._pace.any_free:  # it begins at once
+            return self._pace.takes_s(total_s, now_s)
         # Whoever comes after them begins beside their own images, and slows these down.
         own_s = submission.queue.costs.drain_s(len(submission.images))
-        slowdown = self._pace.slowdown(len(self._busy_until_s))
-        return self._running_s(now_s) + total_s + own_s * (slowdown - 1)
-
-    def _running_s(self, now_s: float) -> float:
-        """Predict how long the device takes for what runs."""
-        total_s, busy = 0.0, 0
-        for busy_until_s in self._busy_until_s:
-            if busy_until_s > now_s:
-                total_s += busy_until_s - now_s
-                busy += 1
-        return total_s / max(busy, self._pace.side_by_side)
+        return self._pace.running_s(now_s) + total_s + own_s * (self._pace.slowest - 1)

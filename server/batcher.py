@@ -5,7 +5,6 @@ as can be: only when a lane is free, so it grows while the device is busy.
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,10 +54,9 @@ class Batcher:
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: dict[int, Batch] = {}
-        self._busy_until_s = [-math.inf] * lanes  # as predicted; -inf for a lane that is free
-        self._pace = Pace(lanes if side_by_side is None else side_by_side, clock())
+        self._pace = Pace(lanes, lanes if side_by_side is None else side_by_side, clock())
         self._turns = Turns()
-        self._door = Door(self._queues, self._busy_until_s, self._pace)
+        self._door = Door(self._queues, self._pace)
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
@@ -137,7 +135,7 @@ class Batcher:
             now_s = self._clock()
             self._turns.ended(ended, now_s)
             if (number + self._lanes) % (2 * self._lanes) not in self._running:
-                self._busy(number % self._lanes, -math.inf, now_s)
+                self._pace.end(number % self._lanes, now_s)
 
     def take(self, number: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model whose images have least slack.
@@ -155,21 +153,21 @@ class Batcher:
         """
         now_s = self._clock()
         self.release(number)
+        lane = number % self._lanes
         while True:
-            slowing = self._pace.slowdown(1 + len(self._others(number))) > 1
-            priority, queues = self._turns.next(self._queues, now_s, slowing=slowing)
+            priority, queues = self._turns.next(self._queues, now_s, slowing=self._pace.beside(lane) > 1)
             if not queues:
                 return None
             if self._max_queue_delay_s:
-                slowdown = self._pace.slowdown(self._lanes)
-                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s, slowdown) for q in queues}
+                slowest = self._pace.slowest
+                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s, slowest) for q in queues}
                 queues = [queue for queue in queues if starts_s[queue] <= now_s]
                 if not queues:
                     return min(starts_s.values()) - now_s
             queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
             line = queue.lines[priority]
             alone = sum(queue.waiting for queue in self._queues) == line.first.left
-            hopeless = line.drop_hopeless(now_s, partial(self._takes_s, number, now_s, alone=alone))
+            hopeless = line.drop_hopeless(now_s, partial(self._takes_s, lane, now_s, alone=alone))
             if not hopeless:
                 return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, hopeless)
@@ -184,47 +182,29 @@ class Batcher:
 
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
         line, lane = queue.lines[priority], number % self._lanes
-        starts_s = max(now_s, self._busy_until_s[lane])
+        starts_s = self._pace.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
-        images = line.best_size(starts_s, self._pace.slowdown(self._lanes))
-        slowdown = self._pace.slowdown(1 + len(self._others(number)))
-        ends_s = starts_s + queue.costs.batch_s(images) * slowdown
+        images = line.best_size(starts_s, self._pace.slowest)
+        ends_s = starts_s + queue.costs.batch_s(images) * self._pace.beside(lane)
         seats = line.take(images)
         free = queue.costs.seats(images) - images
         if free and priority is Priority.INTERACTIVE:
             seats += queue.lines[Priority.BULK].take(free, ends_s)
         batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._pace, self._log_failure)
         self._running[number] = batch
-        self._busy(lane, ends_s, now_s)
+        self._pace.begin(lane, ends_s, now_s)
         self._turns.began(batch)
         return batch
 
-    def _others(self, number: int) -> list[int]:
-        """Give the lanes that are busy beside the one of a number."""
-        busy = (lane for lane, until_s in enumerate(self._busy_until_s) if until_s > -math.inf)
-        return [lane for lane in busy if lane != number % self._lanes]
-
-    def _takes_s(self, number: int, now_s: float, work_s: float, *, alone: bool) -> float:
-        """Predict how long work takes that begins now under a number.
+    def _takes_s(self, lane: int, now_s: float, work_s: float, *, alone: bool) -> float:
+        """Predict how long work takes that begins now on a lane.
 
         Args:
             alone: whether nobody else waits, who would begin when others end.
         """
-        others = self._others(number)
-        if not alone:
-            return work_s * self._pace.slowdown(1 + len(others))
-        left_s = self._pace.left_s((self._busy_until_s[lane] for lane in others), now_s)
-        return self._pace.beside_s(work_s, left_s)
-
-    def _busy(self, lane: int, until_s: float, now_s: float) -> None:
-        """Take note of when a lane will be free; the others come to their ends the later, or the sooner."""
-        others = self._others(lane)
-        slower = self._pace.change(len(others) + (until_s > -math.inf), now_s)
-        for other in others:
-            left_s = self._busy_until_s[other] - now_s
-            if left_s > 0:
-                self._busy_until_s[other] = now_s + left_s * slower
-        self._busy_until_s[lane] = until_s
+        if alone:
+            return self._pace.takes_s(work_s, now_s, lane)
+        return work_s * self._pace.beside(lane)
 
     def _wake_lanes(self) -> None:
         """Have as many lanes look as there could be batches: a batch may be one image."""

@@ -1,22 +1,26 @@
-"""How batches slow each other down that run at the same time on the same cores."""
+"""The lanes of a device: which are busy, until when, and how their batches slow each other down."""
 
-from collections.abc import Iterable
+import math
 
 
 class Pace:
-    """Counts the work of a device: the time that its batches would have taken, each alone.
+    """Predicts the ends of batches that run at the same time on the same cores, and counts their work.
 
-    The batcher tells it how many run, under its lock; whoever reads needs none. It takes the cores for shared
-    out evenly and all of them for used, though a batch that was handed to a pool of two (`runs`) keeps to one
-    thread even when it is left alone, and batches of tiny networks do not slow each other down.
+    Work is the time that a batch would have taken alone. The batcher tells what begins and ends, under its
+    lock; whoever reads `now` and `work_s` needs none. Cores are taken to be shared out evenly and all used,
+    though a batch that was handed to a pool of two (`runs`) keeps to one thread even when it is left alone,
+    and batches of tiny networks do not slow each other down.
 
     Args:
-        side_by_side: batches that do not slow each other down: of as many threads as there are cores, one.
+        lanes: batches that run at the same time.
+        side_by_side: how many of them do not slow each other down; where each has a thread for every core,
+            one.
         now_s: on the batcher's clock.
     """
 
-    def __init__(self, side_by_side: float, now_s: float) -> None:
+    def __init__(self, lanes: int, side_by_side: float, now_s: float) -> None:
         self.side_by_side = side_by_side
+        self._until_s = [-math.inf] * lanes  # as predicted; -inf for a lane that is free
         self._state = (now_s, 0.0, 1.0)
 
     @property
@@ -24,35 +28,66 @@ class Pace:
         """Tell how many times as long a batch takes now as it does alone."""
         return self._state[2]
 
-    def slowdown(self, batches: int) -> float:
-        """Tell how many times as long a batch takes among so many as it does alone."""
-        return max(1.0, batches / self.side_by_side)
+    @property
+    def slowest(self) -> float:
+        """Tell the same of a batch while all lanes are busy."""
+        return self._slowdown(len(self._until_s))
 
-    def change(self, batches: int, now_s: float) -> float:
-        """Take note that so many batches run from now on.
+    @property
+    def any_free(self) -> bool:
+        """Tell whether a lane has nothing to do."""
+        return -math.inf in self._until_s
 
-        Returns:
-            How many times as long each will take now for what it has left.
-        """
-        before, now = self._state[2], self.slowdown(batches)
-        self._state = (now_s, self.work_s(now_s), now)
-        return now / before
+    def beside(self, lane: int) -> float:
+        """Tell the same of a batch that begins on a lane, beside what runs on the others."""
+        return self._slowdown(1 + len(self._others(lane)))
 
-    def left_s(self, ends_s: Iterable[float], now_s: float) -> list[float]:
-        """Give the work that is left of batches, by their predicted ends; nothing for those overdue."""
-        return [(end_s - now_s) / self.now for end_s in ends_s if end_s > now_s]
+    def free_s(self, lane: int, now_s: float) -> float:
+        """Predict when a lane is free."""
+        return max(now_s, self._until_s[lane])
 
-    def beside_s(self, work_s: float, others_s: Iterable[float]) -> float:
-        """Tell how long work takes that begins now beside others, if nothing else begins.
+    def begin(self, lane: int, until_s: float, now_s: float) -> None:
+        """Take note of a batch that should end then; the others come to their ends the later."""
+        self._change(lane, until_s, now_s)
+
+    def end(self, lane: int, now_s: float) -> None:
+        """Take note that nothing runs on a lane; the others come to their ends the sooner."""
+        self._change(lane, -math.inf, now_s)
+
+    def running_s(self, now_s: float) -> float:
+        """Predict how long the device takes for what runs."""
+        left_s = [until_s - now_s for until_s in self._until_s if until_s > now_s]
+        return sum(left_s) / max(len(left_s), self.side_by_side)
+
+    def takes_s(self, work_s: float, now_s: float, lane: int | None = None) -> float:
+        """Predict how long work takes that begins now, if nothing else begins.
 
         Args:
-            work_s: in seconds of a batch that runs alone.
-            others_s: what the others have left, in the same.
+            lane: on which it begins; what ran there has ended. None for any that is free.
         """
-        shared_s = work_s + sum(min(other_s, work_s) for other_s in others_s)
+        others_s = (self._until_s[other] - now_s for other in self._others(lane))
+        shared_s = work_s + sum(min(left_s / self.now, work_s) for left_s in others_s if left_s > 0)
         return max(work_s, shared_s / self.side_by_side)
 
     def work_s(self, now_s: float) -> float:
         """Give how far a batch that ran all the time has come, in seconds of a batch that runs alone."""
         since_s, work_s, slowdown = self._state
         return work_s + (now_s - since_s) / slowdown
+
+    def _others(self, lane: int | None) -> list[int]:
+        """Give the lanes that are busy, but for one."""
+        return [other for other, until_s in enumerate(self._until_s) if until_s > -math.inf and other != lane]
+
+    def _slowdown(self, batches: int) -> float:
+        """Tell how many times as long a batch takes among so many as it does alone."""
+        return max(1.0, batches / self.side_by_side)
+
+    def _change(self, lane: int, until_s: float, now_s: float) -> None:
+        others = self._others(lane)
+        before, now = self.now, self._slowdown(len(others) + (until_s > -math.inf))
+        self._state = (now_s, self.work_s(now_s), now)
+        for other in others:
+            left_s = self._until_s[other] - now_s
+            if left_s > 0:
+                self._until_s[other] = now_s + left_s * now / before
+        self._until_s[lane] = until_s
