@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import out, print_json, refusing
+from cli.console import PIPED_COLUMNS, out, print_json, refusing
+
+_WITH_PAPER = 120  # columns of a terminal; on a narrower one, a paper's few letters would say nothing
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,7 @@ def show(repository: Path, *, as_json: bool) -> None:
 
     with refusing(OSError):
         exported = _exported(repository)
-    trainable = ["digits", "mnist", "DIR"]
-    known = {
-        spec.name: trainable + ["imagenet"] * (weights.imagenet(spec.name) is not None) for spec in CATALOG
-    }
+    trained_elsewhere = {spec.name for spec in CATALOG if weights.imagenet(spec.name) is not None}
     if as_json:
         print_json(
             [
@@ -52,29 +51,35 @@ def show(repository: Path, *, as_json: bool) -> None:
                     "paper": spec.paper.title if spec.paper else None,
                     "link": spec.paper.link if spec.paper else None,
                     "deviations": list(spec.deviations),
-                    "weights": known[spec.name],
+                    "weights": ["digits", "mnist", "DIR"] + ["imagenet"] * (spec.name in trained_elsewhere),
                     "exported": [dataclasses.asdict(one) for one in exported.get(spec.name, [])],
                 }
                 for spec in CATALOG
             ]
         )
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    with_paper = out.width >= _WITH_PAPER
+    expand = (
+        with_paper and out.width < PIPED_COLUMNS
+    )  # the paper takes what the others leave, and is cut there
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=expand)
     table.add_column("name", no_wrap=True)
     table.add_column("year", justify="right")
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("paper", no_wrap=True, ratio=1)  # cut on a narrow terminal; --json has it whole
-    table.add_column("weights", no_wrap=True)
-    table.add_column("exported", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("imagenet")
+    table.add_column("exported", overflow="fold")
+    if with_paper:
+        table.add_column("paper", no_wrap=True, ratio=1)
     for spec in CATALOG:
         paper = spec.paper
+        cited = f"{paper.authors}: {paper.title}" if paper else "none: a notebook exercise"
         table.add_row(
             spec.name,
             str(paper.year) if paper else "-",
             f"{spec.parameters:,}",
-            f"{paper.authors}: {paper.title}" if paper else "none: a notebook exercise",
-            " ".join(known[spec.name]),
+            "yes" if spec.name in trained_elsewhere else "-",
             "\n".join(str(one) for one in exported.get(spec.name, [])) or "-",
+            *([cited] if with_paper else []),
         )
     out.print(table)
 

@@ -1,6 +1,8 @@
 """What every command shares: how it prints, and how it refuses."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,8 +10,12 @@ from typing import Any
 import typer
 from rich.console import Console
 
+# What goes to a file or to another program is cut and folded nowhere.
+PIPED_COLUMNS = 1000
+_as_wide_as_it_is = sys.stdout.isatty() or "COLUMNS" in os.environ
+
 # No markup: what is printed holds names of files and messages of others, `digit[bold].png` say.
-out = Console(highlight=False, markup=False)
+out = Console(highlight=False, markup=False, width=None if _as_wide_as_it_is else PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 REFUSED = 1  # exit code; 2 is a wrong command line, and Typer's own

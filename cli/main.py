@@ -54,7 +54,7 @@ _CACHE = Path("~/.cache/modelzoo")
 
 @app.command("list")
 def list_(repository: Repository = _MODELS, as_json: AsJson = False) -> None:
-    """List the catalog: name, year, parameters, paper, what weights exist, what is exported."""
+    """List the catalog: name, year, parameters, ImageNet weights, what is exported, paper."""
     from cli import catalog
 
     catalog.show(repository, as_json=as_json)

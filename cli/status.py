@@ -34,7 +34,6 @@ def run(address: str, *, ready: bool, as_json: bool) -> None:
     for column in ("model", "version", "state", "precision", "accuracy", "device"):
         table.add_column(column, no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
-    table.add_column("")
     for model in models:
         state = classifier_pb2.ModelState.Name(model.state).removeprefix("MODEL_STATE_")
         memory_bytes = model.host_memory_bytes + model.device_memory_bytes
@@ -46,9 +45,11 @@ def run(address: str, *, ready: bool, as_json: bool) -> None:
             _accuracy(model),
             model.device,
             f"{memory_bytes / 1e6:,.1f} MB" if memory_bytes else "-",
-            model.reason,
         )
     out.print(table)
+    for model in models:
+        if model.reason:
+            out.print(f"{model.name}: {model.reason}", soft_wrap=True)
 
 
 def _accuracy(model: classifier_pb2.ModelStatus) -> str:

@@ -32,24 +32,24 @@ def run(names: list[str], repository: Path, device: str) -> None:
         if not entries:
             raise RefusedError(f"{repository} holds no model")
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in (
-            "model",
-            "version",
-            "precision",
-            "provider",
-            "largest difference",
-            "allowed",
-            "verdict",
-        ):
-            table.add_column(column)
-        failed = sum(not _verify(entries[name], choice.device, table) for name in names or entries)
+        for column in ("model", "version", "precision", "device", "difference", "allowed"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("verdict")
+        reasons = {name: _verify(entries[name], choice.device, table) for name in names or entries}
         out.print(table)
+        failed = {name: reason for name, reason in reasons.items() if reason}
+        for name, reason in failed.items():
+            out.print(f"{name}: {reason}", soft_wrap=True)
         if failed:
-            raise RefusedError(f"{failed} of {len(names or entries)} models failed")
+            raise RefusedError(f"{len(failed)} of {len(reasons)} models failed")
 
 
-def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
-    """Check one model in every precision that is meant for the device; add a row for each."""
+def _verify(entry: "layout.Entry", device: "Device", table: Table) -> str:
+    """Check one model in every precision that is meant for the device; add a row for each.
+
+    Returns:
+        What is wrong; empty where all is well.
+    """
     from artifact import golden
     from artifact.errors import first_line
     from server import loading
@@ -58,9 +58,9 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
     try:
         artifact = loading.read(entry.folder)
         for precision in artifact.manifest.precisions:
-            begun = (entry.name, str(entry.version), precision.name, device.provider)
+            begun = (entry.name, str(entry.version), precision.name, device.name)
             if not any(tolerance.provider == device.provider for tolerance in precision.tolerances):
-                table.add_row(*begun, "-", "-", Text("not meant for this provider"))
+                table.add_row(*begun, "-", "-", Text("not meant for this device"))
                 continue
             _, proof = loading.open_and_prove(artifact, precision, device, golden.BATCH_SIZES)
             found = proof.comparison
@@ -68,6 +68,6 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> bool:
             table.add_row(*begun, *figures, Text("ok", style="green"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are checked
         dashes = ["-"] * (6 - len(begun))
-        table.add_row(*begun, *dashes, Text(f"FAILED: {first_line(error)}", style="red"))
-        return False
-    return True
+        table.add_row(*begun, *dashes, Text("FAILED", style="red"))
+        return first_line(error)
+    return ""

@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,6 +53,7 @@ _INTERPOLATIONS: dict[InterpolationMode, Literal["bilinear", "bicubic"]] = {
     InterpolationMode.BILINEAR: "bilinear",
     InterpolationMode.BICUBIC: "bicubic",
 }
+_SILENCE_S = 60.0  # whoever sends nothing for so long will not send anything
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 # Old DenseNet checkpoints name the layers of a block with a dot: norm.1 is norm1 today.
@@ -111,8 +115,8 @@ class ImageNetWeights:
             The file.
 
         Raises:
-            DownloadError: there is no such address or no network, the file is not the published one,
-                or the folder cannot be written.
+            DownloadError: there is no such address or no network, nothing comes for a minute, the file is
+                not the published one, or the folder cannot be written.
         """
         expected = self.sha256_start
         folder = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder
@@ -121,7 +125,8 @@ class ImageNetWeights:
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 # It writes beside the file, and renames what has the right hash.
-                torch.hub.download_url_to_file(self.url, str(path), expected, progress=False)
+                with _impatient():
+                    torch.hub.download_url_to_file(self.url, str(path), expected, progress=False)
                 return path
             with path.open("rb") as stream:  # torch.hub trusts what lies there
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -136,6 +141,17 @@ class ImageNetWeights:
                 f"{path} is not the file that was published: sha256 {found[:12]}…, not {expected}…; remove it"
             )
         return path
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Have connections that are made meanwhile fail when they are silent; `torch.hub` would wait for ever."""
+    before_s = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before_s)
 
 
 def imagenet(name: str) -> ImageNetWeights | None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,35 @@ def test_list_shows_every_row_of_the_catalog(run: Run, repository: Path) -> None
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [spec.name for spec in CATALOG]
     [lenet] = [line for line in lines if line.startswith("lenet5")]
-    for part in ("1998", "61,706", "LeCun", "digits", "lenet5-digits/1"):
+    for part in ("1998", "61,706", " - ", "lenet5-digits/1", "LeCun"):
         assert part in lenet
+    assert [line.split()[3] for line in lines if line.startswith("resnet50")] == ["yes"]
+
+
+@pytest.mark.parametrize("command", [("list",), ("verify", "--device", "cpu"), ("status",)])
+def test_a_narrow_terminal_cuts_no_name(command: Sequence[str], run: Run, repository: Path, server) -> None:
+    place = ("--address", server.address) if command[0] == "status" else ("--repository", repository)
+    done = run(*command, *place, COLUMNS="80")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in MODELS:
+        assert any(name in line.split() or f"{name}/1" in line.split() for line in lines)
+    assert "…" not in done.stdout
+
+
+def test_a_wide_terminal_shows_the_paper(run: Run, repository: Path) -> None:
+    lines = run("list", "--repository", repository, COLUMNS="120").stdout.splitlines()
+    assert all(len(line) <= 120 for line in lines)
+    assert any("LeCun" in line for line in lines)
+
+
+def test_status_tells_why_a_model_is_not_ready(run: Run, start_server, scratch_repository: Path) -> None:
+    (scratch_repository / MODELS[0] / "1/labels.txt").write_text("0\n")
+    done = run("status", "--address", start_server(repository=scratch_repository).address, COLUMNS="80")
+    [row, reason] = [line for line in done.stdout.splitlines() if line.startswith(MODELS[0])]
+    assert row.split()[1:3] == ["1", "FAILED"]
+    assert reason.startswith(f"{MODELS[0]}: ")
+    assert "labels.txt is not the file that was published" in reason
 
 
 def test_list_as_json_has_everything(run: Run, repository: Path) -> None:
@@ -157,7 +185,7 @@ def test_verify_checks_every_artifact_on_this_machine(run: Run, repository: Path
     assert [(row[0], row[2]) for row in rows] == list(published)
     allowed = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2}
     for row in rows:
-        assert (row[3], float(row[5]), row[-1]) == ("CPUExecutionProvider", allowed[row[2]], "ok")
+        assert (row[3], float(row[5]), row[-1]) == ("cpu", allowed[row[2]], "ok")
         assert float(row[4]) <= allowed[row[2]]
 
 
@@ -166,9 +194,9 @@ def test_verify_names_what_fails_and_exits_1(run: Run, scratch_repository: Path)
     done = run("verify", "--repository", scratch_repository, "--device", "cpu")
     assert done.returncode == 1
     assert "modelzoo: 1 of 3 models failed" in done.stderr
-    [failed] = [line for line in done.stdout.splitlines() if "FAILED" in line]
-    assert failed.startswith(MODELS[1])
-    assert "labels.txt is not the file that was published" in failed
+    [row, reason] = [line for line in done.stdout.splitlines() if line.startswith(MODELS[1])]
+    assert row.split()[-1] == "FAILED"
+    assert reason.startswith(f"{MODELS[1]}: labels.txt is not the file that was published: sha256 ")
     assert done.stdout.count(" ok") == 6
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,25 @@ def test_an_address_without_a_file_is_refused_in_one_line_that_says_where_to_put
     assert str(tmp_path / "kept" / origin.name) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nweig"])
+def test_a_server_that_falls_silent_is_not_waited_for(
+    said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_SILENCE_S", 0.2)
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/toy-00000000.pth"
+        published = dataclasses.replace(published_at(tmp_path), url=url)
+        download = pool.submit(published.download, tmp_path / "kept")
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(said)
+            with pytest.raises(weights.DownloadError, match="cannot be fetched"):
+                download.result(60)
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert socket.getdefaulttimeout() is None
 
 
 def test_an_address_without_a_hash_is_refused(tmp_path: Path) -> None:
