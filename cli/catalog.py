@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import PIPED_COLUMNS, out, print_json, refusing
+from cli.console import out, print_json, refusing
 
 _WITH_PAPER = 120  # columns of a terminal; on a narrower one, a paper's few letters would say nothing
 
@@ -59,10 +59,8 @@ def show(repository: Path, *, as_json: bool) -> None:
         )
         return
     with_paper = out.width >= _WITH_PAPER
-    expand = (
-        with_paper and out.width < PIPED_COLUMNS
-    )  # the paper takes what the others leave, and is cut there
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=expand)
+    # On a terminal the paper takes what the others leave, and is cut there.
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=with_paper and out.is_terminal)
     table.add_column("name", no_wrap=True)
     table.add_column("year", justify="right")
     table.add_column("parameters", justify="right")

@@ -1,7 +1,6 @@
 """What every command shares: how it prints, and how it refuses."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,10 @@ from typing import Any
 import typer
 from rich.console import Console
 
-# What goes to a file or to another program is cut and folded nowhere.
-PIPED_COLUMNS = 1000
-_as_wide_as_it_is = sys.stdout.isatty() or "COLUMNS" in os.environ
+_PIPED_COLUMNS = 1000  # what goes to a file or to another program is cut and folded nowhere
 
 # No markup: what is printed holds names of files and messages of others, `digit[bold].png` say.
-out = Console(highlight=False, markup=False, width=None if _as_wide_as_it_is else PIPED_COLUMNS)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 REFUSED = 1  # exit code; 2 is a wrong command line, and Typer's own

@@ -53,7 +53,7 @@ _INTERPOLATIONS: dict[InterpolationMode, Literal["bilinear", "bicubic"]] = {
     InterpolationMode.BILINEAR: "bilinear",
     InterpolationMode.BICUBIC: "bicubic",
 }
-_SILENCE_S = 60.0  # whoever sends nothing for so long will not send anything
+_PATIENCE_S = 60.0  # whoever sends nothing for so long will not send anything
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 # Old DenseNet checkpoints name the layers of a block with a dot: norm.1 is norm1 today.
@@ -105,18 +105,19 @@ class ImageNetWeights:
             raise DownloadError(f"the name of {self.url} holds no hash to check the file against")
         return digits[1]
 
-    def download(self, folder: Path | None = None) -> Path:
+    def download(self, folder: Path | None = None, patience_s: float = _PATIENCE_S) -> Path:
         """Fetch the file, unless an earlier download left it here; check its hash either way.
 
         Args:
             folder: Where downloads are kept; the one of ``torch.hub`` when None.
+            patience_s: How long nothing may come.
 
         Returns:
             The file.
 
         Raises:
-            DownloadError: there is no such address or no network, nothing comes for a minute, the file is
-                not the published one, or the folder cannot be written.
+            DownloadError: there is no such address or no network, nothing comes any more, the file is not
+                the published one, or the folder cannot be written.
         """
         expected = self.sha256_start
         folder = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder
@@ -125,7 +126,7 @@ class ImageNetWeights:
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 # It writes beside the file, and renames what has the right hash.
-                with _impatient():
+                with _connections_end_when_silent_for(patience_s):
                     torch.hub.download_url_to_file(self.url, str(path), expected, progress=False)
                 return path
             with path.open("rb") as stream:  # torch.hub trusts what lies there
@@ -144,10 +145,10 @@ class ImageNetWeights:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Have connections that are made meanwhile fail when they are silent; `torch.hub` would wait for ever."""
+def _connections_end_when_silent_for(patience_s: float) -> Iterator[None]:
+    """Give a limit to connections that are made meanwhile; `torch.hub` sets none, and would wait for ever."""
     before_s = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_S)
+    socket.setdefaulttimeout(patience_s)
     try:
         yield
     finally:

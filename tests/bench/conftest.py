@@ -36,7 +36,7 @@ def bench(repository: Path, tmp_path: Path) -> Bench:
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=os.environ | {"COLUMNS": "160", "MODELZOO_DEVICE": "cpu"} | environment,
+            env=os.environ | {"MODELZOO_DEVICE": "cpu"} | environment,
             check=False,
         )
 

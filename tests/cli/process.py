@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Show = Callable[..., list[str]]
 
 
 def refused(done: "subprocess.CompletedProcess[str]") -> str:
