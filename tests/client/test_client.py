@@ -67,12 +67,14 @@ def test_a_label_is_its_text_its_index_and_its_probability(client: Client, digit
     assert label.probability == pytest.approx(digits.probabilities[3, best], abs=1e-5)
 
 
-def test_the_whole_response_says_who_answered_and_where_the_time_went(client: Client, digits: Golden) -> None:
-    response = client.classify_raw(NAME, [png(image) for image in digits.images[:3]], top_k=2)
+def test_the_whole_response_says_who_answered_and_where_the_time_went(start_server, digits: Golden) -> None:
+    running = start_server(model_batch_sizes={NAME: [32]})  # whatever the machine measures
+    with running.client() as client:
+        response = client.classify_raw(NAME, [png(image) for image in digits.images[:3]], top_k=2)
     assert (response.model, response.version) == (NAME, 1)
     assert [len(answer.labels) for answer in response.classifications] == [2, 2, 2]
     timing = response.timing
-    assert 1 <= timing.batch_size <= 3  # as the machine finds faster
+    assert timing.batch_size >= 3
     assert timing.decode_us > 0
     assert timing.infer_us > 0
 

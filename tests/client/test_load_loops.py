@@ -31,14 +31,15 @@ LOOPS = pytest.mark.parametrize("run", [closed_loop, asked_at_once], ids=["close
 
 @WAYS
 def test_a_closed_loop_asks_as_often_as_it_should_and_every_answer_is_right(
-    server, make_load, streams: int
+    start_server, make_load, streams: int
 ) -> None:
+    running = start_server(model_batch_sizes={NAME: [32]})  # whatever the machine measures
     load = make_load(outstanding=5, requests=61, images_per_request=4, streams=streams, seconds=100)
-    done = closed_loop(load, server.address)
+    done = closed_loop(load, running.address)
     assert (done.answered, done.errors) == (61, 0)
     assert (done.latencies_s > 0).all()
     assert done.client_cpu_s > 0
-    assert 1 <= done.mean_batch <= 32  # as the machine finds faster
+    assert 4 <= done.mean_batch <= 32
     assert done.generator == "python"
 
 

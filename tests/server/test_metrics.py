@@ -17,7 +17,7 @@ from modelzoo.v1 import classifier_pb2
 from server.device_memory import DeviceMemoryCollector
 from server.metrics import Metrics
 
-MODEL = "simple_cnn-digits"
+MODEL, OTHER = "simple_cnn-digits", "two_block_cnn-digits"
 PIXELS = np.zeros((8, 8, 1), np.uint8)
 
 Sample = Callable[..., float]
@@ -67,7 +67,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(sample: Sample) 
 
 
 def test_what_a_batch_of_each_allowed_size_should_take_is_told(start_server) -> None:
-    running = start_server(model_batch_sizes={MODEL: [4, 1, 4], "nobody-digits": [1]})
+    running = start_server(model_batch_sizes={MODEL: [4, 1, 4], OTHER: [4], "nobody-digits": [1]})
     told = {
         dict(labels)["batch_size"]: value
         for (name, labels), value in scrape(running.metrics_url).items()
@@ -79,7 +79,7 @@ def test_what_a_batch_of_each_allowed_size_should_take_is_told(start_server) -> 
         [status] = [model for model in client.list_models() if model.name == MODEL]
         assert status.max_batch_size == 4
         assert [latency.batch_size for latency in status.batch_latencies] == [1, 4]
-        assert client.classify_raw(MODEL, [PIXELS] * 6).timing.batch_size <= 4  # the faster of the two
+        assert client.classify_raw(OTHER, [np.zeros((28, 28, 1), np.uint8)] * 6).timing.batch_size == 4
     [warning] = [line for line in running.log.getvalue().splitlines() if "no_such_model" in line]
     assert '"setting": "model_batch_sizes"' in warning
     assert "nobody-digits" in warning

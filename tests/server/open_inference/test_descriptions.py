@@ -49,7 +49,8 @@ def test_a_server_advertises_what_works_with_its_settings(start_server, tensors_
     ]
 
 
-def test_metadata_and_config_describe_the_tensors(tensors) -> None:
+def test_metadata_and_config_describe_the_tensors(start_server, tensors_of) -> None:
+    tensors = tensors_of(start_server(model_batch_sizes={MODEL: [32]}))  # whatever the machine measures
     told = tensors.stub.ModelMetadata(messages.ModelMetadataRequest(name=MODEL, version="1"))
     assert (told.name, list(told.versions), told.platform) == (MODEL, ["1"], "onnxruntime_onnx")
     [given], [gives] = told.inputs, told.outputs
@@ -58,7 +59,7 @@ def test_metadata_and_config_describe_the_tensors(tensors) -> None:
 
     config = tensors.stub.ModelConfig(messages.ModelConfigRequest(name=MODEL)).config
     assert (config.name, config.platform, config.backend) == (MODEL, told.platform, "onnxruntime")
-    assert 1 <= config.max_batch_size <= 32  # as the machine finds worthwhile
+    assert config.max_batch_size == 32
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     assert config.dynamic_batching.priority_levels == 2
     assert config.dynamic_batching.default_priority_level == 1
@@ -81,8 +82,6 @@ def test_statistics_count_the_requests_of_both_services(start_server, tensors_of
         taken = client.get_model(MODEL).status.host_memory_bytes
     with pytest.raises(grpc.RpcError):
         tensors.stub.ModelInfer(tensors.pixels(images[:, :31]))
-    config = tensors.stub.ModelConfig(messages.ModelConfigRequest(name=MODEL)).config
-    assert config.max_batch_size == 32
     [told] = tensors.stub.ModelStatistics(messages.ModelStatisticsRequest(name=MODEL)).model_stats
     assert (told.name, told.version) == (MODEL, "1")
     assert (told.inference_count, told.execution_count) == (141, 7)
