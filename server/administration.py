@@ -5,10 +5,10 @@ from typing import Protocol
 import grpc
 
 from modelzoo.v1 import open_inference_pb2 as messages
-from server.edge import Edge
 from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundError, UnsupportedError
 from server.model import Model, State
 from server.models import Models
+from server.rpc.handlers import Handlers
 from server.shared_memory import Regions
 
 _STATES = {  # as the protocol names them
@@ -54,9 +54,9 @@ class Administration:
         self._allow_model_control = allow_model_control
         self._allow_client_shm = allow_client_shm
 
-    def methods(self, edge: Edge, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        """Give the handlers of these calls, each wrapped by the edge."""
-        return edge.simple(
+    def methods(self, handlers: Handlers, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Return the methods of these calls."""
+        return handlers.simple(
             service,
             {
                 messages.RepositoryIndexRequest: self.index,

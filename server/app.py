@@ -31,7 +31,6 @@ from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
 from server.frontends import REPORT_S, Frontends
 from server.grace import Grace
-from server.health import Health
 from server.lane import Lane
 from server.metrics import Metrics
 from server.model import ReadyModel, State
@@ -39,6 +38,7 @@ from server.network import OpenNetwork
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
 from server.repository import Memory, Repository
+from server.services.health import Health
 from server.turnover import Turnover
 
 

@@ -5,14 +5,15 @@ import time
 import grpc
 
 from modelzoo.v1 import classifier_pb2
-from server import deadlines, statuses
-from server.accounts import Account, Accounts
+from server import deadlines
 from server.decoding import Decoder
-from server.edge import Edge, parser
 from server.errors import InvalidRequestError, ModelZooError
 from server.models import Models
+from server.processing.tracking import Account, Accounts
 from server.ranking import DEFAULT_TOP_K, off_the_loop, rank
-from server.streams import Answers
+from server.rpc import statuses
+from server.rpc.handlers import Handlers, parser
+from server.rpc.streams import Answers
 from server.submissions import Priority
 
 _PRIORITIES = {
@@ -38,15 +39,15 @@ class Classifier:
         self._decoder = decoder
         self._max_images = max_images
 
-    def handlers(self, edge: Edge) -> grpc.GenericRpcHandler:
-        """Give the service's handlers, each wrapped by the edge."""
+    def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Return the service's methods."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
         max_fields = 4 * self._max_images + 16
-        methods = {
-            "Classify": edge.unary(
+        return {
+            "Classify": handlers.unary(
                 SERVICE, "Classify", parser(classifier_pb2.ClassifyRequest, max_fields), self.classify
             ),
-            "ClassifyStream": edge.stream(
+            "ClassifyStream": handlers.stream(
                 SERVICE,
                 "ClassifyStream",
                 Answers(
@@ -55,14 +56,13 @@ class Classifier:
                     _failed,
                 ),
             ),
-            "ListModels": edge.unary(
+            "ListModels": handlers.unary(
                 SERVICE, "ListModels", parser(classifier_pb2.ListModelsRequest), self.list_models
             ),
-            "GetModel": edge.unary(
+            "GetModel": handlers.unary(
                 SERVICE, "GetModel", parser(classifier_pb2.GetModelRequest), self.get_model
             ),
         }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     async def classify(
         self, request: classifier_pb2.ClassifyRequest, deadline_s: float | None

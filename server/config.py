@@ -77,7 +77,25 @@ class Settings(BaseSettings):
     max_decoding_pixels: Annotated[int, Field(ge=1)] = 640_000_000
     """Pixels that may wait for a decoder before more are refused."""
     max_bytes_in_flight: Annotated[int, Field(ge=1)] = 512 << 20
-    """Size of all requests that are in flight together."""
+    """Size of all messages together: those that come, are answered, or wait to be read by their clients."""
+    max_bytes_per_connection: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda given: max(given["max_message_bytes"], given["max_bytes_in_flight"] // 2)
+    )
+    """The same of one connection."""
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = 8192
+    """Open calls, but for health checks; beyond, one that waits for its client ends for each that comes."""
+    max_calls_per_connection: Annotated[int, Field(ge=1)] = 1024
+    """The same of one connection; beyond, calls are rejected."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Connections to the gRPC port; from three quarters of them on, idle ones are closed."""
+    max_idle_s: Annotated[float, Field(gt=0)] = 300.0
+    """Time that a call may wait for its peer: to send a whole message, or to read an answer."""
+    max_connection_age_s: Annotated[float, Field(ge=1)] = 3600.0
+    """Age at which a connection is asked to go; clients open another by themselves."""
+    max_connection_age_grace_s: Annotated[float, Field(ge=0)] = 300.0
+    """Time that its calls have to end then."""
+    accept_compressed: bool = False
+    """Whether messages may be compressed: then of 4 MiB at most, and fewer calls may be open."""
     decoder_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
     """Pictures that are decoded at the same time."""
     lanes: Annotated[int, Field(ge=1)] = Field(default_factory=lambda: min(2, core_count()))
@@ -94,6 +112,9 @@ class Settings(BaseSettings):
             ("max_image_pixels", "max_request_pixels"),
             ("max_request_pixels", "max_decoding_pixels"),
             ("max_message_bytes", "max_bytes_in_flight"),
+            ("max_message_bytes", "max_bytes_per_connection"),
+            ("max_bytes_per_connection", "max_bytes_in_flight"),
+            ("max_calls_per_connection", "max_concurrent_calls"),
         ):
             if getattr(self, small) > getattr(self, large):
                 raise ValueError(f"{small} is larger than {large}")

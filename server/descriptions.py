@@ -4,14 +4,15 @@ import importlib.metadata
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
+from google.protobuf.message import Message
 
 from modelzoo.v1 import open_inference_pb2 as messages
 from server import model_config
-from server.edge import Edge
 from server.errors import InvalidRequestError, ModelNotFoundError
-from server.health import SERVER, Health
 from server.model import ReadyModel
 from server.models import Models
+from server.rpc.handlers import Handlers
+from server.services.health import SERVER, Health
 
 NAME = "modelzoo"  # of the program, and of the package that says its version
 _LONGEST_VERSION = 9  # digits, as of an artifact's
@@ -19,6 +20,9 @@ _LONGEST_VERSION = 9  # digits, as of an artifact's
 
 # Tells what models have done and take.
 Tell = Callable[[Sequence[ReadyModel]], Awaitable[Sequence[messages.ModelStatistics]]]
+
+
+Probes = dict[type[Message], Callable[..., Awaitable[Message]]]
 
 
 class Descriptions:
@@ -37,14 +41,16 @@ class Descriptions:
             name=NAME, version=importlib.metadata.version(NAME), extensions=extensions
         )
 
-    def methods(self, edge: Edge, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        """Give the handlers of these calls, each wrapped by the edge."""
-        return edge.simple(
+    def methods(self, handlers: Handlers, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Return the methods of these calls; readiness has the pool of the health checks."""
+        probes: Probes = {
+            messages.ServerLiveRequest: self.server_live,
+            messages.ServerReadyRequest: self.server_ready,
+            messages.ModelReadyRequest: self.model_ready,
+        }
+        return handlers.simple(service, probes, handlers.calls.probes) | handlers.simple(
             service,
             {
-                messages.ServerLiveRequest: self.server_live,
-                messages.ServerReadyRequest: self.server_ready,
-                messages.ModelReadyRequest: self.model_ready,
                 messages.ServerMetadataRequest: self.server_metadata,
                 messages.ModelMetadataRequest: self.model_metadata,
                 messages.ModelConfigRequest: self.model_config,

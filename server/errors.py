@@ -7,6 +7,8 @@ ModelZooError                INTERNAL
 ├── RegionExistsError        ALREADY_EXISTS      the name of a region is taken
 ├── ForbiddenError           PERMISSION_DENIED   a setting would have to allow it
 ├── UnsupportedError         UNIMPLEMENTED       no server of ours does it
+│   └── MissingMessageError  UNIMPLEMENTED       a call without the message that its method takes
+├── IdleCallError            UNAVAILABLE         the peer let the call wait for too long
 ├── ModelNotReadyError       UNAVAILABLE         loading, draining or failed
 ├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full, or too full for the deadline; retry
 │   └── BusyError            UNAVAILABLE         the same, for clients that retry this status only
@@ -17,9 +19,12 @@ FrontendError                no status: a front end ended, and the server has to
 DeviceError                  no status: the device fails; it ends a batch or a load, and the log has it
 """
 
-from typing import ClassVar
+import traceback
+from typing import ClassVar, TypeVar
 
 import grpc
+
+Raised = TypeVar("Raised", bound=BaseException)
 
 UNEXPECTED = "internal error; the server's log has it"  # all that a client is told of any other exception
 
@@ -76,6 +81,19 @@ class UnsupportedError(ModelZooError):
     status = grpc.StatusCode.UNIMPLEMENTED
 
 
+class MissingMessageError(UnsupportedError):
+    """The call ended without the message that its method takes.
+
+    gRPC's own status for it (statuscodes.md: request cardinality violation).
+    """
+
+
+class IdleCallError(ModelZooError):
+    """The peer neither sent what the call waits for nor read what it was sent; it may call again."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
 class ModelNotReadyError(ModelZooError):
     """The model is loading, draining or failed, or the server is stopping."""
 
@@ -123,3 +141,19 @@ class FrontendError(Exception):
 
 class DeviceError(Exception):
     """The device does not do what it was asked to."""
+
+
+def let_go(error: Raised) -> Raised:
+    """Have an error, and those that led to it, keep nothing alive.
+
+    Their frames hold the request and its pictures, and would for long: such frames also hold what holds the
+    error, a future or gRPC's call.
+    """
+    causes: list[BaseException | None] = [error]
+    for cause in causes:  # grows on the way
+        if cause is None:
+            continue
+        traceback.clear_frames(cause.__traceback__)
+        causes += (cause.__cause__, cause.__context__)
+        cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+    return error

@@ -4,30 +4,45 @@ It lives in the process of the engine, or in a front end; what it is given stand
 """
 
 import asyncio
+import contextlib
+import resource
 
-import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
-from server import classifier, health, open_inference
-from server.accounts import Accounts
+from server import classifier, open_inference
 from server.administration import Administration, Changes
 from server.classifier import Classifier
 from server.config import Settings
 from server.decoding import Decoder, Limits
 from server.descriptions import Descriptions, Tell
-from server.edge import Edge
 from server.grace import Grace
-from server.health import Health
 from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.models import Models
 from server.open_inference import OpenInference
-from server.ports import GenericOnly, address_of, connection_options
+from server.ports import address_of, reserve
+from server.processing.tracking import Accounts
+from server.rpc.calls import Calls
+from server.rpc.guard import Guard
+from server.rpc.handlers import Handlers
+from server.rpc.limits import Limits as CallLimits
+from server.rpc.listener import Listener, Method
+from server.services import health, reflection
+from server.services.health import Health
+from server.services.reflection import Reflection
 from server.shared_memory import Regions
 
-_MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more
+_CONNECTION_OPTIONS = (
+    ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
+    ("grpc.max_connection_idle_ms", 300_000),  # and those that say no more
+    ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished without a word
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+_COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
+_OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 # How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
 # over yet, and would cancel them without a word when it stops.
 _REFUSING_S = 0.3
@@ -44,6 +59,7 @@ class Front:
     Attributes:
         health: what the health service answers.
         in_flight: counts the requests that are being answered.
+        calls: that are open.
         decoder: of their pictures.
     """
 
@@ -64,7 +80,28 @@ class Front:
         self._log = log
         self._regions = Regions()
         self.health = Health(classifier.SERVICE, open_inference.SERVICE)
-        self.in_flight = InFlight(settings.max_bytes_in_flight)
+        self._accounts = Accounts(models, metrics)
+        self._stack = contextlib.ExitStack()
+        max_bytes = settings.max_bytes_in_flight // max(1, settings.frontends)
+        self._max_message_bytes = settings.max_message_bytes
+        max_calls = settings.max_concurrent_calls
+        if settings.accept_compressed:
+            # A message is inflated before it can be counted, so all at once must fit.
+            self._max_message_bytes = min(self._max_message_bytes, _COMPRESSED_MESSAGE_BYTES)
+            max_calls = max(1, min(max_calls, max_bytes // self._max_message_bytes))
+        self._max_connections = min(settings.max_connections, _descriptors() - _OTHER_DESCRIPTORS)
+        self.in_flight = InFlight(max(max_bytes, settings.max_message_bytes))
+        self.calls = Calls(
+            CallLimits(
+                max_calls,
+                min(settings.max_calls_per_connection, max_calls),
+                settings.max_bytes_per_connection,
+                settings.max_idle_s,
+                self._max_connections,
+            ),
+            self.in_flight,
+            log,
+        )
         self.decoder = Decoder(
             settings.decoder_threads,
             Limits(
@@ -85,27 +122,25 @@ class Front:
             The port.
 
         Raises:
+            StartError: it is in use, or the host is not ours.
             RuntimeError: it cannot be had; gRPC does not say why.
         """
         settings = self._settings
-        self._grpc = grpc.aio.server(
-            maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
-            options=[
-                *connection_options(shared=shared),
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ],
+        if not shared:  # held, so that it stays ours while gRPC opens it anew
+            reserved = reserve(settings.host, port)
+            self._stack.callback(reserved.close)
+            port = reserved.getsockname()[1]
+        handlers = Handlers(self._metrics, self._log, self.calls)
+        self._listener = Listener(
+            address_of(settings.host, port),
+            self._options(),
+            self._methods(handlers),
+            handlers.unknown(),
+            self._log,
         )
-        edge = Edge(self._metrics, self._log, self.in_flight)
-        accounts = Accounts(self._models, self._metrics)
-        services = (self._classifier(accounts, edge), self._open_inference(accounts, edge))
-        self._grpc.add_generic_rpc_handlers((*services, self.health.handlers()))
-        names = (classifier.SERVICE, open_inference.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), GenericOnly(self._grpc)
-        )
-        given = self._grpc.add_insecure_port(address_of(settings.host, port))
-        await self._grpc.start()
-        return given
+        await self._listener.open()
+        self._watching = asyncio.get_running_loop().create_task(Guard(self.calls, self._log).watch(port))
+        return port
 
     async def stop(self, grace: Grace) -> None:
         """Answer what was accepted, refuse what is new, and close the port within the grace period.
@@ -119,16 +154,50 @@ class Front:
 
     async def close(self, patience_s: float | None) -> None:
         """Close the port, and cancel the calls that are not answered by then."""
-        await self._grpc.stop(patience_s)
+        await self._listener.close(patience_s)
+        self._watching.cancel()
         self.decoder.close()
         self._regions.unregister("")
+        self._stack.close()
 
-    def _classifier(self, accounts: Accounts, edge: Edge) -> grpc.GenericRpcHandler:
-        return Classifier(
-            self._models, accounts, self.decoder, self._settings.max_images_per_request
-        ).handlers(edge)
+    def _options(self) -> list[tuple[str, int]]:
+        """Return gRPC's options for what connections may cost."""
+        settings = self._settings
+        return [
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
+            ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
+            # gRPC's own limits reject without a word of ours, so ours come first.
+            ("grpc.max_concurrent_streams", 4 * settings.max_calls_per_connection),
+            ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
+            ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
+            ("grpc.max_allowed_incoming_connections", self._max_connections),
+            ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
+            ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_connection_age_grace_s)),
+            *_CONNECTION_OPTIONS,
+        ]
 
-    def _open_inference(self, accounts: Accounts, edge: Edge) -> grpc.GenericRpcHandler:
+    def _methods(self, handlers: Handlers) -> dict[str, Method]:
+        """Return the handlers of all methods, by their paths."""
+        services = {
+            classifier.SERVICE: self._classifier().methods(handlers),
+            open_inference.SERVICE: self._open_inference(handlers),
+            health.SERVICE: self.health.methods(handlers),
+            reflection.SERVICE: Reflection(
+                classifier.SERVICE, open_inference.SERVICE, health.SERVICE
+            ).methods(handlers),
+        }
+        return {
+            f"/{service}/{name}": method
+            for service, named in services.items()
+            for name, method in named.items()
+        }
+
+    def _classifier(self) -> Classifier:
+        return Classifier(self._models, self._accounts, self.decoder, self._settings.max_images_per_request)
+
+    def _open_inference(self, handlers: Handlers) -> dict[str, Method]:
         settings = self._settings
         extensions = ["classification", "model_configuration", "schedule_policy", "statistics"]
         if settings.allow_client_shm:
@@ -136,14 +205,14 @@ class Front:
         if settings.allow_model_control:
             extensions.append("model_repository")
         return OpenInference(
-            accounts,
+            self._accounts,
             self.decoder,
             self._regions,
             self.in_flight,
             settings.max_images_per_request,
             unavailable_when_full=settings.status_compat == "triton",
-        ).handlers(
-            edge,
+        ).methods(
+            handlers,
             Descriptions(self._models, self.health, extensions, self._tell),
             Administration(
                 self._models,
@@ -153,3 +222,12 @@ class Front:
                 allow_client_shm=settings.allow_client_shm,
             ),
         )
+
+
+def _descriptors() -> int:
+    """Allow this process as many files as it may have, a connection each; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,4 +1,4 @@
-"""What is being answered: how many requests, and how large they are together."""
+"""The bytes and requests in flight: what clients make this process hold."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,43 +6,52 @@ from contextlib import contextmanager
 
 from server.errors import OverloadedError
 
-_RETRY_DELAY_S = 0.5  # some large requests' time
+RETRY_DELAY_S = 0.5  # some large requests' time
 
 
 class InFlight:
-    """Counts the requests that have come and whose answer has not gone.
+    """Counts requests from their last byte until their answer is sent, and the bytes of both.
 
     Args:
         max_bytes: size of all of them together.
 
     Attributes:
-        idle: set while there is none.
+        idle: set while there is no request.
+        unfinished_bytes: what has come of messages that are not whole yet, as last measured.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self.unfinished_bytes = 0
         self._bytes = 0
         self._requests = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def enter(self, size_bytes: int) -> None:
+    @property
+    def excess_bytes(self) -> int:
+        """Return by how much the limit is exceeded; negative where it is not."""
+        return self._bytes + self.unfinished_bytes - self.max_bytes
+
+    def enter(self, size_bytes: int, requests: int = 1) -> None:
         """Count a request, which must `leave` whatever becomes of it."""
         self._bytes += size_bytes
-        self._requests += 1
-        self.idle.clear()
+        self._requests += requests
+        if self._requests:
+            self.idle.clear()
 
     def require_room(self) -> None:
-        """Refuse the request that came last, if it is too much.
+        """Reject the request that came last, if it is too much.
 
         Raises:
             OverloadedError: the requests in flight are too large together.
         """
-        if self._bytes > self._max_bytes:
-            raise OverloadedError("the requests in flight are too large together", _RETRY_DELAY_S)
+        if self.excess_bytes > 0:
+            used = self._bytes + self.unfinished_bytes
+            raise OverloadedError(f"bytes in flight: {used:,} of {self.max_bytes:,}", RETRY_DELAY_S)
 
     def leave(self, size_bytes: int, requests: int = 1) -> None:
-        """Count requests out: their answers have gone, or nobody wants them any more."""
+        """Count requests out: their answers are sent, or not wanted any more."""
         self._bytes -= size_bytes
         self._requests -= requests
         if not self._requests:

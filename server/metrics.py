@@ -25,7 +25,7 @@ DURATION_BUCKETS_S = (
 )
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-RpcKind = Literal["unary", "bidi_stream"]
+RpcKind = Literal["unary", "server_stream", "bidi_stream"]
 Stage = Literal["decode", "queue", "infer"]
 STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
 Unanswered = Literal["queue_full", "late", "expired", "cancelled", "failed"]

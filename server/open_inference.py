@@ -9,17 +9,17 @@ import grpc
 from artifact.layout import OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server import deadlines, parameters, tensors, wire
-from server.accounts import Account, Accounts
 from server.administration import Administration
 from server.arrays import Rows
 from server.decoding import Decoder
 from server.descriptions import Descriptions, version_of
-from server.edge import Edge
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
+from server.processing.tracking import Account, Accounts
 from server.ranking import off_the_loop, rank_as_texts
+from server.rpc.handlers import Handlers
+from server.rpc.streams import Answers
 from server.shared_memory import Regions
-from server.streams import Answers
 from server.submissions import Answer, Priority
 from server.tensors import Asked, Sent
 from server.wire import InferRequest
@@ -56,21 +56,20 @@ class OpenInference:
         self._max_images = max_images
         self._unavailable_when_full = unavailable_when_full
 
-    def handlers(
-        self, edge: Edge, descriptions: Descriptions, administration: Administration
-    ) -> grpc.GenericRpcHandler:
-        """Give the handlers of the whole service, each wrapped by the edge."""
+    def methods(
+        self, handlers: Handlers, descriptions: Descriptions, administration: Administration
+    ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Return the methods of the whole service."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
         parse = partial(wire.read_infer_request, max_fields=4 * self._max_images + 64)
-        methods = {
-            "ModelInfer": edge.unary(SERVICE, "ModelInfer", parse, self.infer),
-            "ModelStreamInfer": edge.stream(
+        return {
+            "ModelInfer": handlers.unary(SERVICE, "ModelInfer", parse, self.infer),
+            "ModelStreamInfer": handlers.stream(
                 SERVICE, "ModelStreamInfer", Answers(parse, self.infer_streamed, _failed, _ENDING_HEADER)
             ),
-            **descriptions.methods(edge, SERVICE),
-            **administration.methods(edge, SERVICE),
+            **descriptions.methods(handlers, SERVICE),
+            **administration.methods(handlers, SERVICE),
         }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     async def infer(self, request: InferRequest, deadline_s: float | None) -> Response:
         """Answer every image of the request, or none of them.

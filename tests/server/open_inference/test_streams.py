@@ -8,7 +8,7 @@ import pytest
 
 from export import pipeline, train
 from modelzoo.v1 import open_inference_pb2 as messages
-from server.streams import MAX_OUTSTANDING
+from server.rpc.streams import MAX_OUTSTANDING
 
 MODEL = "lenet5-digits"
 TOLERANCE = 1e-5

@@ -1,25 +1,20 @@
 """What happens around every call: statuses without secrets, counts that add up, bounds that are released."""
 
 import asyncio
-import io
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
-from server import edge, logs
-from server.edge import Edge, Handler
-from server.in_flight import InFlight
-from server.metrics import Metrics
+from server.rpc.handlers import Handler, Handlers, parser, why_cancelled
+from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
 
 MODEL = "lenet5-digits"
@@ -31,18 +26,16 @@ ANSWER = classifier_pb2.ClassifyResponse(model="m", version=7)
 Request = classifier_pb2.ClassifyRequest
 
 
-@dataclass
 class Served:
-    """A handler behind the edge, on a real port."""
+    """A handler behind a real port."""
 
-    in_flight: InFlight
-    registry: CollectorRegistry
-    log: io.StringIO
-    call: Callable[..., "grpc.aio.UnaryUnaryCall[bytes, bytes]"] = field(init=False)
+    def __init__(self, port: Port) -> None:
+        self.port, self.in_flight, self.log = port, port.in_flight, port.log
+        self.call = port.channel.unary_unary(f"/{SERVICE}/Classify")
 
     def count(self, name: str, **labels: str) -> float | None:
         rpc = {"grpc_type": "unary", "grpc_service": SERVICE, "grpc_method": "Classify"}
-        return self.registry.get_sample_value(name, rpc | labels)
+        return self.port.registry.get_sample_value(name, rpc | labels)
 
     def handled(self) -> dict[str, float]:
         """The calls that ended, by their status, without the zeros."""
@@ -58,19 +51,12 @@ class Served:
 async def served(
     handler: Handler[Request], form: str = "json", max_bytes: int = 1 << 20, max_fields: int = 16
 ) -> AsyncIterator[Served]:
-    registry, log = CollectorRegistry(), io.StringIO()
-    in_flight = InFlight(max_bytes)
-    it = Served(in_flight, registry, log)
-    one = Edge(Metrics(registry), logs.make(form, log), in_flight)
-    method = one.unary(SERVICE, "Classify", edge.parser(Request, max_fields), handler)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Classify": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        it.call = channel.unary_unary(f"/{SERVICE}/Classify")
-        yield it
-    await server.stop(None)
+    def methods(all_: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+        parse = parser(Request, max_fields)
+        return {f"/{SERVICE}/Classify": all_.unary(SERVICE, "Classify", parse, handler)}
+
+    async with listening(methods, max_bytes=max_bytes, form=form) as port:
+        yield Served(port)
 
 
 async def refusal(call: "Awaitable[bytes]") -> grpc.aio.AioRpcError:
@@ -115,7 +101,7 @@ def test_a_failure_is_one_event_in_the_log() -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_is_counted_once_and_leaves_the_edge_idle() -> None:
+def test_an_answer_is_counted_once_and_leaves_nothing_in_flight() -> None:
     async def answer(request: Request, deadline_s: float | None) -> classifier_pb2.ClassifyResponse:
         assert (request, deadline_s) == (REQUEST, None)
         return ANSWER
@@ -165,11 +151,11 @@ def test_a_client_that_hangs_up_is_cancelled_and_one_that_is_late_exceeded_its_d
 
 def test_why_a_call_was_cancelled_is_told_by_its_deadline() -> None:
     now_s = time.monotonic()
-    assert edge.why_cancelled(None) == grpc.StatusCode.CANCELLED
-    assert edge.why_cancelled(now_s + 60) == grpc.StatusCode.CANCELLED
-    assert edge.why_cancelled(now_s) == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert edge.why_cancelled(now_s + 0.01) == grpc.StatusCode.DEADLINE_EXCEEDED  # a client's clock is ahead
-    assert edge.why_cancelled(now_s - 60) == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert why_cancelled(None) == grpc.StatusCode.CANCELLED
+    assert why_cancelled(now_s + 60) == grpc.StatusCode.CANCELLED
+    assert why_cancelled(now_s) == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert why_cancelled(now_s + 0.01) == grpc.StatusCode.DEADLINE_EXCEEDED  # a client's clock is ahead
+    assert why_cancelled(now_s - 60) == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.fixture
@@ -186,7 +172,7 @@ def test_requests_too_large_together_are_refused_until_the_first_are_answered(sm
         first = pool.submit(client.classify, MODEL, [PIXELS] * 40)  # 41 KB
         network.entered.acquire()
         assert len(client.list_models()) == 3  # small ones fit beside it
-        with pytest.raises(ClientError, match="the requests in flight are too large together") as caught:
+        with pytest.raises(ClientError, match="bytes in flight") as caught:
             client.classify(MODEL, [PIXELS] * 40)
         assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.retry_delay_s == 0.5

@@ -9,7 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelzoo.v1 import classifier_pb2
-from server.health import SERVER, Health
+from server.rpc.handlers import Handlers
+from server.services.health import SERVER, SERVICE, Health
+from tests.server.listening import listening
 
 Response = health_pb2.HealthCheckResponse
 SERVING, NOT_SERVING, UNKNOWN = Response.SERVING, Response.NOT_SERVING, Response.SERVICE_UNKNOWN
@@ -20,13 +22,12 @@ OTHER_STATES = [state for state in classifier_pb2.ModelState.values() if state !
 @asynccontextmanager
 async def asked(health: Health) -> AsyncIterator[health_pb2_grpc.HealthStub]:
     """Serve it on a real port; gives a stub."""
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((health.handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield health_pb2_grpc.HealthStub(channel)
-    await server.stop(None)
+
+    def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+        return {f"/{SERVICE}/{name}": method for name, method in health.methods(handlers).items()}
+
+    async with listening(methods) as port:
+        yield health_pb2_grpc.HealthStub(port.channel)
 
 
 def about(name: str) -> health_pb2.HealthCheckRequest:

@@ -10,13 +10,15 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from modelzoo.v1 import classifier_pb2
+from server.errors import ModelNotFoundError
+from server.rpc.calls import Call
+from server.rpc.handlers import Handlers, parser
 
 SERVICE = "grpc.health.v1.Health"
 SERVER = ""  # the name under which probes ask for the whole server
 
 Request = health_pb2.HealthCheckRequest
 Response = health_pb2.HealthCheckResponse
-Context = grpc.aio.ServicerContext[Request, Response]
 
 
 class Health:
@@ -51,21 +53,13 @@ class Health:
         for name in self._serving:
             self._set(name, serving=False)
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """Give the service's handlers."""
-        methods = {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                self._check,
-                request_deserializer=Request.FromString,
-                response_serializer=Response.SerializeToString,
-            ),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self._watch,
-                request_deserializer=Request.FromString,
-                response_serializer=Response.SerializeToString,
-            ),
+    def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Return the service's methods; they have pools of their own: no other call keeps them out."""
+        parse = parser(Request)
+        return {
+            "Check": handlers.unary(SERVICE, "Check", parse, self._check, handlers.calls.probes),
+            "Watch": handlers.other("server_stream", SERVICE, "Watch", self._watch, handlers.calls.watches),
         }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _set(self, name: str, *, serving: bool) -> None:
         self._serving[name] = serving and not self._draining
@@ -77,26 +71,31 @@ class Health:
             return Response.SERVICE_UNKNOWN
         return Response.SERVING if self._serving[name] else Response.NOT_SERVING
 
-    async def _check(self, request: Request, context: Context) -> Response:
+    async def _check(self, request: Request, deadline_s: float | None) -> Response:
+        del deadline_s
         status = self._status(request.service)
         if status == Response.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no model of that name")
+            raise ModelNotFoundError("no model of that name")
         return Response(status=status)
 
-    async def _watch(self, request: Request, context: Context) -> None:
-        """Tell the status, and every change of it; an unknown model is told as such and may yet come."""
+    async def _watch(self, call: Call, deadline_s: float | None) -> None:
+        """Send the status, and every change of it; an unknown model is reported as such and may yet come."""
+        del deadline_s
+        request = parser(Request)(await call.read_one())
+        call.leave(call.held_bytes, call.requests)  # a stop waits for requests, and not for this
         changed = asyncio.Event()
         self._watchers.add(changed)
-        told = None
+        sent = None
         try:
             while True:
                 changed.clear()
                 draining = self._draining  # may change while the write waits: the last word is yet to come
-                if (status := self._status(request.service)) != told:
-                    await context.write(Response(status=status))
-                    told = status
+                if (status := self._status(request.service)) != sent:
+                    await call.write(Response(status=status).SerializeToString())
+                    sent = status
                 if draining:
                     return
+                call.idle()
                 await changed.wait()
         finally:
             self._watchers.discard(changed)

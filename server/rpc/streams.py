@@ -6,16 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 from structlog.typing import FilteringBoundLogger
 
-from server.errors import UNEXPECTED, ModelZooError
-from server.in_flight import InFlight
+from server.errors import UNEXPECTED, ModelZooError, OverloadedError, let_go
 from server.metrics import RpcMetrics
+from server.rpc.calls import Call
 
 Request = TypeVar("Request")
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 MAX_OUTSTANDING = 256  # requests of one stream that wait for their answers; more are not read
 
@@ -43,32 +41,28 @@ class Stream(Generic[Request]):
 
     Args:
         deadline_s: of the whole call, on the clock of `time.monotonic`; None for no deadline.
-        log: told of errors that are nobody's request's fault.
+        log: gets errors that are no request's fault.
     """
 
     def __init__(
         self,
-        context: Context,
+        call: Call,
         answers: Answers[Request],
         deadline_s: float | None,
-        in_flight: InFlight,
         metrics: RpcMetrics,
         log: FilteringBoundLogger,
     ) -> None:
-        self._context = context
+        self._call = call
         self._answers = answers
         self._deadline_s = deadline_s
-        self._in_flight = in_flight
         self._metrics = metrics
         self._log = log
         self._outstanding = 0  # requests that were read and whose answers are not written
-        self._bytes = 0  # of these
         self._room = asyncio.Event()
-        self._unwritten: deque[tuple[bytes, int]] = deque()  # answers, each with the size of its request
+        self._unwritten: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._read_all = False
-        headers = context.invocation_metadata() or ()
-        self._ends = any(key == answers.ending_header and value == "true" for key, value in headers)
+        self._ends = call.header(answers.ending_header) == "true"
 
     async def run(self) -> None:
         """Answer until the client has said all and every answer is written.
@@ -81,9 +75,11 @@ class Stream(Generic[Request]):
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write())
-                while isinstance(body := await self._context.read(), bytes):  # else it is the end
-                    self._enter(len(body))
+                while (body := await self._call.read()) is not None:
+                    self._metrics.received.inc()
+                    self._outstanding += 1
                     group.create_task(self._answer(body))
+                    del body
                     while self._outstanding >= MAX_OUTSTANDING:
                         self._room.clear()
                         await self._room.wait()
@@ -91,46 +87,49 @@ class Stream(Generic[Request]):
                 self._changed.set()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        finally:
-            self._in_flight.leave(self._bytes, self._outstanding)
 
     async def _answer(self, body: bytes) -> None:
+        size_bytes = len(body)
         request = None
         try:
-            self._in_flight.require_room()
+            self._call.require_room()
             request = self._answers.parse(body)
-            answer = await self._answers.handler(request, self._deadline_s)
+            answer = (await self._answers.handler(request, self._deadline_s)).SerializeToString()
+            self._call.enter(len(answer))
+            try:
+                self._call.require_room()
+            except OverloadedError:
+                self._call.leave(len(answer))
+                raise
         except ModelZooError as error:
             if self._ends:
                 raise
-            answer = self._answers.failed(request, error)
-        except Exception:  # noqa: BLE001 - the other requests of the stream go on
+            answer = self._rejected(request, error)
+        except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
             self._log.exception("call_failed")
-            answer = self._answers.failed(request, ModelZooError(UNEXPECTED))
-        self._unwritten.append((answer.SerializeToString(), len(body)))
+            let_go(error)
+            answer = self._rejected(request, ModelZooError(UNEXPECTED))
+        self._call.leave(size_bytes)
+        self._unwritten.append(answer)
         self._changed.set()
+
+    def _rejected(self, request: Request | None, error: ModelZooError) -> bytes:
+        """Return the answer to a request that was rejected; it is counted as every other."""
+        answer = self._answers.failed(request, let_go(error)).SerializeToString()
+        self._call.enter(len(answer))
+        return answer
 
     async def _write(self) -> None:
         """Write answers as they come; gRPC takes one at a time."""
         while True:
             self._changed.clear()
             while self._unwritten:
-                answer, size_bytes = self._unwritten.popleft()
-                await self._context.write(answer)
+                answer = self._unwritten.popleft()
+                await self._call.write(answer)
                 self._metrics.sent.inc()
-                self._leave(size_bytes)
+                self._call.leave(len(answer), 1)
+                self._outstanding -= 1
+                self._room.set()
             if self._read_all and not self._outstanding:
                 return
             await self._changed.wait()
-
-    def _enter(self, size_bytes: int) -> None:
-        self._metrics.received.inc()
-        self._in_flight.enter(size_bytes)
-        self._outstanding += 1
-        self._bytes += size_bytes
-
-    def _leave(self, size_bytes: int) -> None:
-        self._in_flight.leave(size_bytes)
-        self._outstanding -= 1
-        self._bytes -= size_bytes
-        self._room.set()

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 
 from client import Client, ClientError
 from modelzoo.v1 import classifier_pb2
-from server.streams import MAX_OUTSTANDING
+from server.rpc.streams import MAX_OUTSTANDING
 from tests.server.progress import wait_for
 
 MODEL, OTHER = "lenet5-digits", "simple_cnn-digits"

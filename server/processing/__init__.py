@@ -1,0 +1,1 @@
+"""What happens to a request between the wire and the queue, and back."""

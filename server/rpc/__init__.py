@@ -1,0 +1,1 @@
+"""The gRPC port: calls are accepted, bounded, read, answered and counted here."""

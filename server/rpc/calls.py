@@ -1,0 +1,283 @@
+"""The calls that are open: how many, what they hold, and how long they wait for their peers.
+
+Every call is admitted to a pool, and what it reads and writes goes through it, so that each byte is counted
+until it is sent. A call that waits for its peer can be evicted: because it has waited too long, or because
+others need what it holds. Calls that compute are never evicted.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import grpc
+from structlog.typing import FilteringBoundLogger
+
+from server.errors import MissingMessageError, ModelZooError, OverloadedError
+from server.in_flight import RETRY_DELAY_S, InFlight
+from server.rpc.connections import Connection, address_of_peer
+from server.rpc.limits import Limits, Pool
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+# What a connection receives beside messages: a frame's header for every 16 kB, a message's prefix and a
+# request's pseudo headers, and window updates. Upper bounds: see `Connection.explain`.
+_FRAME_BYTES, _FRAME_HEADER_BYTES, _MESSAGE_BYTES, _CALL_BYTES = 16_384, 9, 64, 256
+_HEADER_BYTES = 8  # of one header, beside its name and value
+_PRESSED_STALL_S = 2.0  # under pressure, an answer that is not read for so long ends its connection
+
+
+class Call:
+    """An open call; it ends with `end`, which gRPC calls whatever becomes of it.
+
+    Attributes:
+        evicted: why it ends although its handler waits for the peer; None where it does not.
+        held_bytes: of its messages, and of answers that are not sent.
+        requests: messages that were read and whose answers are not sent.
+        waits_since_s: for its peer, on the clock of `time.monotonic`; None while it does not wait.
+        writes: whether it sends, so that what it waits for is an answer to be read.
+    """
+
+    __slots__ = (
+        *("connection", "evicted", "held_bytes", "pool", "requests", "waits_since_s", "writes"),
+        *("_calls", "_context", "_reads", "_task"),
+    )
+
+    def __init__(self, calls: "Calls", context: Context, connection: Connection, pool: Pool) -> None:
+        self.connection = connection
+        self.pool = pool
+        self.evicted: ModelZooError | None = None
+        self.held_bytes = self.requests = 0
+        self.waits_since_s: float | None = None
+        self.writes = False
+        self._reads = False
+        self._calls = calls
+        self._context = context
+        self._task = asyncio.current_task()
+
+    def header(self, name: str | None) -> str | bytes | None:
+        """Return a header of the call; None where it has none of that name."""
+        return next((value for key, value in self._context.invocation_metadata() or () if key == name), None)
+
+    async def read(self) -> bytes | None:
+        """Wait for the next message; None where the peer sends no more, or its message was too large.
+
+        The message counts as a request in flight until `leave`, or the end of the call.
+        """
+        self._reads = True
+        self._note_wait()
+        body = await self._context.read()
+        self._reads = False
+        if not isinstance(body, bytes):
+            self._note_wait()
+            return None
+        frames = len(body) // _FRAME_BYTES + 1
+        self._calls.explain(self.connection, len(body) + frames * _FRAME_HEADER_BYTES + _MESSAGE_BYTES)
+        self.enter(len(body), 1)
+        return body
+
+    async def read_one(self) -> bytes:
+        """Wait for the one message that a method takes.
+
+        Raises:
+            MissingMessageError: the peer sends none, or one that is too large.
+        """
+        body = await self.read()
+        if body is None:
+            raise MissingMessageError("no request message, or one that is too large; this method takes one")
+        return body
+
+    async def write(self, body: bytes) -> None:
+        """Send a message, and wait until gRPC has taken it off our hands."""
+        self.sending()
+        await self._context.write(body)
+        self.writes = False
+        self.waits_since_s = None
+        self._note_wait()
+
+    def sending(self) -> None:
+        """Note that gRPC sends an answer from here on."""
+        self.writes = True
+        self.waits_since_s = None  # a wait of its own, for each answer
+        self._note_wait()
+
+    def idle(self) -> None:
+        """Note that the call waits for something else than its peer; it may end to make room for others."""
+        self._reads = True
+        self._note_wait()
+
+    def enter(self, size_bytes: int, requests: int = 0) -> None:
+        """Hold bytes until `leave`, or the end of the call."""
+        self.held_bytes += size_bytes
+        self.requests += requests
+        self.connection.held_bytes += size_bytes
+        self._calls.in_flight.enter(size_bytes, requests)
+        self._note_wait()
+
+    def leave(self, size_bytes: int, requests: int = 0) -> None:
+        """Hold bytes no more."""
+        self.held_bytes -= size_bytes
+        self.requests -= requests
+        self.connection.held_bytes -= size_bytes
+        self._calls.in_flight.leave(size_bytes, requests)
+        self._note_wait()
+
+    def require_room(self) -> None:
+        """Reject what was entered last, if it is too much.
+
+        Raises:
+            OverloadedError: all requests in flight, or those of this connection, are too large together.
+        """
+        self._calls.require_room(self.connection)
+
+    def evict(self, error: ModelZooError) -> None:
+        """End the call while it waits for its peer."""
+        if self.evicted is not None or self._task is None:
+            return
+        self.evicted = error
+        if self.writes:
+            # No status overtakes an answer that is not read.
+            self._calls.cut(self.connection, str(error))
+        else:
+            self._task.cancel()
+
+    def end(self, _: object = None) -> None:
+        """Give back everything that the call holds."""
+        if self._reads:
+            self.connection.write_off()  # what may have come of a message that is not wanted any more
+        self._reads = self.writes = False
+        self.leave(self.held_bytes, self.requests)
+        self._calls.ended(self)
+        self._task = None
+
+    def _note_wait(self) -> None:
+        """Keep the list of waiting calls: those that send, or that read and have nothing else to do."""
+        if self.writes or (self._reads and not self.requests):
+            if self.waits_since_s is None:
+                self.waits_since_s = time.monotonic()
+                self._calls.waiting.pop(self, None)
+                self._calls.waiting[self] = None
+        elif self.waits_since_s is not None:
+            self.waits_since_s = None
+            self._calls.waiting.pop(self, None)
+
+
+class Calls:
+    """All open calls of this process; lives on the event loop.
+
+    Attributes:
+        in_flight: the bytes and requests of all of them.
+        ordinary: the pool of calls that ask for something.
+        probes: of health checks, which are answered whatever else happens.
+        watches: of calls that wait for a change of health.
+        waiting: calls that wait for their peers, the longest first.
+        connections: that have calls, or had and are still open, by their peer.
+        cut_connections: how many were closed because of what they held, or to make room for others.
+    """
+
+    def __init__(self, limits: Limits, in_flight: InFlight, log: FilteringBoundLogger) -> None:
+        self.limits = limits
+        self._log = log
+        self.in_flight = in_flight
+        self.ordinary = Pool("calls", limits.max_calls, limits.max_calls_per_connection)
+        self.probes = Pool("health checks", 1024, 256)
+        self.watches = Pool("watches of health", 1024, 256)
+        self.waiting: dict[Call, None] = {}
+        self.cut_connections = 0
+        self.connections: dict[str, Connection] = {}
+
+    def admit(self, context: Context, pool: Pool) -> Call:
+        """Open a call.
+
+        Raises:
+            OverloadedError: too many are open, of this connection or in all, and none of them can be evicted.
+        """
+        peer = context.peer()
+        connection = self.connections.get(peer)
+        if connection is None:
+            connection = self.connections[peer] = Connection(peer, address_of_peer(peer))
+        headers = context.invocation_metadata() or ()
+        connection.explained_bytes += _CALL_BYTES + sum(
+            len(name) + len(value) + _HEADER_BYTES for name, value in headers
+        )
+        of_connection = connection.calls.get(pool, 0)
+        if of_connection >= pool.share:
+            raise OverloadedError(
+                f"{pool.name} of this connection: {of_connection} of {pool.share} open", RETRY_DELAY_S
+            )
+        if pool.calls >= pool.limit and not self._make_room(pool):
+            raise OverloadedError(f"{pool.name}: {pool.calls} of {pool.limit} open", RETRY_DELAY_S)
+        call = Call(self, context, connection, pool)
+        context.add_done_callback(call.end)  # type: ignore[arg-type] # it passes the context, and no more
+        pool.calls += 1
+        connection.calls[pool] = of_connection + 1
+        return call
+
+    def explain(self, connection: Connection, size_bytes: int) -> None:
+        """Account for a whole message, so that it is not unfinished any more."""
+        connection.explained_bytes += size_bytes
+        finished = min(connection.unfinished_bytes, size_bytes)
+        connection.unfinished_bytes -= finished
+        self.in_flight.unfinished_bytes -= finished
+
+    def ended(self, call: Call) -> None:
+        """Count a call out; `Call.end` calls it."""
+        connection, pool = call.connection, call.pool
+        pool.calls -= 1
+        connection.calls[pool] -= 1
+        if not connection.all_calls:
+            self.explain(connection, connection.unfinished_bytes)
+
+    def require_room(self, connection: Connection) -> None:
+        """Reject the request that came last, if it is too much.
+
+        Raises:
+            OverloadedError: all requests in flight, or those of this connection, are too large together.
+        """
+        limit = self.limits.max_bytes_per_connection
+        if connection.held_bytes > limit:
+            raise OverloadedError(
+                f"bytes in flight of this connection: {connection.held_bytes:,} of {limit:,}", RETRY_DELAY_S
+            )
+        try:
+            self.in_flight.require_room()
+        except OverloadedError:
+            self.relieve(time.monotonic())
+            raise
+
+    def cut(self, connection: Connection, reason: str) -> None:
+        """End a connection and all of its calls."""
+        if connection.socket is not None:
+            self.cut_connections += 1
+            self._log.warning("connection_cut", peer=connection.peer, reason=reason)
+            connection.socket.shut_down()
+
+    def relieve(self, now_s: float) -> None:
+        """Cut the connection that holds most in answers that are not read."""
+        stalled: dict[Connection, int] = {}
+        for call in self.waiting_longer(_PRESSED_STALL_S, now_s):
+            if call.writes:
+                stalled[call.connection] = stalled.get(call.connection, 0) + call.held_bytes
+        if stalled:
+            worst = max(stalled, key=lambda connection: stalled[connection])
+            self.cut(worst, f"{stalled[worst]:,} bytes of answers not read, and others need the room")
+
+    def waiting_longer(self, than_s: float, now_s: float) -> Iterator[Call]:
+        """Yield the calls that have waited longer than a time."""
+        for call in self.waiting:
+            if call.waits_since_s is None or now_s - call.waits_since_s < than_s:
+                return
+            yield call
+
+    def _make_room(self, pool: Pool) -> bool:
+        """Evict a call of a pool, if any waits: the longest waiting one of the connection that has most."""
+        longest: dict[Connection, Call] = {}
+        for call in self.waiting:
+            if call.pool is pool and call.evicted is None and not call.writes:
+                longest.setdefault(call.connection, call)
+        if not longest:
+            return False
+        busiest = max(longest, key=lambda connection: connection.calls[pool])
+        longest[busiest].evict(
+            OverloadedError(f"{pool.name}: {pool.limit} open, this one waited longest", RETRY_DELAY_S)
+        )
+        return True

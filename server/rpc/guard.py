@@ -1,0 +1,127 @@
+"""What keeps calls in bounds while they wait: no peer holds memory, calls or connections for long."""
+
+import asyncio
+import time
+
+from structlog.typing import FilteringBoundLogger
+
+from server.errors import IdleCallError, OverloadedError
+from server.in_flight import RETRY_DELAY_S
+from server.rpc.calls import Calls
+from server.rpc.connections import Connection, Socket, Sockets
+
+_TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time
+_SCAN_TICKS = 10  # connections without calls are looked for so often
+_CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
+
+
+class Guard:
+    """Watches over open calls; lives on the event loop.
+
+    Args:
+        calls: of this process.
+    """
+
+    def __init__(self, calls: Calls, log: FilteringBoundLogger) -> None:
+        self._calls = calls
+        self._log = log
+        self._idle_since_s: dict[Socket, float] = {}
+
+    async def watch(self, port: int) -> None:
+        """Evict what has waited too long or holds too much, until cancelled.
+
+        Args:
+            port: that the connections come to.
+        """
+        sockets = Sockets(port)
+        tick = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            tick += 1
+            try:
+                await self._look(sockets, all_=tick % _SCAN_TICKS == 0)
+            except Exception:  # noqa: BLE001 - the bounds hold only as long as this goes on
+                self._log.exception("guard_failed")
+
+    async def _look(self, sockets: Sockets, *, all_: bool) -> None:
+        now_s = time.monotonic()
+        self._evict_idle(now_s)
+        if all_ or any(
+            one.all_calls and one.address and one.socket is None for one in self._calls.connections.values()
+        ):
+            await self._scan(sockets, now_s)
+        await self._measure(now_s)
+
+    def _evict_idle(self, now_s: float) -> None:
+        limit_s = self._calls.limits.max_idle_s
+        for call in list(self._calls.waiting_longer(limit_s, now_s)):
+            if call.pool is self._calls.watches and not call.writes:
+                continue  # it waits for a change
+            what = "answer not read" if call.writes else "no message"
+            call.evict(IdleCallError(f"{what} within {limit_s:g} s; call again"))
+
+    async def _scan(self, sockets: Sockets, now_s: float) -> None:
+        """Find the sockets of connections, forget closed ones, and close idle ones where there are many."""
+        found = await asyncio.to_thread(sockets.find)
+        idle = set(found.values())
+        for peer, connection in list(self._calls.connections.items()):
+            connection.socket = None if connection.address is None else found.get(connection.address)
+            if connection.all_calls and connection.socket is not None:
+                idle.discard(connection.socket)
+            elif not connection.all_calls and connection.socket is None:
+                del self._calls.connections[peer]
+        # The age of a connection without calls is known from the first scan that saw it so.
+        self._idle_since_s = {one: self._idle_since_s.get(one, now_s) for one in idle}
+        crowd = len(found) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
+        if crowd > 0:
+            self._thin_out(crowd)
+
+    def _thin_out(self, crowd: int) -> None:
+        """Close connections that do nothing: first those without calls, then those whose calls all wait."""
+        idle = sorted(self._idle_since_s, key=self._idle_since_s.__getitem__)
+        waiting: dict[Connection, int] = {}
+        for call in self._calls.waiting:
+            waiting[call.connection] = waiting.get(call.connection, 0) + 1
+        idle += [one.socket for one, calls in waiting.items() if one.socket and calls == one.all_calls]
+        self._log.warning("idle_connections_closed", connections=min(crowd, len(idle)))
+        for one in idle[:crowd]:
+            self._calls.cut_connections += 1
+            one.shut_down()
+
+    async def _measure(self, now_s: float) -> None:
+        """Measure what is unfinished, and end the calls that hold too much of it."""
+        connections = [
+            one for one in self._calls.connections.values() if one.all_calls and one.socket is not None
+        ]
+        if not connections:
+            self._calls.in_flight.unfinished_bytes = 0
+            return
+        received = await asyncio.to_thread(
+            lambda: [None if one.socket is None else one.socket.received_bytes() for one in connections]
+        )
+        for connection, received_bytes in zip(connections, received, strict=True):
+            connection.explain(received_bytes)
+        self._calls.in_flight.unfinished_bytes = sum(one.unfinished_bytes for one in connections)
+        limit = self._calls.limits.max_bytes_per_connection
+        for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
+            too_much = connection.unfinished_bytes + connection.held_bytes > limit
+            if not too_much and self._calls.in_flight.excess_bytes <= 0:
+                break
+            if connection.unfinished_bytes:
+                self._evict_unfinished(connection)
+        if self._calls.in_flight.excess_bytes > 0:
+            self._calls.relieve(now_s)
+
+    def _evict_unfinished(self, connection: Connection) -> None:
+        """End all calls of a connection that wait for messages; where none does, end the connection."""
+        waiting = [call for call in self._calls.waiting if call.connection is connection and not call.writes]
+        unfinished = connection.unfinished_bytes
+        reason = f"{unfinished:,} bytes of unfinished messages on this connection; the server has no room"
+        self._log.warning("unfinished_messages_dropped", peer=connection.peer, bytes=unfinished)
+        if not waiting:
+            self._calls.cut(connection, reason)
+        for call in waiting:
+            call.evict(OverloadedError(reason, RETRY_DELAY_S))
+        connection.explained_bytes += unfinished
+        connection.unfinished_bytes = 0
+        self._calls.in_flight.unfinished_bytes -= unfinished

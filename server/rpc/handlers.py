@@ -1,0 +1,248 @@
+"""What happens around every call: its admission, its deadline, its status, its metrics.
+
+Handlers raise our exceptions; here they become gRPC's statuses, and no other exception's message ever reaches
+a client. Every method is registered as one of many messages: only so is its code there before the first one.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+from structlog.typing import FilteringBoundLogger
+
+from server import deadlines, wire
+from server.errors import (
+    UNEXPECTED,
+    InvalidRequestError,
+    ModelZooError,
+    UnsupportedError,
+    let_go,
+)
+from server.metrics import Metrics, RpcKind, RpcMetrics
+from server.rpc import statuses
+from server.rpc.calls import Call, Calls, Context
+from server.rpc.limits import Pool
+from server.rpc.streams import Answers, Stream
+
+Request = TypeVar("Request")
+Parsed = TypeVar("Parsed", bound=Message)
+Handler = Callable[[Request, float | None], Awaitable[Message]]
+# Answers a call as it likes, given the call and its deadline.
+Serve = Callable[[Call, float | None], Awaitable[None]]
+
+UNKNOWN = "_unknown"  # one series for all methods that clients make up
+
+
+class Handlers:
+    """Wraps handlers into RPC methods: bytes in, bytes out.
+
+    Args:
+        log: gets errors that are no request's fault.
+        calls: admits every call.
+    """
+
+    def __init__(self, metrics: Metrics, log: FilteringBoundLogger, calls: Calls) -> None:
+        self._metrics = metrics
+        self._log = log
+        self.calls = calls
+
+    def unary(
+        self,
+        service: str,
+        method: str,
+        parse: Callable[[bytes], Request],
+        handler: Handler[Request],
+        pool: Pool | None = None,
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Make an RPC method of a handler.
+
+        Args:
+            parse: reads the request in a message, or raises a `ModelZooError`.
+            handler: gets the request and its deadline on the clock of `time.monotonic` (None where the
+                client set none), and returns the response.
+            pool: that the calls belong to; ordinary where None is given.
+        """
+        metrics = self._metrics.for_method("unary", service, method)
+        pool = pool or self.calls.ordinary
+
+        async def serve(call: Call, deadline_s: float | None) -> bytes:
+            body = await call.read_one()
+            metrics.received.inc()
+            call.require_room()
+            size_bytes = len(body)
+            request = parse(body)
+            del body  # parsed, most requests are copies
+            answer = (await handler(request, deadline_s)).SerializeToString()
+            del request
+            call.enter(len(answer))
+            call.leave(size_bytes)
+            call.require_room()
+            call.sending()
+            metrics.sent.inc()
+            return answer
+
+        outcome = self._outcome(metrics, f"/{service}/{method}", serve, pool)
+
+        async def answer(requests: object, context: Context) -> bytes:
+            answered = await outcome(context)
+            if isinstance(answered, bytes):
+                return answered
+            try:
+                await context.abort_with_status(rpc_status.to_status(statuses.describe(answered)))
+            finally:
+                # gRPC keeps the error that this raises, the error its frames, and the frames what they name.
+                del requests, context
+            raise answered  # never reached: abort raises
+
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+    def simple(
+        self,
+        service: str,
+        handlers: Mapping[type[Message], Callable[..., Awaitable[Message]]],
+        pool: Pool | None = None,
+    ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+        """Make RPC methods of handlers whose requests are small.
+
+        Args:
+            handlers: as `unary` takes them, by the type of the request, after which the method is named.
+            pool: see `unary`.
+        """
+        named = {kind.DESCRIPTOR.name.removesuffix("Request"): kind for kind in handlers}
+        return {
+            name: self.unary(service, name, parser(kind), handlers[kind], pool)
+            for name, kind in named.items()
+        }
+
+    def stream(
+        self, service: str, method: str, answers: Answers[Request]
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Make an RPC method of many messages, each of which is answered by itself."""
+        metrics = self._metrics.for_method("bidi_stream", service, method)
+        log = self._log.bind(method=f"/{service}/{method}")
+
+        async def serve(call: Call, deadline_s: float | None) -> None:
+            await Stream(call, answers, deadline_s, metrics, log).run()
+
+        return self._of_many(metrics, service, method, serve, self.calls.ordinary)
+
+    def other(
+        self, kind: RpcKind, service: str, method: str, serve: Serve, pool: Pool | None = None
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Make an RPC method that reads and writes its messages itself."""
+        metrics = self._metrics.for_method(kind, service, method)
+        return self._of_many(metrics, service, method, serve, pool or self.calls.ordinary)
+
+    def unknown(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Make the method that answers calls of all methods that there are not."""
+
+        async def reject(*_: object) -> None:
+            raise UnsupportedError("Method not found!")  # as gRPC says it
+
+        return self.other("unary", UNKNOWN, UNKNOWN, reject)
+
+    def _of_many(
+        self, metrics: RpcMetrics, service: str, method: str, serve: Serve, pool: Pool
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        async def serve_until_answered(call: Call, deadline_s: float | None) -> bytes:
+            await serve(call, deadline_s)
+            return b""
+
+        outcome = self._outcome(metrics, f"/{service}/{method}", serve_until_answered, pool)
+
+        async def answer(requests: object, context: Context) -> None:
+            answered = await outcome(context)
+            if isinstance(answered, bytes):
+                return
+            try:
+                await context.abort_with_status(rpc_status.to_status(statuses.describe(answered)))
+            finally:
+                del requests, context  # see `unary`
+
+        return grpc.stream_stream_rpc_method_handler(answer)
+
+    def _outcome(
+        self,
+        metrics: RpcMetrics,
+        path: str,
+        serve: Callable[[Call, float | None], Awaitable[bytes]],
+        pool: Pool,
+    ) -> Callable[[Context], Awaitable[bytes | ModelZooError]]:
+        """Make the function that serves a call, counts it, and returns the answer or why it is rejected."""
+        log = self._log.bind(method=path)
+        calls = self.calls
+
+        async def outcome(context: Context) -> bytes | ModelZooError:
+            started_s = time.monotonic()
+            metrics.started.inc()
+            deadline_s = _deadline_s(context, started_s)
+            code = grpc.StatusCode.CANCELLED
+            call: Call | None = None
+            rejected: ModelZooError | None = None
+            try:
+                call = calls.admit(context, pool)
+                answer = await serve(call, deadline_s)
+            except asyncio.CancelledError:  # evicted, or the client hung up, or its deadline passed
+                if call is None or call.evicted is None:
+                    code = why_cancelled(deadline_s)
+                    raise
+                rejected = call.evicted
+            except grpc.aio.BaseError:  # gRPC's own: the client is gone, as a cancellation will say, too
+                code = why_cancelled(deadline_s)
+                raise asyncio.CancelledError from None
+            except ModelZooError as error:
+                rejected = let_go(error)
+            except Exception as error:
+                log.exception("call_failed")
+                let_go(error)
+                rejected = ModelZooError(UNEXPECTED)
+            else:
+                code = grpc.StatusCode.OK
+                return answer
+            finally:
+                if rejected is not None:
+                    code = rejected.status
+                metrics.handled[code].inc()
+                metrics.handling.observe(time.monotonic() - started_s)
+            return rejected
+
+        return outcome
+
+
+def parser(
+    request_type: type[Parsed], max_fields: int = 16, inside: wire.Inside = wire.NOTHING
+) -> Callable[[bytes], Parsed]:
+    """Make the function that reads requests of a type.
+
+    Args:
+        max_fields: fields that a request may have at its top level; they are counted before it is
+            parsed, because two bytes a field grow a hundredfold there.
+        inside: fields that hold a message, whose own fields are counted too.
+
+    Returns:
+        A function that raises `InvalidRequestError` for what is no such request.
+    """
+
+    def parse(body: bytes) -> Parsed:
+        try:
+            if len(body) > 2 * max_fields and wire.count_fields(body, max_fields, inside) > max_fields:
+                raise InvalidRequestError("request", f"more than {max_fields} fields, images included")
+            return request_type.FromString(body)
+        except (DecodeError, ValueError) as error:
+            raise InvalidRequestError("request", f"not a {request_type.DESCRIPTOR.full_name}") from error
+
+    return parse
+
+
+def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
+    """Tell a passed deadline from a client that hung up; both cancel the call."""
+    return grpc.StatusCode.DEADLINE_EXCEEDED if deadlines.over(deadline_s) else grpc.StatusCode.CANCELLED
+
+
+def _deadline_s(context: Context, started_s: float) -> float | None:
+    left_s: float | None = context.time_remaining()  # None where the client set none
+    return None if left_s is None else started_s + left_s

@@ -1,0 +1,39 @@
+"""What peers may make this process hold."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What peers may make this process hold.
+
+    Attributes:
+        max_calls: open calls, but those of the health services.
+        max_calls_per_connection: of these, those of one connection.
+        max_bytes_per_connection: of its messages and unsent answers.
+        max_idle_s: that a call may wait for its peer: for a message to come whole, or an answer to be read.
+        max_connections: after which gRPC accepts no more.
+    """
+
+    max_calls: int = 8192
+    max_calls_per_connection: int = 1024
+    max_bytes_per_connection: int = 256 << 20
+    max_idle_s: float = 300.0
+    max_connections: int = 4096
+
+
+@dataclass(eq=False)
+class Pool:
+    """Calls of one kind; a pool that is full takes no room from the others.
+
+    Attributes:
+        name: for messages.
+        limit: calls that may be open.
+        share: of them, those of one connection.
+        calls: that are open.
+    """
+
+    name: str
+    limit: int
+    share: int
+    calls: int = 0

@@ -1,0 +1,67 @@
+"""Methods behind a real port of gRPC, for tests that need no server around them."""
+
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from server import logs
+from server.in_flight import InFlight
+from server.metrics import Metrics
+from server.ports import reserve
+from server.rpc.calls import Calls
+from server.rpc.handlers import Handlers
+from server.rpc.limits import Limits
+from server.rpc.listener import Listener
+
+DEFAULTS = Limits()
+
+
+class Port:
+    """What is behind the port.
+
+    Attributes:
+        channel: to it.
+    """
+
+    channel: grpc.aio.Channel
+    address: str
+
+    def __init__(self, limits: Limits, max_bytes: int, form: str) -> None:
+        self.registry, self.log = CollectorRegistry(), io.StringIO()
+        self.in_flight = InFlight(max_bytes)
+        log = logs.make(form, self.log)
+        self.calls = Calls(limits, self.in_flight, log)
+        self.handlers = Handlers(Metrics(self.registry), log, self.calls)
+        self.listener: Listener
+
+
+@asynccontextmanager
+async def listening(
+    methods: Callable[[Handlers], dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]],
+    limits: Limits = DEFAULTS,
+    max_bytes: int = 1 << 20,
+    form: str = "json",
+    options: tuple[tuple[str, int], ...] = (),
+) -> AsyncIterator[Port]:
+    """Serve methods, given by their paths."""
+    port = Port(limits, max_bytes, form)
+    with reserve("127.0.0.1", 0) as reserved:
+        port.address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        port.listener = Listener(
+            port.address,
+            (("grpc.so_reuseport", 1), *options),
+            methods(port.handlers),
+            port.handlers.unknown(),
+            logs.make(form, port.log),
+        )
+        await port.listener.open()
+        try:
+            async with grpc.aio.insecure_channel(
+                port.address, options=[("grpc.use_local_subchannel_pool", 1)]
+            ) as port.channel:
+                yield port
+        finally:
+            await port.listener.close(None)
