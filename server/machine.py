@@ -9,6 +9,8 @@ import pynvml
 
 _CGROUP = Path("/sys/fs/cgroup")
 _SMAPS = Path("/proc/self/smaps_rollup")
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def core_count(cgroup: Path = _CGROUP) -> int:
@@ -25,7 +27,7 @@ def host_memory_bytes() -> int:
     another left would seem to cost nothing.
     """
     gc.collect()
-    _trim()
+    give_back_freed_memory()
     for line in _SMAPS.read_text("ascii").splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
@@ -79,7 +81,13 @@ def cpu_quota(cgroup: Path) -> float | None:
     return int(quota) / int(period)
 
 
-def _trim() -> None:
+def resident_memory_bytes() -> int:
+    """Measure the memory of this process, files and libraries included."""
+    return int(_STATM.read_text("ascii").split()[1]) * _PAGE_BYTES
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library give memory that was freed back to the system; it keeps it for the next request."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only; musl gives memory back by itself
     if trim is not None:
         trim(0)

@@ -91,13 +91,13 @@ class Call:
         self.sending()
         await self._context.write(body)
         self.writes = False
-        self.waits_since_s = None
+        self._end_wait()
         self._note_wait()
 
     def sending(self) -> None:
         """Note that gRPC sends an answer from here on."""
         self.writes = True
-        self.waits_since_s = None  # a wait of its own, for each answer
+        self._end_wait()  # each answer has a wait of its own
         self._note_wait()
 
     def idle(self) -> None:
@@ -154,11 +154,14 @@ class Call:
         if self.writes or (self._reads and not self.requests):
             if self.waits_since_s is None:
                 self.waits_since_s = time.monotonic()
-                self._calls.waiting.pop(self, None)
                 self._calls.waiting[self] = None
-        elif self.waits_since_s is not None:
+        else:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self.waits_since_s is not None:
             self.waits_since_s = None
-            self._calls.waiting.pop(self, None)
+            del self._calls.waiting[self]
 
 
 class Calls:
@@ -246,7 +249,8 @@ class Calls:
 
     def cut(self, connection: Connection, reason: str) -> None:
         """End a connection and all of its calls."""
-        if connection.socket is not None:
+        if connection.socket is not None and not connection.cut:
+            connection.cut = True
             self.cut_connections += 1
             self._log.warning("connection_cut", peer=connection.peer, reason=reason)
             connection.socket.shut_down()

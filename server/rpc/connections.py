@@ -83,6 +83,7 @@ class Connection:
         explained_bytes: received as far as calls and whole messages explain it.
         unfinished_bytes: received beyond that, as last measured: what messages hold that are not whole.
         socket: None until it was found.
+        cut: whether it was shut down.
     """
 
     peer: str
@@ -92,6 +93,7 @@ class Connection:
     explained_bytes: int = 0
     unfinished_bytes: int = 0
     socket: Socket | None = None
+    cut: bool = False
 
     @property
     def all_calls(self) -> int:

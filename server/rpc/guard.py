@@ -5,6 +5,7 @@ import time
 
 from structlog.typing import FilteringBoundLogger
 
+from server import machine
 from server.errors import IdleCallError, OverloadedError
 from server.in_flight import RETRY_DELAY_S
 from server.rpc.calls import Calls
@@ -12,6 +13,8 @@ from server.rpc.connections import Connection, Socket, Sockets
 
 _TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time
 _SCAN_TICKS = 10  # connections without calls are looked for so often
+_GIVE_BACK_TICKS = 50
+_KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
 
 
@@ -26,6 +29,7 @@ class Guard:
         self._calls = calls
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
+        self._kept_bytes = machine.resident_memory_bytes()  # when memory was last given back
 
     async def watch(self, port: int) -> None:
         """Evict what has waited too long or holds too much, until cancelled.
@@ -40,6 +44,8 @@ class Guard:
             tick += 1
             try:
                 await self._look(sockets, all_=tick % _SCAN_TICKS == 0)
+                if tick % _GIVE_BACK_TICKS == 0:
+                    await self._give_back()
             except Exception:  # noqa: BLE001 - the bounds hold only as long as this goes on
                 self._log.exception("guard_failed")
 
@@ -51,6 +57,12 @@ class Guard:
         ):
             await self._scan(sockets, now_s)
         await self._measure(now_s)
+
+    async def _give_back(self) -> None:
+        """Give the memory of large requests back once they have ended: the C library would keep it."""
+        if machine.resident_memory_bytes() > self._kept_bytes + _KEPT_BYTES:
+            await asyncio.to_thread(machine.give_back_freed_memory)
+            self._kept_bytes = machine.resident_memory_bytes()
 
     def _evict_idle(self, now_s: float) -> None:
         limit_s = self._calls.limits.max_idle_s
@@ -65,7 +77,9 @@ class Guard:
         found = await asyncio.to_thread(sockets.find)
         idle = set(found.values())
         for peer, connection in list(self._calls.connections.items()):
-            connection.socket = None if connection.address is None else found.get(connection.address)
+            socket = None if connection.address is None else found.get(connection.address)
+            connection.cut &= socket == connection.socket  # the port of a peer may come again
+            connection.socket = socket
             if connection.all_calls and connection.socket is not None:
                 idle.discard(connection.socket)
             elif not connection.all_calls and connection.socket is None:

@@ -1,5 +1,6 @@
 """Methods behind a real port of gRPC, for tests that need no server around them."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.ports import reserve
 from server.rpc.calls import Calls
+from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.limits import Limits
 from server.rpc.listener import Listener
@@ -58,6 +60,8 @@ async def listening(
             logs.make(form, port.log),
         )
         await port.listener.open()
+        guard = Guard(port.calls, logs.make(form, port.log))
+        watching = asyncio.get_running_loop().create_task(guard.watch(reserved.getsockname()[1]))
         try:
             async with grpc.aio.insecure_channel(
                 port.address, options=[("grpc.use_local_subchannel_pool", 1)]
@@ -65,3 +69,4 @@ async def listening(
                 yield port
         finally:
             await port.listener.close(None)
+            watching.cancel()

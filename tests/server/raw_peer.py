@@ -10,6 +10,7 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 
 Header = tuple[bytes, bytes]
 _LIMIT_S = 60.0  # for a server that does nothing
@@ -41,15 +42,18 @@ class RawPeer:
                 header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
             )
         )
+        self._http.initiate_connection()
         self._reads = window is None
+        self._acknowledged = False
         if window is not None:
-            self._http.local_settings.initial_window_size = window
+            self._http.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.headers: dict[int, list[Header]] = {}
         self.data: dict[int, bytes] = {}
         self.ended: dict[int, h2.events.Event] = {}
         self.closed = False
-        self._http.initiate_connection()
         self.flush()
+        while window is not None and not self._acknowledged:
+            self.receive(0.05)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +131,7 @@ class RawPeer:
             self.closed = True
 
     def _take(self, event: h2.events.Event) -> None:
+        self._acknowledged |= isinstance(event, h2.events.SettingsAcknowledged)
         if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
             self.headers.setdefault(event.stream_id, []).extend(event.headers)
         elif isinstance(event, h2.events.DataReceived):

@@ -1,0 +1,304 @@
+"""What peers can make the server hold by calling: calls, bytes and connections, each within its bound."""
+
+import asyncio
+import base64
+import gc
+import json
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from modelzoo.v1 import classifier_pb2
+from server.errors import InvalidRequestError
+from server.rpc.calls import Call
+from server.rpc.handlers import Handlers, parser
+from server.rpc.limits import Limits
+from server.rpc.streams import Answers
+from tests.server.listening import DEFAULTS, Port, listening
+from tests.server.progress import wait_for
+from tests.server.raw_peer import RawPeer, prefixed
+
+SERVICE = "test.Service"
+UNARY, STREAM, PROBE, ECHO = (f"/{SERVICE}/{name}" for name in ("Unary", "Stream", "Probe", "Echo"))
+Request = classifier_pb2.ClassifyRequest
+MEGABYTE = 1 << 20
+
+
+async def answer(request: Request, deadline_s: float | None) -> Request:
+    if request.model == "invalid":
+        raise InvalidRequestError("model", "as the test wants it")
+    if request.model == "broken":
+        raise ValueError("as the test wants it")
+    if request.model == "large":
+        return Request(model="m" * request.version)
+    return Request(model="answer")
+
+
+def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    async def echo(call: Call, deadline_s: float | None) -> None:
+        while (body := await call.read()) is not None:
+            await call.write(body)
+            call.leave(len(body), 1)
+
+    parse = parser(Request)
+    return {
+        UNARY: handlers.unary(SERVICE, "Unary", parse, answer),
+        STREAM: handlers.stream(
+            SERVICE, "Stream", Answers(parse, answer, lambda _, error: Request(model=str(error)))
+        ),
+        PROBE: handlers.unary(SERVICE, "Probe", parse, answer, handlers.calls.probes),
+        ECHO: handlers.other("bidi_stream", SERVICE, "Echo", echo),
+    }
+
+
+def run(
+    scenario: Callable[[Port], Awaitable[None]], limits: Limits = DEFAULTS, max_bytes: int = 1 << 30
+) -> None:
+    async def serve() -> None:
+        async with listening(
+            methods, limits, max_bytes, options=(("grpc.max_receive_message_length", 64 << 20),)
+        ) as port:
+            await scenario(port)
+            await asyncio.to_thread(wait_for, partial(all_ended, port))
+            assert (port.calls.ordinary.calls, port.calls.probes.calls, port.calls.waiting) == (0, 0, {})
+            assert port.in_flight.idle.is_set()
+            assert port.in_flight.excess_bytes == -max_bytes + port.in_flight.unfinished_bytes
+
+    asyncio.run(serve())
+
+
+def counted(port: Port, name: str) -> float:
+    return sum(
+        sample.value
+        for family in port.registry.collect()
+        for sample in family.samples
+        if sample.name == f"grpc_server_{name}_total"
+    )
+
+
+def all_ended(port: Port) -> bool:
+    return counted(port, "started") == counted(port, "handled") and not port.calls.ordinary.calls
+
+
+async def classify(port: Port, model: str = "m", path: str = UNARY, padding: int = 0) -> Request:
+    call = port.channel.unary_unary(path, Request.SerializeToString, Request.FromString)
+    return await call(Request(model=model, images=[classifier_pb2.Image(encoded=bytes(padding))]))
+
+
+def retry_delay_s(trailers: dict[bytes, bytes]) -> float:
+    status = status_pb2.Status.FromString(base64.b64decode(trailers[b"grpc-status-details-bin"] + b"=="))
+    info = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    return info.retry_delay.ToNanoseconds() / 1e9
+
+
+@pytest.mark.parametrize("model", ["invalid", "broken"])
+@pytest.mark.parametrize("path", [UNARY, STREAM])
+def test_a_rejected_request_is_not_kept_alive_by_its_error(model: str, path: str) -> None:
+    async def scenario(port: Port) -> None:
+        body = Request(
+            model=model, images=[classifier_pb2.Image(encoded=bytes(4 * MEGABYTE))]
+        ).SerializeToString()
+        call = port.channel.stream_stream(path)
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(8):
+                one = call()
+                await one.write(body)
+                await one.done_writing()
+                if path == STREAM:
+                    await one.read()
+                await one.code()
+            del one
+            await asyncio.to_thread(wait_for, partial(all_ended, port))
+            kept, _ = tracemalloc.get_traced_memory()
+            assert kept < 4 * MEGABYTE
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    run(scenario)
+
+
+def test_a_thousand_callers_on_one_connection_are_all_answered() -> None:
+    async def scenario(port: Port) -> None:
+        answers = await asyncio.gather(*(classify(port) for _ in range(1000)))
+        assert {one.model for one in answers} == {"answer"}
+
+    run(scenario)
+
+
+def test_calls_of_one_connection_beyond_its_share_are_rejected_with_a_time_to_come_back_and_counted() -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            quiet = [peer.call(UNARY.encode()) for _ in range(4)]
+            rejected = await asyncio.to_thread(lambda: peer.end_of(peer.call(UNARY.encode())))
+            assert rejected[b"grpc-status"] == b"8"
+            assert rejected[b"grpc-message"] == b"calls of this connection: 4 of 4 open"
+            assert retry_delay_s(rejected) == 0.5
+            assert not peer.ended.keys() & set(quiet)
+            assert (await classify(port)).model == "answer"  # another connection
+        codes = {
+            "grpc_type": "unary",
+            "grpc_service": SERVICE,
+            "grpc_method": "Unary",
+            "grpc_code": "ResourceExhausted",
+        }
+        assert port.registry.get_sample_value("grpc_server_handled_total", codes) == 1
+
+    run(scenario, Limits(max_calls=64, max_calls_per_connection=4))
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
+def test_quiet_calls_give_way_to_others_and_never_keep_health_checks_out(path: str) -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as first, RawPeer(port.address) as second:
+            quiet = [peer.call(path.encode()) for peer in (second, first, first, first, first, second)]
+            await asyncio.to_thread(wait_for, lambda: port.calls.ordinary.calls == 6)
+            for _ in range(3):
+                assert (await classify(port)).model == "answer"
+                assert (await classify(port, path=PROBE)).model == "answer"
+            evicted = await asyncio.to_thread(
+                first.end_of, quiet[1]
+            )  # the busiest connection's that waited longest
+            assert evicted[b"grpc-status"] == b"8"
+            assert evicted[b"grpc-message"].startswith(b"calls: 6 open, this one waited longest")
+            assert retry_delay_s(evicted) == 0.5
+            assert second.ended == {}
+
+    run(scenario, Limits(max_calls=6, max_calls_per_connection=6))
+
+
+@pytest.mark.parametrize(
+    ("path", "begun"), [(UNARY, b""), (UNARY, prefixed(bytes(100))[:50]), (STREAM, b""), (ECHO, b"")]
+)
+def test_a_call_whose_peer_sends_nothing_is_ended_after_a_while(path: str, begun: bytes) -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            stream = peer.call(path.encode())
+            peer.send(stream, begun)
+            ended = await asyncio.to_thread(peer.end_of, stream)
+        assert ended[b"grpc-status"] == b"14"
+        assert ended[b"grpc-message"] == b"no message within 0.2 s; call again"
+
+    run(scenario, Limits(max_idle_s=0.2))
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM])
+def test_a_peer_that_does_not_read_its_answers_loses_its_connection_and_what_they_held(path: str) -> None:
+    body = prefixed(Request(model="large", version=MEGABYTE).SerializeToString())
+
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address, window=1) as peer:
+            for _ in range(4):
+                stream = peer.call(path.encode())
+                peer.send(stream, body, half_closed=path == UNARY)
+            await asyncio.to_thread(wait_for, lambda: port.in_flight.excess_bytes + (1 << 30) >= 4 * MEGABYTE)
+            assert (await classify(port)).model == "answer"
+            await asyncio.to_thread(peer.wait_closed)
+        assert [json.loads(line)["event"] for line in port.log.getvalue().splitlines()] == ["connection_cut"]
+
+    run(scenario, Limits(max_idle_s=0.5))
+
+
+def test_answers_that_are_not_read_count_until_there_is_no_room_for_more() -> None:
+    body = prefixed(Request(model="large", version=MEGABYTE).SerializeToString())
+
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address, window=1) as peer:
+            streams = [peer.call(UNARY.encode()) for _ in range(6)]
+            for stream in streams:
+                peer.send(stream, body, half_closed=True)
+            await asyncio.to_thread(wait_for, lambda: counted(port, "handled") == 6)
+            assert port.in_flight.excess_bytes <= 0
+            assert (await classify(port)).model == "answer"
+
+    run(scenario, Limits(max_bytes_per_connection=3 * MEGABYTE), max_bytes=6 * MEGABYTE)
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
+def test_messages_that_are_never_whole_are_counted_and_dropped_when_they_are_too_much(path: str) -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            streams = [peer.call(path.encode()) for _ in range(8)]
+            for stream in streams:
+                peer.send(stream, prefixed(bytes(MEGABYTE))[: MEGABYTE // 2])
+                assert (await classify(port, padding=10_000)).model == "answer"
+            ended = [await asyncio.to_thread(peer.end_of, stream) for stream in streams[:2]]
+        for one in ended:
+            assert one[b"grpc-status"] == b"8"
+            assert b"bytes of unfinished messages on this connection" in one[b"grpc-message"]
+            assert retry_delay_s(one) == 0.5
+
+    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
+
+
+def test_a_large_message_that_comes_slowly_is_answered_and_explains_what_it_held() -> None:
+    async def scenario(port: Port) -> None:
+        body = prefixed(
+            Request(model="m", images=[classifier_pb2.Image(encoded=bytes(3 * MEGABYTE))]).SerializeToString()
+        )
+        with RawPeer(port.address) as peer:
+            for _ in range(3):
+                stream = peer.call(UNARY.encode())
+                peer.send(stream, body[: 2 * MEGABYTE])
+                await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes > MEGABYTE)
+                peer.send(stream, body[2 * MEGABYTE :], half_closed=True)
+                assert (await asyncio.to_thread(peer.end_of, stream))[b"grpc-status"] == b"0"
+                await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes == 0)
+
+    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=8 * MEGABYTE)
+
+
+def test_many_small_requests_beside_an_idle_stream_explain_themselves() -> None:
+    async def scenario(port: Port) -> None:
+        stream = port.channel.stream_stream(STREAM)()
+        await stream.write(b"")
+        await stream.read()
+        metadata = [("token", "x" * 500)]
+        call = port.channel.unary_unary(UNARY)
+        for number in range(300):
+            await call(b"", metadata=[*metadata, ("trace", f"{number:0300d}")])
+        await asyncio.to_thread(wait_for, lambda: bool(port.calls.connections))
+        assert all(one.unfinished_bytes < 10_000 for one in port.calls.connections.values())
+        await stream.done_writing()
+        await stream.code()
+
+    run(scenario)
+
+
+def test_idle_connections_are_closed_when_there_are_nearly_too_many() -> None:
+    async def scenario(port: Port) -> None:
+        peers = [RawPeer(port.address) for _ in range(12)]
+
+        def closed() -> int:
+            for peer in peers:
+                peer.receive(0.001)
+            return sum(peer.closed for peer in peers)
+
+        await asyncio.to_thread(wait_for, lambda: closed() >= 4)
+        assert (await classify(port)).model == "answer"
+        for peer in peers:
+            peer.__exit__(None, None, None)
+
+    run(scenario, Limits(max_connections=10))
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
+def test_calls_that_are_cancelled_at_any_moment_are_counted_to_their_end(path: str) -> None:
+    async def scenario(port: Port) -> None:
+        body = prefixed(Request(model="large", version=100_000).SerializeToString())
+        for sent in (b"", body[:3], body, 2 * body):
+            with RawPeer(port.address, window=1) as peer:
+                before = counted(port, "started")
+                for _ in range(3):
+                    peer.send(peer.call(path.encode()), sent)
+                await asyncio.to_thread(wait_for, lambda: counted(port, "started") == before + 3)  # noqa: B023
+        assert (await classify(port)).model == "answer"
+
+    run(scenario)
