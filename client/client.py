@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from client.channels import open_channel
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
@@ -78,13 +79,16 @@ class Client:
     Args:
         address: ``host:port``.
         timeout_s: how long a call may take, unless it says otherwise.
+
+    Raises:
+        ValueError: the address is not one.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
+        self._channel = open_channel(
             address,
-            options=[
+            [
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 # A channel of its own connection: two clients of one process do not share a socket.
                 ("grpc.use_local_subchannel_pool", 1),

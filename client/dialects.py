@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
+from client.channels import open_channel
 from client.client import Picture, client_error, image
 from modelzoo.v1 import classifier_pb2, open_inference_pb2, open_inference_pb2_grpc
 
@@ -189,7 +190,7 @@ def infer(address: str, model: str, picture: Picture) -> Infer:
         ValueError: the model does not take such pictures as uint8 ``[N, H, W, C]``, or gives no float32.
     """
     request = open_inference_pb2.ModelMetadataRequest(name=model)
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             described = stub.ModelMetadata(request, timeout=_METADATA_TIMEOUT_S)

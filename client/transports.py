@@ -7,6 +7,7 @@ from typing import Protocol
 
 import grpc
 
+from client.channels import open_aio_channel
 from client.dialects import Answer, Dialect
 from client.load import Load
 
@@ -39,13 +40,13 @@ async def connected(load: Load, address: str, outstanding: int | None = None) ->
     Raises:
         ConnectionError: nobody answers there.
         TypeError: a picture that the dialect cannot send.
+        ValueError: the address is not one.
     """
     questions = load.questions()
     count = min(load.connections, load.streams or outstanding or load.connections)
     async with AsyncExitStack() as stack:
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS))
-            for _ in range(count)
+            await stack.enter_async_context(open_aio_channel(address, _CHANNEL_OPTIONS)) for _ in range(count)
         ]
         for channel in channels:
             await _connect(channel, address)
