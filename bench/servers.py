@@ -129,13 +129,13 @@ def described(server: Server, model: str) -> classifier_pb2.ModelStatus:
             return client.get_model(model).status
     except ClientError as error:
         raise BenchError(complaint(error, server.address)) from error
+    except ValueError as error:  # what is no address
+        raise BenchError(str(error)) from error
 
 
 def complaint(error: ClientError, address: str) -> str:
     """Say what a server refused, or that there is none."""
-    if error.code.name == "UNAVAILABLE" and not error.from_server:
-        return f"no server answers at {address}"
-    return f"{address}: {error}"
+    return error.describe(address) if error.unreachable else f"{address}: {error.describe(address)}"
 
 
 @contextmanager

@@ -3,14 +3,22 @@
 import os
 import shlex
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.console import REFUSED, err, out, refusing
+from cli.console import MAX_MESSAGE, REFUSED, err, one_line, out, refusing
 
 if TYPE_CHECKING:
     from server.app import Server
+
+
+def _quietly(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function whose failure, an end of the process included, concerns nothing else."""
+    with suppress(Exception, SystemExit):
+        function(*arguments)
 
 
 def run(flags: dict[str, Any], config: Path | None) -> None:
@@ -27,26 +35,33 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
     def hint(server: "Server", ready: list[str]) -> None:
         if not ready or settings.log_format != "text":
             return
-        entry = next(entry for entry in layout.newest(settings.repository) if entry.name == ready[0])
-        example = entry.folder / layout.CARD / layout.EXAMPLE
-        picture = str(example) if example.exists() else "PICTURE"
+        entries = {entry.name: entry for entry in layout.newest(settings.repository)}
+        picture = "PICTURE"
+        if (entry := entries.get(ready[0])) is not None:  # removed since, or being replaced
+            example = entry.folder / layout.CARD / layout.EXAMPLE
+            picture = str(example) if example.exists() else picture
         command = [sys.argv[0], "classify", picture, "--model", ready[0]]
         if server.address != DEFAULT_ADDRESS:
-            command += ["--address", server.address.replace("0.0.0.0:", "127.0.0.1:")]
-        with suppress(OSError):  # nobody reads it; the server serves all the same
-            out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
+            command += ["--address", server.address]
+        out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
+
+    def on_serving(server: "Server", ready: list[str]) -> None:
+        # A courtesy: it looks into a repository that may be gone or slow, and prints where a reader may have
+        # left or may read nothing. Its thread can end the server in no way, nor hold it up.
+        threading.Thread(target=_quietly, args=(hint, server, ready), name="hint", daemon=True).start()
 
     async def serve_and_exit() -> None:
         code = 0
         try:
-            await process.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
+            await process.serve(settings, logs.make(settings.log_format, sys.stderr), on_serving)
         except FrontendError as error:
-            err.print(f"modelzoo: {error}")
             code = REFUSED
+            with suppress(Exception):
+                err.print(f"modelzoo: {one_line(str(error), MAX_MESSAGE)}")
         # All is answered and said. A thread that is still inside a library, of a network or of a decoder
         # that the grace period did not wait for, would hold up the interpreter's own way out.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(Exception):
+            sys.stderr.flush()
         os._exit(code)
 
     with refusing(StartError):

@@ -73,6 +73,17 @@ class ClientError(Exception):
         self.retry_delay_s = retry_delay_s
         self.from_server = from_server
 
+    @property
+    def unreachable(self) -> bool:
+        """Return whether there was no server to ask, as far as gRPC can tell."""
+        return self.code is grpc.StatusCode.UNAVAILABLE and not self.from_server
+
+    def describe(self, address: str) -> str:
+        """Say what went wrong at an address, and when to try again, where the server says so."""
+        if self.unreachable:
+            return f"no server answers at {address}"
+        return f"{self}" if self.retry_delay_s is None else f"{self}; try again in {self.retry_delay_s:g} s"
+
 
 class Client:
     """A connection to a server, to be shared by threads and closed after use.

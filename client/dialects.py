@@ -28,11 +28,15 @@ class Answer(NamedTuple):
         status: the name of gRPC's status.
         labels: the index of every image's most probable label; empty unless the status is OK.
         batch_size: the largest batch that carried one of its images; 0 where nobody says.
+        message: why there are no labels, as the server says it.
+        stream_ended: whether the stream that the request took has ended, and takes no more.
     """
 
     status: str
     labels: Sequence[int] = ()
     batch_size: int = 0
+    message: str = ""
+    stream_ended: bool = False
 
 
 class Dialect(Protocol):
@@ -103,7 +107,8 @@ class Classify:
         try:
             answer = classifier_pb2.ClassifyStreamResponse.FromString(message)
             if answer.WhichOneof("outcome") == "error":
-                return _number(answer.id), Answer(code_pb2.Code.Name(answer.error.code))
+                status = code_pb2.Code.Name(answer.error.code)
+                return _number(answer.id), Answer(status, message=answer.error.message)
             return _number(answer.id), _classified(answer.response)
         except (DecodeError, IndexError, ValueError):
             return None, Answer(UNREADABLE)
@@ -163,7 +168,8 @@ class Infer:
             answer = open_inference_pb2.ModelStreamInferResponse.FromString(message)
             number = _number(answer.infer_response.id)
             if answer.error_message:
-                return number, Answer(grpc.StatusCode.UNKNOWN.name)  # the protocol sends text, no status
+                # The protocol sends text, no status.
+                return number, Answer(grpc.StatusCode.UNKNOWN.name, message=answer.error_message)
             return number, self._inferred(answer.infer_response)
         except (DecodeError, IndexError, ValueError):
             return None, Answer(UNREADABLE)
