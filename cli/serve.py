@@ -15,40 +15,18 @@ if TYPE_CHECKING:
     from server.app import Server
 
 
-def _quietly(function: Callable[..., None], *arguments: object) -> None:
-    """Call a function whose failure, an end of the process included, concerns nothing else."""
-    with suppress(Exception, SystemExit):
-        function(*arguments)
-
-
 def run(flags: dict[str, Any], config: Path | None) -> None:
     """Serve until SIGTERM or SIGINT."""
     with refusing():
         import uvloop
 
-        from artifact import layout
-        from client.client import DEFAULT_ADDRESS
         from server import config as server_config
         from server import logs, process
         from server.errors import FrontendError, StartError
 
-    def hint(server: "Server", ready: list[str]) -> None:
-        if not ready or settings.log_format != "text":
-            return
-        entries = {entry.name: entry for entry in layout.newest(settings.repository)}
-        picture = "PICTURE"
-        if (entry := entries.get(ready[0])) is not None:  # removed since, or being replaced
-            example = entry.folder / layout.CARD / layout.EXAMPLE
-            picture = str(example) if example.exists() else picture
-        command = [sys.argv[0], "classify", picture, "--model", ready[0]]
-        if server.address != DEFAULT_ADDRESS:
-            command += ["--address", server.address]
-        out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
-
     def on_serving(server: "Server", ready: list[str]) -> None:
-        # A courtesy: it looks into a repository that may be gone or slow, and prints where a reader may have
-        # left or may read nothing. Its thread can end the server in no way, nor hold it up.
-        threading.Thread(target=_quietly, args=(hint, server, ready), name="hint", daemon=True).start()
+        if ready and settings.log_format == "text":
+            in_background(hint, settings.repository, server.address, ready[0])
 
     async def serve_and_exit() -> None:
         code = 0
@@ -67,3 +45,36 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
     with refusing(StartError):
         settings = server_config.load(flags, config)
         uvloop.run(serve_and_exit())
+
+
+def in_background(courtesy: Callable[..., None], *arguments: object) -> threading.Thread:
+    """Do what the service does not need; neither its failure nor its delay is the server's."""
+
+    def quietly() -> None:
+        with suppress(Exception, SystemExit):
+            courtesy(*arguments)
+
+    thread = threading.Thread(target=quietly, name=courtesy.__name__, daemon=True)
+    thread.start()
+    return thread
+
+
+def hint(repository: Path, address: str, model: str) -> None:
+    """Print how to ask a server for a model.
+
+    Raises:
+        OSError: the repository cannot be read.
+        SystemExit: standard output cannot be written.
+    """
+    from artifact import layout
+    from client.client import DEFAULT_ADDRESS
+
+    picture = "PICTURE"
+    entry = next((entry for entry in layout.newest(repository) if entry.name == model), None)
+    if entry is not None:  # else it was removed since it was loaded
+        example = entry.folder / layout.CARD / layout.EXAMPLE
+        picture = str(example) if example.exists() else picture
+    command = [sys.argv[0], "classify", picture, "--model", model]
+    if address != DEFAULT_ADDRESS:
+        command += ["--address", address]
+    out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)

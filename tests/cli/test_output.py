@@ -228,7 +228,7 @@ def test_a_card_is_as_wide_as_people_read_and_its_controls_are_text(
     done = run("card", MODEL, "--repository", scratch_repository)
     assert (done.returncode, done.stderr) == (0, "")
     *text, _, _, _, _ = done.stdout.splitlines()  # below stand the pictures' names, uncut
-    assert max(map(len, text)) <= 110
+    assert max(len(line.rstrip()) for line in text) <= 110
     page.write_text(f"# {HOSTILE}\n\n&#27;[2J `{HOSTILE}` [{HOSTILE}](http://x/&#27;[2J)\n", "utf-8")
     done = run("card", MODEL, "--repository", scratch_repository)
     assert done.returncode == 0
