@@ -43,9 +43,7 @@ class Served:
         if self.check is None or self.work is None:
             return Counter()
         # What h2load has under way at its end it cancels.
-        return Counter(
-            {code: count for code, count in self.work.ended.items() if code not in {"OK", "CANCELLED"}}
-        )
+        return Counter({code: n for code, n in (+self.work.ended).items() if code not in {"OK", "CANCELLED"}})
 
     @property
     def answered(self) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+import typer
 
 from artifact import layout, manifest
-from cli import console
+from cli import classify, console, status
 from modelzoo.v1 import classifier_pb2
 from tests.cli.process import Run, Show, refused
 
@@ -159,28 +160,33 @@ def liar() -> Iterator[str]:
     server.stop(None).wait()
 
 
-def test_whatever_a_server_sends_is_shown_as_text(run: Run, liar: str, tmp_path: Path) -> None:
-    done = run("status", "--address", liar)
-    assert done.returncode == 0
-    clean(done)
-    lines = done.stdout.splitlines()
+def test_whatever_a_server_sends_is_shown_as_text(
+    liar: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> tuple[str, str]:
+        captured = capsys.readouterr()
+        for text in captured:
+            assert FORBIDDEN.search(text) is None, ascii(text)
+        return captured
+
+    status.run(liar, ready=False, as_json=False)
+    lines = shown()[0].splitlines()
     assert len(lines) == 4  # a header, two models, one reason
     assert SHOWN in lines[1]
     assert "99" in lines[1].split()
     assert not any(line.startswith("modelzoo:") for line in lines)
     assert max(map(len, lines)) < 1200
+    status.run(liar, ready=False, as_json=True)
+    assert len(json.loads(shown()[0])) == 2
     (tmp_path / "a.png").write_bytes(b"a picture")
-    asked = ("classify", "a.png", "--address", liar, "--model")
-    done = run(*asked, "net")
-    assert done.returncode == 0
-    clean(done)
-    assert [line.count("█") for line in done.stdout.splitlines()[1:]] == [0, 0, 0, 0, 8]
-    done = run(*asked, "net", "--json")
-    probabilities = [label["probability"] for label in json.loads(done.stdout)[0]["labels"]]
+    classify.run([tmp_path / "a.png"], "net", liar, None, as_json=False)
+    assert [line.count("█") for line in shown()[0].splitlines()[1:]] == [0, 0, 0, 0, 8]
+    classify.run([tmp_path / "a.png"], "net", liar, None, as_json=True)
+    probabilities = [label["probability"] for label in json.loads(shown()[0])[0]["labels"]]
     assert probabilities == [None, None, -1, pytest.approx(1e30), 0.5]
-    done = run(*asked, "refuse")
-    line = refused(done)
-    clean(done)
+    with pytest.raises(typer.Exit):
+        classify.run([tmp_path / "a.png"], "refuse", liar, None, as_json=False)
+    [line] = shown()[1].splitlines()
     assert line.startswith(r"modelzoo: full cat\x1b[2J")
     assert len(line) <= len("modelzoo: ") + console.MAX_MESSAGE
 
@@ -193,9 +199,10 @@ ENCODINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
-    [ENCODINGS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in ENCODINGS[1:])],
+    ENCODINGS,
     ids=["ascii", "latin-1", "strict", "C"],
 )
 def test_a_terminal_that_lacks_a_character_shows_another(
