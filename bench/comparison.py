@@ -78,7 +78,7 @@ class Comparison:
         parts = [part for part in (self.closed, self.open, self.starts) if part is not None]
         refused = sum((Counter(part.refused) for part in parts), Counter[str]())
         return report.refusals(
-            refused, {code: said for part in reversed(parts) for code, said in part.messages.items()}
+            refused, {code: text for part in reversed(parts) for code, text in part.messages.items()}
         )
 
 

@@ -27,7 +27,7 @@ class Starts:
         steady: of as many that followed.
         p99_to_steady: first / steady.
         refused: by status.
-        messages: what the server said to the first of these, by status.
+        messages: the server's message to the first of these, by status.
         failed: requests without a right answer.
     """
 

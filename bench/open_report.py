@@ -9,7 +9,7 @@ from bench.report import Latency, Served, mean_batch, messages, per, percentiles
 from client.load import Floats
 
 # Of what the closed loop reached, or of the rate where that is less: a server that answers less did not shed
-# load but refuse it, and the figures of the few answers say nothing.
+# load but refuse it, and the figures of the few answers mean nothing.
 LEAST_ANSWERED = 0.1
 # How a server may end a request whose deadline it cannot keep, or that is too much. The last is what gRPC
 # says where a connection carries too many calls, and other servers where their queue is full.
@@ -51,7 +51,7 @@ class Open:
         ideal: of the ideal server.
         p99_to_ideal: measured / ideal.
         refused: by status.
-        messages: what the server said to the first of these, by status.
+        messages: the server's message to the first of these, by status.
         hung: requests without a status, and calls that the server never ended.
         failed: requests without a right answer, but for those that a deadline allows to refuse, unless next
             to nothing was answered.

@@ -97,7 +97,7 @@ class Closed:
         requests: that were answered.
         checked: how many of these, or of the ones beside them, were held against the right label.
         refused: by status.
-        messages: what the server said to the first of these, by status, as far as the generator sees it.
+        messages: the server's message to the first of these, by status, as far as the generator sees it.
         failed: requests without a right answer, refused ones included.
     """
 
@@ -164,15 +164,15 @@ def closed(rounds: Sequence[Round], arrangement: Arrangement, *, one_at_a_time: 
 
 
 def messages(reports: Sequence[Report]) -> dict[str, str]:
-    """Give what a server said to the first request that it refused, by status."""
-    return {code: said for report in reversed(reports) for code, said in report.messages.items()}
+    """Return the message to the first request that was refused with each status."""
+    return {code: text for report in reversed(reports) for code, text in report.messages.items()}
 
 
-def refusals(refused: Mapping[str, int], said: Mapping[str, str]) -> str:
+def refusals(refused: Mapping[str, int], texts: Mapping[str, str]) -> str:
     """Describe refusals in a line, most frequent first: how many, which status, the server's message."""
     most = sorted(refused.items(), key=lambda one: -one[1])
     return ", ".join(
-        f"{count:,} {code}" + (f" ({said[code]})" if said.get(code) else "") for code, count in most
+        f"{count:,} {code}" + (f" ({texts[code]})" if texts.get(code) else "") for code, count in most
     )
 
 

@@ -26,10 +26,10 @@ class _Exported:
     damage: str | None
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Write it in a line."""
         ratio = self.accuracy_ratio
-        said = self.damage or ("accuracy not measured" if ratio is None else f"{ratio:.2%}")
-        return f"{one_line(self.name)}/{self.version} ({one_line(said)})"
+        note = self.damage or ("accuracy not measured" if ratio is None else f"{ratio:.2%}")
+        return f"{one_line(self.name)}/{self.version} ({one_line(note)})"
 
 
 def show(repository: Path, *, as_json: bool) -> None:

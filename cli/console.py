@@ -41,7 +41,7 @@ class SafeConsole(Console):
         return (getattr(self.file, "encoding", None) or "utf-8").lower()
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a text, of a table's cell say, into what is laid out."""
+        """Turn a text, a table's cell for one, into what is laid out."""
         return super().render_str(self._shown(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -68,7 +68,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "COLUMNS" or value.strip("0")}
 
 
-# No markup: what is printed holds names of files and messages of others, `digit[bold].png` say.
+# No markup: what is printed holds names of files and messages of others, as in `digit[bold].png`.
 out = SafeConsole(
     highlight=False,
     markup=False,

@@ -13,7 +13,7 @@ class Stream(io.TextIOBase):
     """A standard stream of the process.
 
     Where standard output cannot be written, the process ends: without a word, and as other programs do, if
-    its reader has left, else with one line. Where standard error cannot, there is no place to say so.
+    its reader has left, else with one line. Where standard error cannot, the text is lost, and that is all.
 
     Args:
         stream: None where the descriptor was closed when the process started.

@@ -1,7 +1,7 @@
 """Opens the channels of the client and of the loads; none reaches this machine through a proxy.
 
 gRPC reads `grpc_proxy`, `https_proxy`, `http_proxy` and `GRPC_ADDRESS_HTTP_PROXY` on its own, and sends
-`127.0.0.1` there too unless `no_proxy` says otherwise. A proxy cannot reach a loopback that is not its own.
+`127.0.0.1` there too unless `no_proxy` names it. A proxy cannot reach a loopback that is not its own.
 """
 
 import ipaddress

@@ -75,11 +75,11 @@ class ClientError(Exception):
 
     @property
     def unreachable(self) -> bool:
-        """Return whether there was no server to ask, as far as gRPC can tell."""
+        """Return whether there was no server to ask, as far as gRPC knows."""
         return self.code is grpc.StatusCode.UNAVAILABLE and not self.from_server
 
     def describe(self, address: str) -> str:
-        """Say what went wrong at an address, and when to try again, where the server says so."""
+        """Describe what went wrong at an address, and when to try again, where the server names a time."""
         if self.unreachable:
             return f"no server answers at {address}"
         return f"{self}" if self.retry_delay_s is None else f"{self}; try again in {self.retry_delay_s:g} s"
@@ -192,8 +192,8 @@ class Client:
             in which the answers come.
 
         Raises:
-            ClientError: the stream ended before every picture had its answer; `retry_delay_s` says when to
-                try again, where the server does.
+            ClientError: the stream ended before every picture had its answer; `retry_delay_s` is when to
+                try again, where the server names a time.
             BaseException: whatever ``pictures`` raises, or TypeError for one that `classify` would not take.
         """
         failures: list[BaseException] = []

@@ -28,7 +28,7 @@ class Answer(NamedTuple):
         status: the name of gRPC's status.
         labels: the index of every image's most probable label; empty unless the status is OK.
         batch_size: the largest batch that carried one of its images; 0 where nobody says.
-        message: why there are no labels, as the server says it.
+        message: the server's reason why there are no labels.
         stream_ended: whether the stream that the request took has ended, and takes no more.
     """
 

@@ -89,7 +89,7 @@ class Report:
         measured_s: begin and end of the time that is measured, after the load began.
         wrong: answered requests with a label that is not right, or with an answer that cannot be read.
         refused: requests that ended with a status, by its name.
-        messages: what the server said to the first of these, by the same names.
+        messages: the server's message to the first of these, by the same names.
         hung: requests that had neither answer nor status when the load gave up on them.
         client_cpu_s: processor time of the process that asked, for all requests.
         mean_batch: images that ran together, as the answers say; None where they do not.

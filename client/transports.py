@@ -138,21 +138,21 @@ class _Stream:
         await self._reader
 
     async def _read(self) -> None:
-        code, said = grpc.StatusCode.UNKNOWN, ""
+        code, text = grpc.StatusCode.UNKNOWN, ""
         try:
             while isinstance(message := await self._call.read(), bytes):  # else it is the end
                 number, answer = self._dialect.streamed_answer(message)
                 waiting = None if number is None else self._waiting.pop(number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
-            code, said = await self._call.code(), await self._call.details() or ""
+            code, text = await self._call.code(), await self._call.details() or ""
         except grpc.aio.AioRpcError as error:
-            code, said = error.code(), error.details() or ""
+            code, text = error.code(), error.details() or ""
         except asyncio.CancelledError:  # what `read` raises in a call that was cancelled, too
             code = grpc.StatusCode.CANCELLED
         # An end with OK is none for the requests that wait: they were not answered.
         status = grpc.StatusCode.UNKNOWN if code is grpc.StatusCode.OK else code
-        self._broken = Answer(status.name, message=said or "the stream ended", stream_ended=True)
+        self._broken = Answer(status.name, message=text or "the stream ended", stream_ended=True)
         for lost in self._waiting.values():
             if not lost.done():
                 lost.set_result(self._broken)
