@@ -1,5 +1,6 @@
 """What our server's metrics page says of the work it has done for a model."""
 
+import http.client
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def read(url: str, model: str) -> Work:
     try:
         with _DIRECT.open(url, timeout=_TIMEOUT_S) as response:
             page = response.read().decode()
-    except OSError as error:
+    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
         raise BenchError(f"the server's metrics cannot be read: {error}") from error
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 

@@ -198,9 +198,9 @@ class _Log:
             self._lines.append(line)
             try:
                 said |= json.loads(line)
-            except ValueError:  # a line that did not come through the log
+            except (ValueError, TypeError):  # a line that did not come through the log
                 continue
-            if said["event"] in events:
+            if said.get("event") in events:
                 self._rest.start()
                 return said
         self._process.wait()
