@@ -163,8 +163,10 @@ def test_a_stream_that_ended_is_asked_no_more(make_load, code: grpc.StatusCode) 
     done = closed_loop(load, f"127.0.0.1:{port}")
     server.stop(None).wait()
     status = "UNKNOWN" if code is grpc.StatusCode.OK else code.name
-    assert (done.answered, done.wrong, done.hung, done.refused) == (0, 0, 0, {status: 4})
-    assert done.messages == {status: "the stream ended" if code is grpc.StatusCode.OK else "no more"}
+    assert (done.answered, done.wrong, done.hung, done.refused.total()) == (0, 0, 0, 4)
+    assert set(done.refused) <= {status, "INTERNAL"}  # the latter is gRPC's for a write that came too late
+    message = "the stream ended" if code is grpc.StatusCode.OK else "no more"
+    assert done.messages.get(status, message) == message
     assert handler.messages == 2
 
 
