@@ -94,7 +94,7 @@ def install() -> None:
         try:
             os.fstat(descriptor)
         except OSError:  # closed: the next file or socket would get the number, and what libraries print
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
