@@ -297,7 +297,7 @@ def main() -> None:
         width = os.environ.get(name, "")
         if not (width.isdecimal() and int(width) > 0):
             os.environ.pop(name, None)
-    # gRPC's core writes the text with which a peer ends a connection to standard error, escapes included.
+    # gRPC's core writes to standard error what it makes of an address, and what peers send it, raw.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 

@@ -9,6 +9,7 @@ import typer
 from cli import card, classify, status, verify
 from cli.console import REFUSED
 from client.client import Client
+from tests.cli.process import Run, refused
 
 MODEL = "lenet5-digits"
 
@@ -50,6 +51,11 @@ def test_a_wrong_address_is_one_line(
             classify.run([tmp_path / "a.png"], MODEL, address, None, as_json=as_json)
         assert ended.value.exit_code == REFUSED
         assert ADDRESSES[address] in line(capsys)
+
+
+@pytest.mark.slow
+def test_what_grpc_makes_of_an_address_is_not_printed_beside_the_line(run: Run) -> None:
+    assert "the target uri is not valid" in refused(run("status", "--address", "ipv4:x:1"))
 
 
 def made(folder: Path, kind: str) -> Path:
