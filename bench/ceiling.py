@@ -131,6 +131,10 @@ def main() -> int:
     except (BenchError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    silent = [name for name, rounds in found.items() for report, _ in rounds if not report.answered]
+    if silent:
+        sys.stderr.write(f"nothing was answered to: {', '.join(dict.fromkeys(silent))}\n")
+        return 1
     title = f"a server that does nothing, {platform.machine()}, {os.cpu_count()} cores"
     table = Table(title=title, box=None)
     for column in ("way", "requests/s", "per server CPU s", "p50 ms", "asked by", "errors"):

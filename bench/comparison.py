@@ -1,5 +1,6 @@
 """Measures one model: the bare loop and the server by turns, so that a slow moment strikes both."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -27,6 +28,8 @@ Say = Callable[[str], None]
 _SIZES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (1, 2, 4, 8, 16, 32, 64, 128)}
 _TRIAL_S = 0.5  # of each batch size, at most
 _CHECK_S = 2.0  # of a load that only checks answers
+_TRIAL_PATIENCE_S = 60.0  # for the first request of all
+_MAX_REQUEST_BYTES = 1 << 30  # the most that a server's max_message_bytes may be
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Comparison:
         """Count the requests that should have had a right answer and had none."""
         parts = (self.closed, self.open, self.starts)
         return sum(part.failed for part in parts if part is not None)
+
+    @property
+    def refusals(self) -> str:
+        """Describe the refusals of all loads: how many, which status, the server's first message."""
+        parts = [part for part in (self.closed, self.open, self.starts) if part is not None]
+        refused = sum((Counter(part.refused) for part in parts), Counter[str]())
+        return report.refusals(
+            refused, {code: text for part in reversed(parts) for code, text in part.messages.items()}
+        )
 
 
 def compare(name: str, plan: Plan, say: Say) -> Comparison:
@@ -128,6 +140,7 @@ class _Measurement:
         self._model = entry.name
         self.subject = self._find_subject(entry)
         self.load = self._make_load()
+        self._try()
         self._checked_elsewhere = _generator(plan) == h2load.GENERATOR
         self._sizes = _SIZES["cpu" if self.subject.graph.device == "cpu" else "cuda"]
         self._trial_s = min(_TRIAL_S, plan.loop_s / 10)
@@ -141,10 +154,10 @@ class _Measurement:
             rounds.append(one)
             said = (
                 f"round {number} of {self._plan.rounds}: bare {one.bare.images_per_s:,.1f}, "
-                f"served {one.served.report.images_per_s():,.1f} images/s"
+                f"served {one.served.images_per_s:,.1f} images/s"
             )
             if self._plan.rate is not None:
-                loops.append(self._open(one.served.report, number))
+                loops.append(self._open(one.served, number))
                 answered = loops[-1].served.report.answered
                 said += f"; {answered:,} answered of {loops[-1].rate_per_s:,.1f} requests/s"
             self._say(f"{self._model}: {said}")
@@ -168,6 +181,11 @@ class _Measurement:
 
     def _make_load(self) -> Load:
         plan, pictures = self._plan, list(self.subject.graph.images)
+        if (size_bytes := plan.images * pictures[0].nbytes) > _MAX_REQUEST_BYTES:
+            raise BenchError(
+                f"a request of {plan.images:,} images has {size_bytes:,} bytes; "
+                f"no server takes more than {_MAX_REQUEST_BYTES:,}"
+            )
         dialect: dialects.Dialect = dialects.Classify(self._model)
         if plan.protocol == "open-inference":
             try:
@@ -186,6 +204,34 @@ class _Measurement:
             seconds=plan.loop_s,
             warm_up_s=plan.warm_up_s,
         )
+
+    def _try(self) -> None:
+        """Ask one such request: what the server refuses outright, every load of it would measure as refusals.
+
+        Raises:
+            BenchError: it is refused, or not answered.
+        """
+        one = replace(
+            self.load,
+            pictures=self.load.pictures[:1],
+            labels=self.load.labels[:1],
+            outstanding=1,
+            requests=1,
+            streams=min(1, self.load.streams),
+            seconds=_TRIAL_PATIENCE_S,
+            warm_up_s=0.0,
+            patience_s=0.0,
+        )
+        found = self._asking.call(closed_loop, one, self._server.address)
+        if found.refused:
+            raise BenchError(
+                f"a request of {self._plan.images:,} images is refused: "
+                f"{report.refusals(found.refused, found.messages).removeprefix('1 ')}"
+            )
+        if found.hung:
+            raise BenchError(
+                f"a request of {self._plan.images:,} images has no answer after {_TRIAL_PATIENCE_S:.0f} s"
+            )
 
     def _find_arrangement(self) -> Arrangement:
         """Find the best that ONNX Runtime can do with this load."""
@@ -208,10 +254,10 @@ class _Measurement:
             check = self._asking.call(closed_loop, short, self._server.address)
         return self._costed(lambda: self._asking.call(run, self.load, self._server.address), check)
 
-    def _open(self, capacity: Report, seed: int) -> Opened:
+    def _open(self, capacity: Served, seed: int) -> Opened:
         plan = self._plan
         assert plan.rate is not None
-        capacity_per_s = capacity.images_per_s() / plan.images
+        capacity_per_s = capacity.images_per_s / plan.images
         rate_per_s = plan.rate.per_s(capacity_per_s)
         if not rate_per_s:
             raise BenchError(
@@ -266,5 +312,7 @@ class _Measurement:
 
 def _generator(plan: Plan) -> Literal["h2load", "python"]:
     if plan.generator == "auto":
-        return "h2load" if h2load.installed() and not plan.streams else "python"
+        # h2load takes refusals for answers, and only a server that is started here tells them apart.
+        may = h2load.installed() and not plan.streams and plan.address is None
+        return "h2load" if may else "python"
     return plan.generator

@@ -1,5 +1,6 @@
 """The first requests of servers that have just become READY, against those that follow."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,8 @@ class Starts:
         first: of the first requests of each start.
         steady: of as many that followed.
         p99_to_steady: first / steady.
+        refused: by status.
+        messages: the server's message to the first of these, by status.
         failed: requests without a right answer.
     """
 
@@ -33,6 +36,8 @@ class Starts:
     first: Latency
     steady: Latency
     p99_to_steady: float | None
+    refused: dict[str, int]
+    messages: dict[str, str]
     failed: int
 
 
@@ -67,6 +72,8 @@ def summary(reports: list[Report], first: int) -> Starts:
         first=early,
         steady=late,
         p99_to_steady=report.per(early.p99_s, late.p99_s),
+        refused=dict(sum((one.refused for one in reports), Counter[str]())),
+        messages=report.messages(reports),
         failed=sum(one.errors for one in reports),
     )
 

@@ -14,6 +14,7 @@ import platform
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from rich.table import Table
 from bench import servers, subjects
 from bench.errors import BenchError
 from bench.plan import Plan
+from bench.report import messages, refusals
 from client.closed_loop import closed_loop
 from client.dialects import Classify
 from client.load import Load, Report, percentile_s
@@ -79,7 +81,11 @@ def main() -> int:
     for rival in rivals:
         table.add_row(rival.setting, *_figures(rival.reports))
     Console().print(table)
-    return int(any(report.errors for rival in rivals for report in rival.reports))
+    reports = [report for rival in rivals for report in rival.reports]
+    refused = sum((report.refused for report in reports), Counter[str]())
+    if refused:
+        sys.stderr.write(f"refused: {refusals(refused, messages(reports))}\n")
+    return int(any(report.errors for report in reports))
 
 
 def _load(options: argparse.Namespace) -> Load:

@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.report import Latency, Served, mean_batch, per, percentiles, total
+from bench.report import Latency, Served, mean_batch, messages, per, percentiles, total
 from client.load import Floats
 
+# Of what the closed loop reached, or of the rate where that is less: a server that answers less did not shed
+# load but refuse it, and the figures of the few answers mean nothing.
+LEAST_ANSWERED = 0.1
 # How a server may end a request whose deadline it cannot keep, or that is too much. The last is what gRPC
 # says where a connection carries too many calls, and other servers where their queue is full.
 ALLOWED = frozenset({"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"})
@@ -48,8 +51,10 @@ class Open:
         ideal: of the ideal server.
         p99_to_ideal: measured / ideal.
         refused: by status.
+        messages: the server's message to the first of these, by status.
         hung: requests without a status, and calls that the server never ended.
-        failed: requests without a right answer, but for those that a deadline allows to refuse.
+        failed: requests without a right answer, but for those that a deadline allows to refuse, unless next
+            to nothing was answered.
         lag: how much later than planned the requests were sent. Where it is not small, the load was too much
             for the machine, and the latencies are in part its own.
         memory_bytes: the server's, before the first loop and after the last.
@@ -65,6 +70,7 @@ class Open:
     p99_to_ideal: float | None
     mean_batch: float | None
     refused: dict[str, int]
+    messages: dict[str, str]
     wrong: int
     hung: int
     failed: int
@@ -85,19 +91,23 @@ def opened(loops: Sequence[Opened], *, deadline: bool) -> Open:
     refused = sum((report.refused for report in reports), Counter[str]())
     wrong = sum(report.wrong for report in reports)
     hung = sum(report.hung for report in reports) + sum(loop.unfinished_calls for loop in loops)
-    faults = {code: count for code, count in refused.items() if not (deadline and code in ALLOWED)}
+    capacity_per_s = statistics.mean(loop.capacity_per_s for loop in loops)
+    rate_per_s = statistics.mean(loop.rate_per_s for loop in loops)
+    sheds = deadline and per_s >= LEAST_ANSWERED * min(capacity_per_s, rate_per_s)
+    faults = {code: count for code, count in refused.items() if not (sheds and code in ALLOWED)}
     memory_bytes = [loop.memory_bytes for loop in loops if loop.memory_bytes is not None]
     return Open(
-        rate_per_s=statistics.mean(loop.rate_per_s for loop in loops),
+        rate_per_s=rate_per_s,
         planned=sum(len(report.lags_s) for report in reports),
         answered=answered,
         answered_per_s=per_s,
-        goodput=per(per_s, statistics.mean(loop.capacity_per_s for loop in loops)),
+        goodput=per(per_s, capacity_per_s),
         latency=latency,
         ideal=ideal,
         p99_to_ideal=per(latency.p99_s, ideal.p99_s) if ideal is not None else None,
         mean_batch=mean_batch([loop.served for loop in loops]),
         refused=dict(refused),
+        messages=messages(reports),
         wrong=wrong,
         hung=hung,
         failed=wrong + hung + sum(faults.values()),

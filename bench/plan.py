@@ -107,6 +107,8 @@ class Plan:
             "--deadline-ms is for an open loop, which needs --rate": self.deadline_s and not self.rate,
             "h2load asks with calls of their own, not over streams": self.generator == "h2load"
             and self.streams,
+            "h2load takes refusals for answers, which only a server that is started here tells apart; take "
+            "--generator python with --address": self.generator == "h2load" and self.address,
         }
         for complaint, applies in contradictions.items():
             if applies:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,20 +38,40 @@ class Served:
     work: Work | None
 
     @property
+    def unseen(self) -> Counter[str]:
+        """Count the refusals that the generator took for answers, by the server's own count."""
+        if self.check is None or self.work is None:
+            return Counter()
+        # What h2load has under way at its end it cancels.
+        return Counter({code: n for code, n in (+self.work.ended).items() if code not in {"OK", "CANCELLED"}})
+
+    @property
+    def answered(self) -> int:
+        """Count the requests that were answered, refused ones left out."""
+        return max(0, self.report.answered - self.unseen.total())
+
+    @property
+    def images_per_s(self) -> float:
+        """Give the images that were answered in a second, refused ones left out."""
+        speed = self.report.images_per_s()
+        return speed * self.answered / self.report.answered if self.unseen else speed
+
+    @property
+    def latencies_s(self) -> Floats:
+        """Give the latencies of the answers in the measured time; none where refusals are among them."""
+        return self.report.measured_latencies_s[: 0 if self.unseen else None]
+
+    @property
     def images(self) -> float:
         """Count the images that were answered, by the server's own count where there is one."""
         if self.work is not None:
             return self.work.images
-        return self.report.answered * self.report.images_per_request
+        return self.answered * self.report.images_per_request
 
     @property
     def refused(self) -> Counter[str]:
         """Count what was refused; a generator that sees no status leaves that to the server."""
-        if self.check is None or self.work is None:
-            return self.report.refused
-        # What h2load has under way at its end it cancels.
-        unseen = {code: count for code, count in self.work.ended.items() if code not in {"OK", "CANCELLED"}}
-        return self.report.refused + Counter(unseen)
+        return self.report.refused + self.unseen
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,7 @@ class Closed:
         requests: that were answered.
         checked: how many of these, or of the ones beside them, were held against the right label.
         refused: by status.
+        messages: the server's message to the first of these, by status, as far as the generator sees it.
         failed: requests without a right answer, refused ones included.
     """
 
@@ -98,6 +119,7 @@ class Closed:
     checked: int
     wrong: int
     refused: dict[str, int]
+    messages: dict[str, str]
     hung: int
     failed: int
 
@@ -107,9 +129,9 @@ def closed(rounds: Sequence[Round], arrangement: Arrangement, *, one_at_a_time: 
     loads = [one.served for one in rounds]
     reports = [load.report for load in loads]
     checks = [load.check for load in loads if load.check is not None]
-    speeds = [(one.bare.images_per_s, one.served.report.images_per_s()) for one in rounds]
+    speeds = [(one.bare.images_per_s, one.served.images_per_s) for one in rounds]
     ratios = [served / bare for bare, served in speeds]
-    latency = percentiles([report.measured_latencies_s for report in reports])
+    latency = percentiles([load.latencies_s for load in loads])
     bare_p50_s = float(np.median(np.concatenate([one.bare.run_s for one in rounds])))
     refused = sum((load.refused for load in loads), sum((check.refused for check in checks), Counter[str]()))
     wrong = sum(report.wrong for report in (*reports, *checks))
@@ -131,12 +153,26 @@ def closed(rounds: Sequence[Round], arrangement: Arrangement, *, one_at_a_time: 
         server_cpu_s_per_1000_images=per(cpu_s, images / 1000),
         client_cpu_s_per_1000_images=per(sum(report.client_cpu_s for report in reports), images / 1000),
         requests_per_server_cpu_s=per(images / reports[0].images_per_request, cpu_s),
-        requests=sum(report.answered for report in reports),
+        requests=sum(load.answered for load in loads),
         checked=sum(report.answered + report.wrong for report in (checks or reports)),
         wrong=wrong,
         refused=dict(refused),
+        messages=messages([*reports, *checks]),
         hung=hung,
         failed=wrong + hung + refused.total(),
+    )
+
+
+def messages(reports: Sequence[Report]) -> dict[str, str]:
+    """Return the message to the first request that was refused with each status."""
+    return {code: text for report in reversed(reports) for code, text in report.messages.items()}
+
+
+def refusals(refused: Mapping[str, int], texts: Mapping[str, str]) -> str:
+    """Describe refusals in a line, most frequent first: how many, which status, the server's message."""
+    most = sorted(refused.items(), key=lambda one: -one[1])
+    return ", ".join(
+        f"{count:,} {code}" + (f" ({texts[code]})" if texts.get(code) else "") for code, count in most
     )
 
 

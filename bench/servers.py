@@ -129,13 +129,13 @@ def described(server: Server, model: str) -> classifier_pb2.ModelStatus:
             return client.get_model(model).status
     except ClientError as error:
         raise BenchError(complaint(error, server.address)) from error
+    except ValueError as error:  # what is no address
+        raise BenchError(str(error)) from error
 
 
 def complaint(error: ClientError, address: str) -> str:
     """Say what a server refused, or that there is none."""
-    if error.code.name == "UNAVAILABLE" and not error.from_server:
-        return f"no server answers at {address}"
-    return f"{address}: {error}"
+    return error.describe(address) if error.unreachable else f"{address}: {error.describe(address)}"
 
 
 @contextmanager
@@ -198,9 +198,9 @@ class _Log:
             self._lines.append(line)
             try:
                 said |= json.loads(line)
-            except ValueError:  # a line that did not come through the log
+            except (ValueError, TypeError):  # a line that did not come through the log
                 continue
-            if said["event"] in events:
+            if said.get("event") in events:
                 self._rest.start()
                 return said
         self._process.wait()

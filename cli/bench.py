@@ -92,6 +92,10 @@ def bench(
     else:
         out.print(tables.title(measured[0]), soft_wrap=True)
         out.print(tables.table(measured))
-    failed = [f"{one.failed:,} of {one.model}" for one in measured if one.failed]
+    failed = [
+        f"{one.failed:,} of {one.model}" + (f", refused: {one.refusals}" if one.refusals else "")
+        for one in measured
+        if one.failed
+    ]
     if failed:
-        refuse(f"requests without a right answer: {', '.join(failed)}")
+        refuse(f"requests without a right answer: {'; '.join(failed)}")

@@ -6,6 +6,9 @@ from rich.markdown import Markdown
 
 from cli.console import RefusedError, out, refusing
 
+_COLUMNS = 100  # of a page that people read, on a wide terminal and in a pipe
+_MAX_CHARACTERS = 1 << 20  # of a page; those that `export` writes have some thousand
+
 
 def run(name: str, repository: Path) -> None:
     """Print the card of the newest version of a model, and say where its pictures are."""
@@ -17,6 +20,26 @@ def run(name: str, repository: Path) -> None:
             held = ", ".join(entries) or "none"
             raise RefusedError(f"{repository} holds no model called {name!r}; there is: {held}")
         folder = entries[name].folder / layout.CARD
-        out.print(Markdown((folder / "README.md").read_text("utf-8")))
+        page = _read(folder / "README.md")
+        # Links in full: a terminal would hide where they lead, and a file lose it.
+        out.print(Markdown(page, hyperlinks=False), width=min(out.width, _COLUMNS))
         pictures = sorted(path for path in folder.glob("*.png") if path.name != layout.EXAMPLE)
-        out.print("\n".join(str(path) for path in pictures), soft_wrap=True)
+        for path in pictures:
+            out.print(str(path), soft_wrap=True)
+
+
+def _read(path: Path) -> str:
+    """Read a page.
+
+    Raises:
+        RefusedError: it is no regular file, or larger than any card.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+        raise RefusedError(f"{path}: not a regular file")
+    with path.open(encoding="utf-8") as file:
+        page = file.read(_MAX_CHARACTERS + 1)
+    if len(page) > _MAX_CHARACTERS:
+        raise RefusedError(f"{path}: more than the {_MAX_CHARACTERS:,} characters of a card")
+    return page

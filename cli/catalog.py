@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import out, print_json, refusing
+from cli.console import on_terminal, one_line, out, print_json, refusing
 
 _WITH_PAPER = 120  # columns of a terminal; on a narrower one, a paper's few letters would say nothing
 
@@ -26,10 +26,10 @@ class _Exported:
     damage: str | None
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Write it in a line."""
         ratio = self.accuracy_ratio
-        said = self.damage or ("accuracy not measured" if ratio is None else f"{ratio:.2%}")
-        return f"{self.name}/{self.version} ({said})"
+        note = self.damage or ("accuracy not measured" if ratio is None else f"{ratio:.2%}")
+        return f"{one_line(self.name)}/{self.version} ({one_line(note)})"
 
 
 def show(repository: Path, *, as_json: bool) -> None:
@@ -60,7 +60,7 @@ def show(repository: Path, *, as_json: bool) -> None:
         return
     with_paper = out.width >= _WITH_PAPER
     # On a terminal the paper takes what the others leave, and is cut there.
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=with_paper and out.is_terminal)
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=with_paper and on_terminal())
     table.add_column("name", no_wrap=True)
     table.add_column("year", justify="right")
     table.add_column("parameters", justify="right")

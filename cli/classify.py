@@ -4,10 +4,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import RefusedError, out, print_json, refusing
+from cli.console import MAX_PATH, RefusedError, one_line, out, print_json, refusing
 from client.client import Client, ClientError, Label
 
 _BAR_CELLS = 16  # with the example of the README, a line of 80 characters
+_MAX_FILE_BYTES = 1 << 30  # the most that a server's max_message_bytes may be
 
 
 def run(images: list[Path], model: str, address: str, top_k: int | None, *, as_json: bool) -> None:
@@ -29,31 +30,40 @@ def run(images: list[Path], model: str, address: str, top_k: int | None, *, as_j
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("picture", overflow="fold")
-    table.add_column("label")
+    table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     table.add_column("", min_width=_BAR_CELLS)
     for image, labels in zip(images, answers, strict=True):
         for rank, label in enumerate(labels):
-            table.add_row(str(image) if rank == 0 else "", *_cells(label))
+            table.add_row(one_line(str(image), MAX_PATH) if rank == 0 else "", *_cells(label))
     out.print(table)
 
 
 def _cells(label: Label) -> tuple[str, str, str]:
-    return label.text, f"{label.probability:.4f}", "█" * round(label.probability * _BAR_CELLS)
+    likely = 0 <= label.probability <= 1  # what a server sends may be anything
+    bar = "█" * round(label.probability * _BAR_CELLS) if likely else ""
+    return one_line(label.text), f"{label.probability:.4g}" if not likely else f"{label.probability:.4f}", bar
 
 
 def _read(image: Path) -> bytes:
+    """Read a file; a device or a pipe may have no end.
+
+    Raises:
+        RefusedError: it cannot be read, or is larger than what any server takes.
+    """
     try:
-        return image.read_bytes()
+        with image.open("rb") as file:
+            encoded = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise RefusedError(f"cannot read {image}: {(error.strerror or str(error)).lower()}") from error
+    if len(encoded) > _MAX_FILE_BYTES:
+        raise RefusedError(f"cannot send {image}: larger than {_MAX_FILE_BYTES:,} bytes")
+    return encoded
 
 
 def _explain(error: ClientError, images: list[Path], address: str) -> str:
     """Say what was refused in the user's own terms: the file's name, not its index."""
-    if error.code.name == "UNAVAILABLE" and not error.from_server:
-        return f"no server answers at {address}"
     for index, image in enumerate(images):
         if error.field == f"images[{index}]":
             return str(error).replace(error.field, str(image), 1)
-    return str(error)
+    return error.describe(address)

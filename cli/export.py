@@ -59,7 +59,7 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
                 raise
             failed.append(name)
             if not known:
-                traceback.print_exception(error)  # a bug in one leaves the rest
+                err.print("".join(traceback.format_exception(error)))  # a bug in one leaves the rest
             err.print(f"{name}: {first_line(error)}", style="red")
             continue
         for line in told(exported):

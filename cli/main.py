@@ -3,11 +3,13 @@
 Options read the environment too: `MODELZOO_ADDRESS`, `MODELZOO_REPOSITORY` and so on.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import streams
 from cli.bench import bench
 from cli.options import MODELS as _MODELS
 from cli.options import AsJson, Repository
@@ -290,6 +292,13 @@ app.command()(bench)
 
 def main() -> None:
     """Run the command line."""
+    streams.install()
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):  # Rich and Typer read them; 0 columns would show nothing
+        width = os.environ.get(name, "")
+        if not (width.isdecimal() and int(width) > 0):
+            os.environ.pop(name, None)
+    # gRPC's core writes to standard error what it makes of an address, and what peers send it, raw.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 

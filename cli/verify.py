@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import RefusedError, err, out, refusing
+from cli.console import RefusedError, err, one_line, out, refusing
 
 if TYPE_CHECKING:
     from artifact import layout
@@ -39,7 +39,7 @@ def run(names: list[str], repository: Path, device: str) -> None:
         out.print(table)
         failed = {name: reason for name, reason in reasons.items() if reason}
         for name, reason in failed.items():
-            out.print(f"{name}: {reason}", soft_wrap=True)
+            out.print(f"{one_line(name)}: {one_line(reason)}", soft_wrap=True)
         if failed:
             raise RefusedError(f"{len(failed)} of {len(reasons)} models failed")
 
@@ -54,11 +54,12 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> str:
     from artifact.errors import first_line
     from server import loading
 
-    begun: tuple[str, ...] = (entry.name, str(entry.version))
+    name = one_line(entry.name)
+    begun: tuple[str, ...] = (name, str(entry.version))
     try:
         artifact = loading.read(entry.folder)
         for precision in artifact.manifest.precisions:
-            begun = (entry.name, str(entry.version), precision.name, device.name)
+            begun = (name, str(entry.version), one_line(precision.name), device.name)
             if not any(tolerance.provider == device.provider for tolerance in precision.tolerances):
                 table.add_row(*begun, "-", "-", Text("not meant for this device"))
                 continue

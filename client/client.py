@@ -4,6 +4,7 @@ Encoded pictures are sent as they are and arrays as raw pixels; nothing is prepr
 artifact on the server knows how.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from client.channels import open_channel
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 _MAX_MESSAGE_BYTES = 256 << 20  # answers are small; this only must not be the limit that is met first
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 Picture = bytes | npt.NDArray[np.uint8]
 Request = TypeVar("Request")
@@ -71,6 +73,17 @@ class ClientError(Exception):
         self.retry_delay_s = retry_delay_s
         self.from_server = from_server
 
+    @property
+    def unreachable(self) -> bool:
+        """Return whether there was no server to ask, as far as gRPC knows."""
+        return self.code is grpc.StatusCode.UNAVAILABLE and not self.from_server
+
+    def describe(self, address: str) -> str:
+        """Describe what went wrong at an address, and when to try again, where the server names a time."""
+        if self.unreachable:
+            return f"no server answers at {address}"
+        return f"{self}" if self.retry_delay_s is None else f"{self}; try again in {self.retry_delay_s:g} s"
+
 
 class Client:
     """A connection to a server, to be shared by threads and closed after use.
@@ -78,13 +91,16 @@ class Client:
     Args:
         address: ``host:port``.
         timeout_s: how long a call may take, unless it says otherwise.
+
+    Raises:
+        ValueError: the address is not one.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
+        self._channel = open_channel(
             address,
-            options=[
+            [
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 # A channel of its own connection: two clients of one process do not share a socket.
                 ("grpc.use_local_subchannel_pool", 1),
@@ -135,7 +151,8 @@ class Client:
             ClientError: the server refused the request, or cannot be reached.
             TypeError: a picture that is neither bytes nor a uint8 array ``[H, W, C]``.
         """
-        return _labels(self.classify_raw(model, pictures, top_k, version, timeout_s, bulk=bulk))
+        response = self.classify_raw(model, pictures, top_k, version, timeout_s, bulk=bulk)
+        return _labels(response, len(pictures))
 
     def classify_raw(
         self,
@@ -167,17 +184,21 @@ class Client:
     ) -> Iterator[tuple[int, list[Label] | ClientError]]:
         """Classify pictures one by one over a call that stays open, which costs a third of as many calls.
 
-        The pictures are sent from another thread, ahead of the answers.
+        The pictures are sent from another thread, ahead of the answers. A caller that stops iterating ends
+        the call, and pictures are taken no more.
 
         Yields:
             The position of a picture and its labels, most probable first, or why it has none; in the order
             in which the answers come.
 
         Raises:
-            ClientError: the stream broke.
-            Exception: whatever ``pictures`` raises, or TypeError for one that `classify` would not take.
+            ClientError: the stream ended before every picture had its answer; `retry_delay_s` is when to
+                try again, where the server names a time.
+            BaseException: whatever ``pictures`` raises, or TypeError for one that `classify` would not take.
         """
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
+        unanswered: set[str] = set()
+        all_sent = threading.Event()
 
         def requests() -> Iterator[classifier_pb2.ClassifyStreamRequest]:
             try:
@@ -185,21 +206,30 @@ class Client:
                     request = classifier_pb2.ClassifyRequest(
                         model=model, images=[image(picture)], top_k=top_k
                     )
+                    unanswered.add(str(index))
                     yield classifier_pb2.ClassifyStreamRequest(id=str(index), request=request)
-            except Exception as error:  # noqa: BLE001 - it is for the caller, whose thread is another
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - for the caller; gRPC's thread would die of it unseen
                 failures.append(error)
+            all_sent.set()
 
         call = self._classifier.ClassifyStream(requests())
         try:
             for answer in call:
+                if answer.id not in unanswered:
+                    raise _malformed(f"an answer to picture {answer.id!r}, which waits for none")
+                unanswered.remove(answer.id)
                 refused = answer.WhichOneof("outcome") == "error"
-                yield int(answer.id), _refusal(answer.error) if refused else _labels(answer.response)[0]
+                yield int(answer.id), _refusal(answer.error) if refused else _labels(answer.response, 1)[0]
         except grpc.RpcError as error:
             raise client_error(error) from error
         finally:
             call.cancel()
         if failures:
             raise failures[0]
+        if unanswered or not all_sent.is_set():
+            raise _malformed(f"the stream's end, with {len(unanswered)} pictures unanswered")
 
     def list_models(self) -> list[classifier_pb2.ModelStatus]:
         """List every model of the server, whatever its state.
@@ -258,11 +288,22 @@ def image(picture: Picture) -> classifier_pb2.Image:
     return classifier_pb2.Image(pixels=pixels)
 
 
-def _labels(response: classifier_pb2.ClassifyResponse) -> list[list[Label]]:
+def _labels(response: classifier_pb2.ClassifyResponse, pictures: int) -> list[list[Label]]:
+    """Return the labels of each picture.
+
+    Raises:
+        ClientError: the response is not one to so many pictures.
+    """
+    if len(response.classifications) != pictures:
+        raise _malformed(f"{len(response.classifications)} classifications for {pictures} pictures")
     return [
         [Label(label.label, label.label_index, label.probability) for label in classification.labels]
         for classification in response.classifications
     ]
+
+
+def _malformed(what: str) -> ClientError:
+    return ClientError(grpc.StatusCode.INTERNAL, f"the server sent {what}")
 
 
 def client_error(error: grpc.RpcError) -> ClientError:

@@ -29,7 +29,8 @@ async def _run(load: Load, address: str) -> Report:
             while (load.requests is None or number < load.requests) and (asked_s := tally.now_s()) < ends_s:
                 answer = await transport.ask(number, load.deadline_s)
                 tally.count(number, asked_s, answer)
-                if answer.status == "UNAVAILABLE":  # the server is gone, or going: asking on would only spin
+                # The stream has ended, or the server is gone or going: asking on would only spin.
+                if answer.stream_ended or answer.status == "UNAVAILABLE":
                     return
                 number += load.outstanding
 

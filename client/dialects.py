@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
+from client.channels import open_channel
 from client.client import Picture, client_error, image
 from modelzoo.v1 import classifier_pb2, open_inference_pb2, open_inference_pb2_grpc
 
@@ -27,11 +28,15 @@ class Answer(NamedTuple):
         status: the name of gRPC's status.
         labels: the index of every image's most probable label; empty unless the status is OK.
         batch_size: the largest batch that carried one of its images; 0 where nobody says.
+        message: the server's reason why there are no labels.
+        stream_ended: whether the stream that the request took has ended, and takes no more.
     """
 
     status: str
     labels: Sequence[int] = ()
     batch_size: int = 0
+    message: str = ""
+    stream_ended: bool = False
 
 
 class Dialect(Protocol):
@@ -102,7 +107,8 @@ class Classify:
         try:
             answer = classifier_pb2.ClassifyStreamResponse.FromString(message)
             if answer.WhichOneof("outcome") == "error":
-                return _number(answer.id), Answer(code_pb2.Code.Name(answer.error.code))
+                status = code_pb2.Code.Name(answer.error.code)
+                return _number(answer.id), Answer(status, message=answer.error.message)
             return _number(answer.id), _classified(answer.response)
         except (DecodeError, IndexError, ValueError):
             return None, Answer(UNREADABLE)
@@ -162,7 +168,8 @@ class Infer:
             answer = open_inference_pb2.ModelStreamInferResponse.FromString(message)
             number = _number(answer.infer_response.id)
             if answer.error_message:
-                return number, Answer(grpc.StatusCode.UNKNOWN.name)  # the protocol sends text, no status
+                # The protocol sends text, no status.
+                return number, Answer(grpc.StatusCode.UNKNOWN.name, message=answer.error_message)
             return number, self._inferred(answer.infer_response)
         except (DecodeError, IndexError, ValueError):
             return None, Answer(UNREADABLE)
@@ -189,7 +196,7 @@ def infer(address: str, model: str, picture: Picture) -> Infer:
         ValueError: the model does not take such pictures as uint8 ``[N, H, W, C]``, or gives no float32.
     """
     request = open_inference_pb2.ModelMetadataRequest(name=model)
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             described = stub.ModelMetadata(request, timeout=_METADATA_TIMEOUT_S)

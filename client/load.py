@@ -1,7 +1,7 @@
 """What a load asks, and what it was answered; `closed_loop`, `open_loop` and others run it."""
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,6 +89,7 @@ class Report:
         measured_s: begin and end of the time that is measured, after the load began.
         wrong: answered requests with a label that is not right, or with an answer that cannot be read.
         refused: requests that ended with a status, by its name.
+        messages: the server's message to the first of these, by the same names.
         hung: requests that had neither answer nor status when the load gave up on them.
         client_cpu_s: processor time of the process that asked, for all requests.
         mean_batch: images that ran together, as the answers say; None where they do not.
@@ -105,6 +106,7 @@ class Report:
     client_cpu_s: float = 0.0
     mean_batch: float | None = None
     lags_s: Floats = field(default_factory=lambda: np.zeros(0))
+    messages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:

@@ -25,6 +25,7 @@ class Tally:
         self._asked_s, self._latencies_s, self._lags_s = array("d"), array("d"), array("d")
         self._wrong = 0
         self._refused: Counter[str] = Counter()
+        self._messages: dict[str, str] = {}
         self._batched = 0  # requests whose batch is known
         self._batch_shares = 0.0  # of the batches that carried them
         self._began_s = time.monotonic()
@@ -51,6 +52,7 @@ class Tally:
             self._wrong += 1
         else:
             self._refused[answer.status] += 1
+            self._messages.setdefault(answer.status, answer.message)
 
     def lag(self, lag_s: float) -> None:
         """Note how much later than planned a question was sent."""
@@ -67,6 +69,7 @@ class Tally:
             measured_s=measured_s,
             wrong=self._wrong,
             refused=self._refused,
+            messages=self._messages,
             hung=hung,
             client_cpu_s=time.process_time() - self._began_cpu_s,
             mean_batch=self._batched / self._batch_shares if self._batched else None,

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import grpc
 
+from client.channels import open_aio_channel
 from client.dialects import Answer, Dialect
 from client.load import Load
 
@@ -39,13 +40,13 @@ async def connected(load: Load, address: str, outstanding: int | None = None) ->
     Raises:
         ConnectionError: nobody answers there.
         TypeError: a picture that the dialect cannot send.
+        ValueError: the address is not one.
     """
     questions = load.questions()
     count = min(load.connections, load.streams or outstanding or load.connections)
     async with AsyncExitStack() as stack:
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS))
-            for _ in range(count)
+            await stack.enter_async_context(open_aio_channel(address, _CHANNEL_OPTIONS)) for _ in range(count)
         ]
         for channel in channels:
             await _connect(channel, address)
@@ -84,7 +85,7 @@ class Calls:
         try:
             body = await method(self._questions[number % len(self._questions)], timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            return Answer(error.code().name)
+            return Answer(error.code().name, message=error.details() or "")
         return self._dialect.answer(body)
 
 
@@ -137,19 +138,21 @@ class _Stream:
         await self._reader
 
     async def _read(self) -> None:
-        code = grpc.StatusCode.UNKNOWN
+        code, text = grpc.StatusCode.UNKNOWN, ""
         try:
             while isinstance(message := await self._call.read(), bytes):  # else it is the end
                 number, answer = self._dialect.streamed_answer(message)
                 waiting = None if number is None else self._waiting.pop(number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
-            code = await self._call.code()
+            code, text = await self._call.code(), await self._call.details() or ""
         except grpc.aio.AioRpcError as error:
-            code = error.code()
+            code, text = error.code(), error.details() or ""
         except asyncio.CancelledError:  # what `read` raises in a call that was cancelled, too
             code = grpc.StatusCode.CANCELLED
-        self._broken = Answer(code.name)
+        # An end with OK is none for the requests that wait: they were not answered.
+        status = grpc.StatusCode.UNKNOWN if code is grpc.StatusCode.OK else code
+        self._broken = Answer(status.name, message=text or "the stream ended", stream_ended=True)
         for lost in self._waiting.values():
             if not lost.done():
                 lost.set_result(self._broken)

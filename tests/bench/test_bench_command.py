@@ -133,6 +133,22 @@ class Turning:
         return np.roll(self._network.infer(rows), int(self._turned.is_set()), axis=1)
 
 
+class Failing:
+    """A network whose device fails from the second batch on that follows an event."""
+
+    def __init__(self, network: Network, broken: threading.Event) -> None:
+        self._network = network
+        self._broken = broken
+        self._left = 1
+
+    def infer(self, rows: Sequence[Pixels]) -> Probabilities:
+        if self._broken.is_set():
+            if not self._left:
+                raise RuntimeError("broken")
+            self._left -= 1
+        return self._network.infer(rows)
+
+
 def test_wrong_answers_are_noticed_whatever_asks(bench: Callable[..., Any], start_server) -> None:
     turned = threading.Event()
     running = start_server(open_network=lambda *arguments: Turning(OnnxNetwork(*arguments), turned))
@@ -183,6 +199,51 @@ def test_the_process_of_a_running_server_may_be_named(measured: Measured, server
 def test_what_cannot_be_measured_is_refused_in_a_line(bench: Callable[..., Any]) -> None:
     assert refused(bench("--address", "127.0.0.1:1")) == "no server answers at 127.0.0.1:1"
     assert "no rate: 'fast'" in refused(bench("--rate", "fast"))
+
+
+@pytest.mark.parametrize("streams", [0, 1], ids=["calls", "stream"])
+@pytest.mark.parametrize("protocol", ["modelzoo", "open-inference"])
+def test_requests_that_the_server_does_not_take_are_not_measured(
+    repository: Path, server, streams: int, protocol: str
+) -> None:
+    said: list[str] = []
+    plan = Plan(repository, address=server.address, images=300, streams=streams, protocol=protocol)
+    with pytest.raises(BenchError, match=r"^a request of 300 images is refused: [A-Z_]+ \(.*256") as caught:
+        comparison.compare(NAME, plan, said.append)
+    assert "\n" not in str(caught.value)
+    assert said == []  # nothing was looked for, and nothing measured
+
+
+def test_requests_that_no_server_takes_are_not_even_built(repository: Path, server) -> None:
+    reason = (
+        "a request of 100,000,000 images has 6,400,000,000 bytes; no server takes more than 1,073,741,824"
+    )
+    assert refusal(repository, address=server.address, images=100_000_000) == reason
+
+
+def test_a_generator_that_cannot_see_refusals_asks_only_servers_that_tell(repository: Path) -> None:
+    with pytest.raises(BenchError, match="take --generator python with --address"):
+        Plan(repository, address="127.0.0.1:1", generator="h2load")
+
+
+@pytest.mark.slow
+def test_the_line_at_the_end_says_how_many_were_refused_with_which_status_and_why(
+    bench: Callable[..., Any], start_server
+) -> None:
+    full = threading.Event()
+    running = start_server(open_network=lambda *arguments: Failing(OnnxNetwork(*arguments), full))
+    full.set()  # it has proved itself, and answers the one request that is tried
+    done = bench("--address", running.address, "--rounds", 1, "--json")
+    assert done.returncode == 1
+    [figures] = json.loads(done.stdout)
+    closed = figures["closed"]
+    refusals = closed["refused"]["INTERNAL"]
+    assert (closed["requests"], closed["served_images_per_s"], closed["latency"]["p50_s"]) == (0, 0, None)
+    assert closed["failed"] == refusals > 0
+    assert done.stderr.splitlines()[-1] == (
+        f"modelzoo: requests without a right answer: {refusals:,} of {NAME}, "
+        f"refused: {refusals:,} INTERNAL (the device failed this batch)"
+    )
 
 
 def test_a_model_that_neither_side_has_is_refused(

@@ -94,7 +94,31 @@ def test_a_generator_that_sees_no_status_leaves_refusals_to_the_server_and_answe
     found = closed(one_round(1, load(100, refused=Counter({"HTTP 503": 1})), check=check, work=work))
     assert found.refused == {"HTTP 503": 1, "RESOURCE_EXHAUSTED": 7, "INTERNAL": 2}
     assert (found.wrong, found.failed) == (1, 11)
-    assert (found.requests, found.checked) == (400, 201)
+    assert (found.requests, found.checked) == (393, 201)
+
+
+def test_refusals_that_a_generator_takes_for_answers_are_no_throughput() -> None:
+    asked = load(100, refused=Counter(), latency_ms=1)  # 400 in 4 s, all with HTTP 200
+    for refused, images_per_s in ((0, 100), (100, 75), (400, 0)):
+        work = Work(10, 400 - refused, Counter(OK=400 - refused, INVALID_ARGUMENT=refused), 0)
+        found = closed(one_round(50, asked, check=load(0), work=work))
+        assert found.requests == 400 - refused
+        assert found.served_images_per_s == pytest.approx(images_per_s)
+        assert found.ratio == pytest.approx(images_per_s / 50)
+        assert found.failed == refused
+        # A refusal is quick; among the answers it would make them look so.
+        assert (found.latency.p50_s is None) == bool(refused)
+
+
+def test_what_the_server_said_first_is_kept_by_status() -> None:
+    first = load(0, refused=Counter(INTERNAL=1), messages={"INTERNAL": "broken"})
+    second = load(
+        0, refused=Counter(INTERNAL=2, NOT_FOUND=9), messages={"INTERNAL": "x", "NOT_FOUND": "no net"}
+    )
+    found = closed(one_round(1, first), one_round(1, second))
+    assert found.messages == {"INTERNAL": "broken", "NOT_FOUND": "no net"}
+    assert report.refusals(found.refused, found.messages) == "9 NOT_FOUND (no net), 3 INTERNAL (broken)"
+    assert report.refusals({"failed": 2}, {}) == "2 failed"
 
 
 def test_nothing_answered_is_a_report_too() -> None:
@@ -115,6 +139,16 @@ def opened(done: Report, **wishes: object) -> Opened:
         "memory_bytes": (1000, 1100),
     }
     return Opened(served=one_round(1, done).served, **(usual | wishes))
+
+
+@pytest.mark.parametrize(("answered_per_s", "failed"), [(100, 0), (15, 0), (13, 508), (0, 560)])
+def test_a_deadline_allows_to_shed_load_but_not_to_refuse_nearly_all_of_it(
+    answered_per_s: int, failed: int
+) -> None:
+    refused = Counter(DEADLINE_EXCEEDED=560 - 4 * answered_per_s)
+    found = open_report.opened([opened(load(answered_per_s, refused=refused))], deadline=True)
+    assert found.failed == failed
+    assert found.answered_per_s == answered_per_s
 
 
 def test_an_open_loop_is_held_against_capacity_and_the_ideal() -> None:

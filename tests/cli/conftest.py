@@ -33,9 +33,12 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def show(tmp_path: Path) -> Show:
-    """Run `modelzoo` on a terminal of so many columns; give the lines that stand there in the end."""
+    """Run `modelzoo` on a terminal of so many columns; give the lines that stand there in the end.
 
-    def show(columns: int, *arguments: object) -> list[str]:
+    Environment variables by keyword.
+    """
+
+    def show(columns: int, *arguments: object, **environment: str) -> list[str]:
         ours, theirs = os.openpty()
         termios.tcsetwinsize(theirs, (50, columns))
         with subprocess.Popen(
@@ -44,7 +47,7 @@ def show(tmp_path: Path) -> Show:
             stdout=theirs,
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
-            env=_inherited() | {"TERM": "xterm"},
+            env=_inherited() | {"TERM": "xterm"} | environment,
         ):
             os.close(theirs)
             shown = b"".join(iter(lambda: _read(ours), b""))

@@ -147,3 +147,10 @@ def test_an_error_that_is_no_call_has_a_code_too() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(ClientError, match=r"^an interceptor's$") as caught:
         client._call(fail, None)
     assert caught.value.code is grpc.StatusCode.UNKNOWN
+
+
+def test_an_answer_to_another_number_of_pictures_is_an_internal_error(serve: Serve) -> None:
+    client = serve(lambda request, context: b"")
+    with pytest.raises(ClientError, match=r"^the server sent 0 classifications for 1 pictures$") as caught:
+        client.classify("net", [b"a picture"])
+    assert caught.value.code is grpc.StatusCode.INTERNAL

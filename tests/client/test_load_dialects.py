@@ -88,7 +88,7 @@ def test_an_open_inference_answer_is_the_most_probable_label_of_each_row(raw: bo
 
 def test_an_open_inference_error_in_a_stream_has_no_status_but_unknown() -> None:
     message = open_inference_pb2.ModelStreamInferResponse(error_message="no", infer_response={"id": "4"})
-    assert INFER.streamed_answer(message.SerializeToString()) == (4, Answer("UNKNOWN"))
+    assert INFER.streamed_answer(message.SerializeToString()) == (4, Answer("UNKNOWN", message="no"))
 
 
 OTHER_NAME = Infer("net", "images", "logits")

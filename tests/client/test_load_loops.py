@@ -106,6 +106,7 @@ def test_refusals_are_counted_by_status_and_the_others_answered(
     )
     done = run(load, server.address)
     assert done.refused == {"INVALID_ARGUMENT": 20}
+    assert done.messages == {"INVALID_ARGUMENT": "images[0]: neither a JPEG nor a PNG file"}
     assert (done.answered, done.errors) == (20, 20)
 
 
@@ -132,6 +133,41 @@ def test_a_late_answer_is_a_refusal(
     done = run(load, running.address)
     gate.open()
     assert (done.answered, done.refused, done.hung) == (0, {"DEADLINE_EXCEEDED": 40}, 0)
+
+
+class Ending(grpc.GenericRpcHandler):
+    """Ends every stream after its first message, with a status; counts them."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+        self.messages = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.stream_stream_rpc_method_handler(self._end)
+
+    def _end(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.messages += 1
+        next(messages)
+        context.set_code(self._code)
+        context.set_details("no more")
+        return iter(())
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK])
+def test_a_stream_that_ended_is_asked_no_more(make_load, code: grpc.StatusCode) -> None:
+    handler = Ending(code)
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    load = make_load(outstanding=4, streams=2, seconds=60)
+    done = closed_loop(load, f"127.0.0.1:{port}")
+    server.stop(None).wait()
+    status = "UNKNOWN" if code is grpc.StatusCode.OK else code.name
+    assert (done.answered, done.wrong, done.hung, done.refused.total()) == (0, 0, 0, 4)
+    assert set(done.refused) <= {status, "INTERNAL"}  # the latter is gRPC's for a write that came too late
+    message = "the stream ended" if code is grpc.StatusCode.OK else "no more"
+    assert done.messages.get(status, message) == message
+    assert handler.messages == 2
 
 
 class Silent(grpc.GenericRpcHandler):
