@@ -220,6 +220,10 @@ def serve(
         bool | None,
         typer.Option("--allow-client-shm", help="Let clients on this machine pass tensors in shared memory."),
     ] = None,
+    accept_compressed: Annotated[
+        bool | None,
+        typer.Option("--accept-compressed", help="Accept compressed messages; the limits are then lower."),
+    ] = None,
     status_compat: Annotated[
         str | None,
         typer.Option(help="none or triton: a full queue is then UNAVAILABLE.", show_default="none"),
@@ -247,6 +251,7 @@ def serve(
             "max_batch_size": max_batch_size,
             "frontends": frontends,
             "allow_client_shm": allow_client_shm,
+            "accept_compressed": accept_compressed,
             "status_compat": status_compat,
             "log_format": log_format,
         },

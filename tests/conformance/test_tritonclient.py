@@ -56,8 +56,15 @@ def probabilities(asked: np.ndarray, exported: dict[str, pipeline.Exported]) -> 
     return train.probabilities(exported[MODEL].served, asked)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["identity only", "compressed"])
+def accepts_compressed(request: pytest.FixtureRequest) -> bool:
+    """Whether the server takes compressed messages: all else is the same."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
 def report(
+    accepts_compressed: bool,
     server,
     repository: Path,
     python: Path,
@@ -68,6 +75,7 @@ def report(
     """What the server said, as tritonclient understood it."""
     settings = {"repository": repository, "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
     settings |= {"allow_client_shm": True, "allow_model_control": True}
+    settings["accept_compressed"] = accepts_compressed
     settings["model_batch_sizes"] = {MODEL: [32]}  # whatever the machine measures
     running = type(server)(type(server.settings)(**settings))
     arrays = tmp_path_factory.mktemp("conformance") / "arrays.npz"
@@ -107,7 +115,19 @@ def test_the_server_and_the_model_describe_themselves(report: dict[str, Any]) ->
     assert (gives["data_type"], gives["dims"], gives["label_filename"]) == ("TYPE_FP32", ["10"], "labels.txt")
 
 
-@pytest.mark.parametrize("way", ["probabilities", "by name", "with options", "compressed", "later"])
+def test_compressed_messages_are_answered_only_where_they_are_accepted(
+    report: dict[str, Any], probabilities: np.ndarray, accepts_compressed: bool
+) -> None:
+    if accepts_compressed:
+        np.testing.assert_allclose(report["infer"]["compressed"], probabilities, atol=1e-5)
+    else:
+        assert report["infer"]["compressed"] == [
+            "StatusCode.UNIMPLEMENTED",
+            "Compression algorithm 'gzip' is disabled.",
+        ]
+
+
+@pytest.mark.parametrize("way", ["probabilities", "by name", "with options", "later"])
 def test_every_way_of_asking_gets_the_same_probabilities(
     report: dict[str, Any], probabilities: np.ndarray, way: str
 ) -> None:
