@@ -101,6 +101,7 @@ class Front:
             ),
             self.in_flight,
             log,
+            metrics.peer_limited,
         )
         self.decoder = Decoder(
             settings.decoder_threads,

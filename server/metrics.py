@@ -29,6 +29,9 @@ RpcKind = Literal["unary", "server_stream", "bidi_stream"]
 Stage = Literal["decode", "queue", "infer"]
 STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
 Unanswered = Literal["queue_full", "late", "expired", "cancelled", "failed"]
+# What a peer ran into that kept a call, or a connection, waiting or made it hold too much.
+PeerLimit = Literal["idle", "calls", "bytes", "connections"]
+PEER_LIMITS: tuple[PeerLimit, ...] = ("idle", "calls", "bytes", "connections")
 UNANSWERED: tuple[Unanswered, ...] = ("queue_full", "late", "expired", "cancelled", "failed")
 # How a classification for a known model can end; an unknown model's name is folded into one series.
 CLASSIFY_CODES = (
@@ -203,6 +206,13 @@ class Metrics:
             "1 where the model's batches replay captured CUDA graphs, else 0.",
             ["model", "version"],
         )
+        self._peer_limits = counter(
+            "peer_limits_total",
+            "Calls and connections that were ended although their peers did not: what they ran into.",
+            ["limit"],
+        )
+        for limit in PEER_LIMITS:
+            self._peer_limits.labels(limit)
         self._device = gauge(
             "device_info", "The device that serves, and the one that was asked for.", ["device", "requested"]
         )
@@ -235,6 +245,10 @@ class Metrics:
     def request_ended(self, model: str, code: grpc.StatusCode, count: int = 1) -> None:
         """Count a classification request; ``model`` is a known model's name or `UNKNOWN_MODEL`."""
         self._requests.labels(model, code.name).inc(count)
+
+    def peer_limited(self, limit: PeerLimit) -> None:
+        """Count a call or a connection that was ended because of what its peer did, or did not do."""
+        self._peer_limits.labels(limit).inc()
 
     def for_batcher(self, model: str, statistics: Statistics | None = None) -> BatcherMetrics:
         """Bind what the batcher counts for a model."""

@@ -63,6 +63,13 @@ TRAFFIC = (
             "{{grpc_method}} sent": rate(METHOD, "grpc_server_msg_sent_total") + " > 0",
         },
     ),
+    Panel(
+        "Ended for what peers did",
+        "suffix: /s",
+        "Calls and connections that the server ended by itself: idle ones, those that others needed the room"
+        " of, and those whose unfinished messages or unread answers held too much.",
+        {"{{limit}}": rate("limit", "modelzoo_peer_limits_total")},
+    ),
 )
 
 LATENCY = (

@@ -7,13 +7,14 @@ others need what it holds. Calls that compute are never evicted.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 from structlog.typing import FilteringBoundLogger
 
 from server.errors import MissingMessageError, ModelZooError, OverloadedError
 from server.in_flight import RETRY_DELAY_S, InFlight
+from server.metrics import PeerLimit
 from server.rpc.connections import Connection, address_of_peer
 from server.rpc.limits import Limits, Pool
 
@@ -23,7 +24,6 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 # request's pseudo headers, and window updates. Upper bounds: see `Connection.explain`.
 _FRAME_BYTES, _FRAME_HEADER_BYTES, _MESSAGE_BYTES, _CALL_BYTES = 16_384, 9, 64, 256
 _HEADER_BYTES = 8  # of one header, beside its name and value
-_PRESSED_STALL_S = 2.0  # under pressure, an answer that is not read for so long ends its connection
 
 
 class Call:
@@ -129,21 +129,25 @@ class Call:
         """
         self._calls.require_room(self.connection)
 
-    def evict(self, error: ModelZooError) -> None:
+    def evict(self, error: ModelZooError, limit: PeerLimit) -> None:
         """End the call while it waits for its peer."""
         if self.evicted is not None or self._task is None:
             return
         self.evicted = error
         if self.writes:
             # No status overtakes an answer that is not read.
-            self._calls.cut(self.connection, str(error))
+            self._calls.cut(self.connection, limit, str(error))
         else:
+            self._calls.count(limit)
             self._task.cancel()
 
     def end(self, _: object = None) -> None:
         """Give back everything that the call holds."""
         if self._reads:
-            self.connection.write_off()  # what may have come of a message that is not wanted any more
+            # Its share of what is unfinished, which is not wanted any more.
+            self._calls.explain(
+                self.connection, self.connection.unfinished_bytes // self.connection.all_calls
+            )
         self._reads = self.writes = False
         self.leave(self.held_bytes, self.requests)
         self._calls.ended(self)
@@ -174,18 +178,25 @@ class Calls:
         watches: of calls that wait for a change of health.
         waiting: calls that wait for their peers, the longest first.
         connections: that have calls, or had and are still open, by their peer.
-        cut_connections: how many were closed because of what they held, or to make room for others.
+        pressed: whether a request was rejected for want of room; `Guard` makes some.
     """
 
-    def __init__(self, limits: Limits, in_flight: InFlight, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        in_flight: InFlight,
+        log: FilteringBoundLogger,
+        count: Callable[[PeerLimit], None] = lambda _: None,
+    ) -> None:
         self.limits = limits
+        self.count = count
+        self.pressed = False
         self._log = log
         self.in_flight = in_flight
         self.ordinary = Pool("calls", limits.max_calls, limits.max_calls_per_connection)
         self.probes = Pool("health checks", 1024, 256)
         self.watches = Pool("watches of health", 1024, 256)
         self.waiting: dict[Call, None] = {}
-        self.cut_connections = 0
         self.connections: dict[str, Connection] = {}
 
     def admit(self, context: Context, pool: Pool) -> Call:
@@ -244,26 +255,16 @@ class Calls:
         try:
             self.in_flight.require_room()
         except OverloadedError:
-            self.relieve(time.monotonic())
+            self.pressed = True
             raise
 
-    def cut(self, connection: Connection, reason: str) -> None:
+    def cut(self, connection: Connection, limit: PeerLimit, reason: str) -> None:
         """End a connection and all of its calls."""
         if connection.socket is not None and not connection.cut:
             connection.cut = True
-            self.cut_connections += 1
+            self.count(limit)
             self._log.warning("connection_cut", peer=connection.peer, reason=reason)
             connection.socket.shut_down()
-
-    def relieve(self, now_s: float) -> None:
-        """Cut the connection that holds most in answers that are not read."""
-        stalled: dict[Connection, int] = {}
-        for call in self.waiting_longer(_PRESSED_STALL_S, now_s):
-            if call.writes:
-                stalled[call.connection] = stalled.get(call.connection, 0) + call.held_bytes
-        if stalled:
-            worst = max(stalled, key=lambda connection: stalled[connection])
-            self.cut(worst, f"{stalled[worst]:,} bytes of answers not read, and others need the room")
 
     def waiting_longer(self, than_s: float, now_s: float) -> Iterator[Call]:
         """Yield the calls that have waited longer than a time."""
@@ -282,6 +283,7 @@ class Calls:
             return False
         busiest = max(longest, key=lambda connection: connection.calls[pool])
         longest[busiest].evict(
-            OverloadedError(f"{pool.name}: {pool.limit} open, this one waited longest", RETRY_DELAY_S)
+            OverloadedError(f"{pool.name}: {pool.limit} open, this one waited longest", RETRY_DELAY_S),
+            "calls",
         )
         return True

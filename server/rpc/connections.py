@@ -116,12 +116,6 @@ class Connection:
             self.explained_bytes = received_bytes
         self.unfinished_bytes = received_bytes - self.explained_bytes
 
-    def write_off(self) -> None:
-        """Explain a share of what is unfinished: one of the open calls ends without having been read."""
-        share_bytes = self.unfinished_bytes // max(1, self.all_calls)
-        self.unfinished_bytes -= share_bytes
-        self.explained_bytes += share_bytes
-
 
 class Sockets:
     """Finds the sockets of a port among the descriptors of this process.

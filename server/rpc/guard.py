@@ -15,6 +15,7 @@ _TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time
 _SCAN_TICKS = 10  # connections without calls are looked for so often
 _GIVE_BACK_TICKS = 50
 _KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
+_PRESSED_STALL_S = 2.0  # without room, an answer that is not read for so long ends its connection
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
 
 
@@ -70,7 +71,7 @@ class Guard:
             if call.pool is self._calls.watches and not call.writes:
                 continue  # it waits for a change
             what = "answer not read" if call.writes else "no message"
-            call.evict(IdleCallError(f"{what} within {limit_s:g} s; call again"))
+            call.evict(IdleCallError(f"{what} within {limit_s:g} s; call again"), "idle")
 
     async def _scan(self, sockets: Sockets, now_s: float) -> None:
         """Find the sockets of connections, forget closed ones, and close idle ones where there are many."""
@@ -99,7 +100,7 @@ class Guard:
         idle += [one.socket for one, calls in waiting.items() if one.socket and calls == one.all_calls]
         self._log.warning("idle_connections_closed", connections=min(crowd, len(idle)))
         for one in idle[:crowd]:
-            self._calls.cut_connections += 1
+            self._calls.count("connections")
             one.shut_down()
 
     async def _measure(self, now_s: float) -> None:
@@ -119,12 +120,16 @@ class Guard:
         limit = self._calls.limits.max_bytes_per_connection
         for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
             too_much = connection.unfinished_bytes + connection.held_bytes > limit
-            if not too_much and self._calls.in_flight.excess_bytes <= 0:
-                break
-            if connection.unfinished_bytes:
+            if connection.unfinished_bytes and (too_much or self._has_no_room):
                 self._evict_unfinished(connection)
-        if self._calls.in_flight.excess_bytes > 0:
-            self._calls.relieve(now_s)
+                self._calls.pressed = False
+        if self._has_no_room:
+            self._cut_unread(now_s)
+            self._calls.pressed = False
+
+    @property
+    def _has_no_room(self) -> bool:
+        return self._calls.pressed or self._calls.in_flight.excess_bytes > 0
 
     def _evict_unfinished(self, connection: Connection) -> None:
         """End all calls of a connection that wait for messages; where none does, end the connection."""
@@ -133,9 +138,19 @@ class Guard:
         reason = f"{unfinished:,} bytes of unfinished messages on this connection; the server has no room"
         self._log.warning("unfinished_messages_dropped", peer=connection.peer, bytes=unfinished)
         if not waiting:
-            self._calls.cut(connection, reason)
+            self._calls.cut(connection, "bytes", reason)
         for call in waiting:
-            call.evict(OverloadedError(reason, RETRY_DELAY_S))
-        connection.explained_bytes += unfinished
-        connection.unfinished_bytes = 0
-        self._calls.in_flight.unfinished_bytes -= unfinished
+            call.evict(OverloadedError(reason, RETRY_DELAY_S), "bytes")
+        self._calls.explain(connection, unfinished)
+
+    def _cut_unread(self, now_s: float) -> None:
+        """Cut the connection that holds most in answers that are not read."""
+        unread: dict[Connection, int] = {}
+        for call in self._calls.waiting_longer(_PRESSED_STALL_S, now_s):
+            if call.writes:
+                unread[call.connection] = unread.get(call.connection, 0) + call.held_bytes
+        if unread:
+            worst = max(unread, key=lambda connection: unread[connection])
+            self._calls.cut(
+                worst, "bytes", f"{unread[worst]:,} bytes of answers not read; the server has no room"
+            )

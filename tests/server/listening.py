@@ -35,8 +35,9 @@ class Port:
         self.registry, self.log = CollectorRegistry(), io.StringIO()
         self.in_flight = InFlight(max_bytes)
         log = logs.make(form, self.log)
-        self.calls = Calls(limits, self.in_flight, log)
-        self.handlers = Handlers(Metrics(self.registry), log, self.calls)
+        metrics = Metrics(self.registry)
+        self.calls = Calls(limits, self.in_flight, log, metrics.peer_limited)
+        self.handlers = Handlers(metrics, log, self.calls)
         self.listener: Listener
 
 

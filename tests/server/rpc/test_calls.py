@@ -238,6 +238,27 @@ def test_messages_that_are_never_whole_are_counted_and_dropped_when_they_are_too
     run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
 
 
+def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as first, RawPeer(port.address) as second:
+            for peer in (first, second):
+                peer.send(peer.call(UNARY.encode()), prefixed(bytes(3 * MEGABYTE))[: 2 * MEGABYTE - 50_000])
+            await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes > 3.8 * MEGABYTE)
+            codes = []
+            while not codes or codes[-1] == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                try:
+                    await classify(port, padding=MEGABYTE)
+                    codes.append(grpc.StatusCode.OK)
+                except grpc.aio.AioRpcError as error:
+                    codes.append(error.code())
+            assert codes[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert codes[-1] == grpc.StatusCode.OK
+        limits = port.registry.get_sample_value("modelzoo_peer_limits_total", {"limit": "bytes"})
+        assert limits >= 1
+
+    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=4 * MEGABYTE)
+
+
 def test_a_large_message_that_comes_slowly_is_answered_and_explains_what_it_held() -> None:
     async def scenario(port: Port) -> None:
         body = prefixed(
