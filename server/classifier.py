@@ -7,11 +7,11 @@ import grpc
 from modelzoo.v1 import classifier_pb2
 from server import deadlines, statuses
 from server.accounts import Account, Accounts
-from server.decoding import Decoder
 from server.edge import Edge, parser
 from server.errors import InvalidRequestError, ModelZooError
 from server.models import Models
-from server.ranking import DEFAULT_TOP_K, off_the_loop, rank
+from server.processing.decoding import Decoder
+from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank
 from server.streams import Answers
 from server.submissions import Priority
 

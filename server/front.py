@@ -15,7 +15,6 @@ from server.accounts import Accounts
 from server.administration import Administration, Changes
 from server.classifier import Classifier
 from server.config import Settings
-from server.decoding import Decoder, Limits
 from server.descriptions import Descriptions, Tell
 from server.edge import Edge
 from server.grace import Grace
@@ -25,6 +24,7 @@ from server.metrics import Metrics
 from server.models import Models
 from server.open_inference import OpenInference
 from server.ports import GenericOnly, address_of, connection_options
+from server.processing.decoding import Decoder, Limits
 from server.shared_memory import Regions
 
 _MAX_CONCURRENT_RPCS = 4096  # the last fence: queue and decoders refuse earlier, and say more

@@ -12,12 +12,12 @@ from server import deadlines, parameters, tensors, wire
 from server.accounts import Account, Accounts
 from server.administration import Administration
 from server.arrays import Rows
-from server.decoding import Decoder
 from server.descriptions import Descriptions, version_of
 from server.edge import Edge
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
-from server.ranking import off_the_loop, rank_as_texts
+from server.processing.decoding import Decoder
+from server.processing.ranking import off_the_loop, rank_as_texts
 from server.shared_memory import Regions
 from server.streams import Answers
 from server.submissions import Answer, Priority

@@ -8,8 +8,8 @@ import pytest
 
 from artifact import pictures
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server.decoding import Decoder, Limits
 from server.errors import InvalidRequestError, OverloadedError
+from server.processing.decoding import Decoder, Limits
 
 CHUNK_IMAGES = 32  # small pictures in one job of a decoder's thread
 

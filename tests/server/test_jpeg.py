@@ -9,7 +9,7 @@ from PIL import Image
 from artifact import pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
-from server import jpeg
+from server.processing import jpeg
 
 SIZES_PX = [(500, 375), (501, 377), (333, 500), (224, 224), (17, 13), (1, 1), (640, 97)]
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's names of 4:4:4, 4:2:2 and 4:2:0

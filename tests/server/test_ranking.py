@@ -14,11 +14,11 @@ from export import datasets, pipeline, train
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.accounts import Accounts
 from server.classifier import Classifier
-from server.decoding import Decoder, Limits
 from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.model import ReadyModel
-from server.ranking import rank
+from server.processing.decoding import Decoder, Limits
+from server.processing.ranking import rank
 from server.statistics import Statistics
 
 LABELS = tuple("abcdef")

@@ -16,8 +16,8 @@ from artifact import pictures
 from artifact.errors import PictureError
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server import jpeg
 from server.errors import InvalidRequestError, OverloadedError
+from server.processing import jpeg
 
 _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
 # What one job decodes at the most. Small enough that others soon get their turn, and that little goes on

@@ -1,0 +1,1 @@
+"""From a request to pixels, and from probabilities to labels: decoding and ranking."""
