@@ -116,7 +116,7 @@ class OpenInference:
             account.decoded(0.0)
             return tensors.pixels(given, content, described.input)
         started_s = time.monotonic()
-        rows = await self._decoder.decode_files(tensors.files(given, content), described)
+        rows = await self._decoder.decode(tensors.files(given, content), described)
         account.decoded(time.monotonic() - started_s)
         return rows
 
