@@ -141,6 +141,7 @@ class Front:
             self._regions,
             self.in_flight,
             settings.max_images_per_request,
+            max_content_bytes=settings.max_message_bytes,
             unavailable_when_full=settings.status_compat == "triton",
         ).handlers(
             edge,
