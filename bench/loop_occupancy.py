@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from google.protobuf import symbol_database
@@ -32,6 +32,9 @@ from bench.loop_requests import Request, requests
 from server import logs
 from server.app import Server
 from server.config import Settings
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 _ROUNDS = 3
 _TIMEOUT_S = 120.0  # of a request
@@ -66,13 +69,13 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         """Call back on the next turn, from another thread, and measure."""
         return super().call_soon_threadsafe(self._measured, callback, *args, context=context)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self, when: float, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back at some time, and measure."""
         return super().call_at(when, self._measured, callback, *args, context=context)
 
-    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
+    def add_reader(self, fd: "int | HasFileno", callback: Callable[..., object], *args: object) -> None:
         """Call back whenever there is something to read, and measure."""
         super().add_reader(fd, self._measured, callback, *args)
 

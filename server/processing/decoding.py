@@ -31,9 +31,6 @@ _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
 _CHUNK_PIXELS, _CHUNK_IMAGES = 1_000_000, 32
 # What one job reads the headers of: 4 MB are searched in 3 ms, however they were made up.
 _HEADER_BYTES, _HEADER_IMAGES = 4 << 20, 32
-# Pixels in memory while they are decoded, by all threads together: as many as the largest picture has, and at
-# least four of a telephone's. A pixel takes 4 bytes, and 4 more while it is turned: 384 MB.
-_WORKING_PIXELS = 48_000_000
 
 Product = TypeVar("Product")
 # An image as it comes: of the classifier's requests, encoded or not; or an encoded file.
@@ -48,11 +45,14 @@ class Limits:
         picture: one picture.
         request_pixels: all pictures of a request, as their headers say.
         waiting_pixels: all pictures that wait or are being decoded.
+        working_pixels: all that are in memory while they are decoded; as many as the largest picture has, in
+            any case. By default four of a telephone's: a pixel takes 4 bytes, and 4 more while it is turned.
     """
 
     picture: pictures.Limits
     request_pixels: int
     waiting_pixels: int
+    working_pixels: int = 48_000_000
 
 
 class _File(NamedTuple):
@@ -93,7 +93,7 @@ class Decoder:
         self._threads = threads
         self._limits = limits
         self._waiting_pixels = 0  # the event loop alone touches it
-        self._working = WorkingSet(max(limits.picture.max_pixels, _WORKING_PIXELS))
+        self._working = WorkingSet(max(limits.picture.max_pixels, limits.working_pixels))
 
     @property
     def waiting_pixels(self) -> int:
@@ -239,7 +239,9 @@ def _check_some(
     size_bytes = 0
     while sources and len(files) < _HEADER_IMAGES and size_bytes < _HEADER_BYTES:
         index, source = sources.popleft()
-        encoded = source.encoded if isinstance(source, classifier_pb2.Image) else bytes(source)
+        encoded = source.encoded if isinstance(source, classifier_pb2.Image) else source
+        if not isinstance(encoded, bytes):
+            encoded = bytes(encoded)
         size_bytes += len(encoded)
         try:
             header = pictures.check(encoded, limits)

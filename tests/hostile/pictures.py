@@ -3,8 +3,8 @@
     python -m tests.hostile.pictures [--count 100000] [--seed 0]
 
 Every mutant goes through both decoders, whole and scaled. Nothing but pixels or a PictureError may come out,
-and the process must be alive at the end. A batch that kills its process is run again one by one, and the mutant
-is written down.
+and the process must be alive at the end. A batch that kills its process is run again one by one, and the
+mutant is written down.
 """
 
 import argparse
