@@ -5,9 +5,9 @@
 A server in this process is sent large legal requests and hostile ones, one after the other. Of each, the
 table has the callback of the loop that took most time of its thread (`time.thread_time`). Beside it stands
 the same of a server on the same loop that receives the message, parses it, and does nothing: what is longer
-than that by more than the limit makes the exit code 1. Both are called several times, by turns, and the best of
-the one is held against the worst of the other, for the machine may be busy. The loop is asyncio's own, because
-uvloop's callbacks cannot be measured one by one.
+than that by more than the limit makes the exit code 1. Both are called several times, by turns, and the best
+of the one is held against the worst of the other, for the machine may be busy. The loop is asyncio's own,
+because uvloop's callbacks cannot be measured one by one.
 """
 
 import argparse
