@@ -27,7 +27,7 @@ from server.processing.working_set import WorkingSet
 
 _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
 # What one job decodes at the most. Small enough that others soon get their turn, and that little goes on
-# once nobody waits; large enough that handing over (50 us) does not count beside it.
+# once a request is cancelled; large enough that handing over (50 us) does not count beside it.
 _CHUNK_PIXELS, _CHUNK_IMAGES = 1_000_000, 32
 # What one job reads the headers of: 4 MB are searched in 3 ms, however they were made up.
 _HEADER_BYTES, _HEADER_IMAGES = 4 << 20, 32
@@ -97,13 +97,13 @@ class Decoder:
 
     @property
     def waiting_pixels(self) -> int:
-        """Give the pixels that wait or are being decoded."""
+        """Return the pixels that wait or are being decoded."""
         return self._waiting_pixels
 
     async def decode(self, images: Sequence[Source], manifest: manifest_pb2.Manifest) -> list[Pixels]:
-        """Give the pixels of every image, uint8 ``[H, W, C]``, in the order of the request.
+        """Return the pixels of every image, uint8 ``[H, W, C]``, in the order of the request.
 
-        Being cancelled leaves at most one chunk per thread to be finished for nobody.
+        Being cancelled leaves at most one chunk per thread to be finished in vain.
 
         Raises:
             InvalidRequestError: names the first image that is wrong, and why: the first whose shape or
@@ -166,7 +166,7 @@ class Decoder:
         return [rows[index] for index in range(len(images))]
 
     def _refusal(self, total_px: int) -> ModelZooError | None:
-        """Tell why pictures of so many pixels are not decoded now, or at all."""
+        """Return why pictures of so many pixels are not decoded now, or at all; None where they are."""
         if total_px > self._limits.request_pixels:
             return InvalidRequestError(
                 "images",
@@ -183,7 +183,7 @@ class Decoder:
     async def _decode(
         self, files: dict[int, _File], rows: dict[int, Pixels], manifest: manifest_pb2.Manifest
     ) -> _Wrong | None:
-        """Decode files into rows, or tell which is the first that is wrong."""
+        """Decode files into rows; return the first that is wrong."""
         chunks = deque(_chunks(files))
         found: list[_Wrong] = []
 
@@ -210,7 +210,7 @@ class Decoder:
         except RuntimeError:  # the pool is closed
             self._working.leave(room_px)
             raise
-        job.add_done_callback(partial(_tell, leave))  # also of a request that was cancelled, but not before
+        job.add_done_callback(partial(_leave, leave))  # also of a request that was cancelled, but not before
         try:
             return await asyncio.wrap_future(job)
         except Exception as error:
@@ -267,15 +267,15 @@ def _decode_chunk(
     return _Done(rows)
 
 
-def _tell(leave: Callable[[], object], job: Future[_Done[Pixels]]) -> None:
-    """Tell the event loop that a job has ended, unless the server has, too."""
+def _leave(leave: Callable[[], object], job: Future[_Done[Pixels]]) -> None:
+    """Give the room of an ended job back on the event loop, unless that has ended with the server."""
     del job
     with suppress(RuntimeError):
         leave()
 
 
 def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels | str:
-    """Take raw pixels as uint8 ``[H, W, C]``, or tell why they cannot be taken.
+    """Take raw pixels as uint8 ``[H, W, C]``, or return why they cannot be taken.
 
     Args:
         wanted: height, width and channels of the model's input.
