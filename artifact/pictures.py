@@ -5,35 +5,28 @@ header is read first, and decides whether the rest is worth decoding.
 """
 
 import io
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from artifact import headers
 from artifact.errors import PictureError
+from artifact.headers import Header
 from modelzoo.v1 import manifest_pb2
 
 Pixels = npt.NDArray[np.uint8]
-# Decodes a file that was measured: the file, Pillow's name of the mode that is wanted (`L` or `RGB`), and the
-# divisor of its size. Gives an upright picture; raises PictureError or MemoryError.
-Codec = Callable[[bytes, str, int], Image.Image]
+# Decodes a file whose header was checked: the file, its header, Pillow's name of the mode that is wanted (`L`
+# or `RGB`), and the divisor of its size. Returns an upright picture; raises PictureError or MemoryError.
+Codec = Callable[[bytes, Header, str, int], Image.Image]
 
 Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
 # Pillow warns of what it repairs, odd EXIF say, in words from the file, and Python keeps every one of them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_SIZE_OFFSET = 16  # after the magic, the length and the name of the IHDR chunk
-_JPEG_MAGIC = b"\xff\xd8\xff"
-# What begins a segment, or ends the picture. The others have no payload, or libjpeg skips none: escaped
-# 0xff of the entropy-coded data (0x00), what is not defined (below 0xc0), RST0..7, SOI (0xd8), fill bytes.
-_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 but DHT, JPG, DAC
-_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_DIVISORS = (8, 4, 2)  # of the size that a JPEG's coefficients give at once
 
 _USUAL_SCANS = 10  # of a progressive JPEG as encoders write it
@@ -61,7 +54,7 @@ class Limits:
 
     Attributes:
         max_pixels: width times height, of the file and again after resizing. 40 million is a 24 x 36 mm
-            camera's frame; as RGB it takes 160 MB while it is decoded, and as much again to be turned.
+            camera's frame; as RGB it takes 160 MB, and twice as much while it is decoded or turned.
         max_scans: of a progressive JPEG. Sane files have under 20; thousands of empty ones make a small
             file cost minutes.
     """
@@ -70,12 +63,27 @@ class Limits:
     max_scans: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What decoding a picture and fitting it to an input takes.
+
+    Attributes:
+        work_px: pixels that are gone over: those of the file, for many scans several times; or those after
+            resizing, where these are more.
+        held_px: pixels that are in memory at once.
+    """
+
+    work_px: int
+    held_px: int
+
+
 def decode(
     encoded: bytes,
     shape: manifest_pb2.Input,
     preprocessing: manifest_pb2.Preprocessing,
     limits: Limits = Limits(),
     codec: Codec | None = None,
+    header: Header | None = None,
 ) -> Pixels:
     """Decode a JPEG or PNG file and fit it to a network's input.
 
@@ -84,39 +92,57 @@ def decode(
 
     Args:
         codec: another than `pillow`, which must give the same pixels.
+        header: what `check` returned for this file, if it was asked.
 
     Returns:
         uint8 ``[H, W, C]``, contiguous.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG, damaged, truncated, beyond the limits, or too large for
-            the memory that is left. Pillow's own words are in the cause alone.
+        PictureError: neither a JPEG nor a PNG, of a kind that is not decoded, damaged, truncated, beyond the
+            limits, or too large for the memory that is left. Pillow's own words are in the cause alone.
     """
-    measure(encoded, limits)
-    divisor = _divisor(encoded, preprocessing)
+    header = header or check(encoded, limits)
+    cost(header, preprocessing, limits)
+    divisor = _divisor(header, preprocessing)
     try:
-        image = (codec or pillow)(encoded, _MODES[shape.channels], divisor)
+        image = (codec or pillow)(encoded, header, _MODES[shape.channels], divisor)
         return _fit(image, shape, preprocessing, limits)
     except MemoryError as error:
         raise PictureError("too large to be decoded in the memory that is left") from error
 
 
-def measure(encoded: bytes, limits: Limits = Limits()) -> int:
-    """Tell what decoding a picture will cost, in pixels, without decoding it.
-
-    That is its width times its height, and for a JPEG of many scans, each of which goes over the
-    picture again, a multiple of it.
+def check(encoded: bytes, limits: Limits = Limits()) -> Header:
+    """Read a file's header, which decides whether and by what the rest is decoded.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG, without a size, or beyond the limits.
+        PictureError: neither a JPEG nor a PNG, of a kind that is not decoded, without a size, or beyond the
+            limits.
     """
-    width_px, height_px = _size(encoded)
-    if width_px * height_px > limits.max_pixels:
-        raise PictureError(f"{width_px} x {height_px} pixels are more than the {limits.max_pixels:,} allowed")
-    scans = _jpeg_scans(encoded) if is_jpeg(encoded) else 1
-    if scans > limits.max_scans:
-        raise PictureError(f"{scans} progressive scans are more than the {limits.max_scans} allowed")
-    return width_px * height_px * max(1, scans // _USUAL_SCANS)
+    header = headers.read(encoded)
+    if header.width_px * header.height_px > limits.max_pixels:
+        raise PictureError(
+            f"{header.width_px} x {header.height_px} pixels are more than the {limits.max_pixels:,} allowed"
+        )
+    if header.scans > limits.max_scans:
+        raise PictureError(f"{header.scans} progressive scans are more than the {limits.max_scans} allowed")
+    if not header.scans:
+        raise PictureError("damaged or truncated: no picture follows the header")
+    return header
+
+
+def cost(header: Header, preprocessing: manifest_pb2.Preprocessing, limits: Limits = Limits()) -> Cost:
+    """Return what decoding a picture takes, by its header alone.
+
+    Raises:
+        PictureError: beyond the limits once it is resized.
+    """
+    divisor = _divisor(header, preprocessing)
+    width_px, height_px = (-(-side_px // divisor) for side_px in header.size)
+    resized = _resized(width_px, height_px, preprocessing, limits)
+    whole_px = header.width_px * header.height_px
+    decoded_px = whole_px if header.scans > 1 else width_px * height_px  # several scans need all coefficients
+    resized_px = resized[0] * resized[1]
+    return Cost(max(whole_px * max(1, header.scans // _USUAL_SCANS), resized_px), max(decoded_px, resized_px))
 
 
 def fit(
@@ -144,14 +170,7 @@ def _fit(
     limits: Limits,
 ) -> Pixels:
     """Resize the shorter side, keep the centre. Rounds as torchvision's Resize and CenterCrop do."""
-    shorter_px = preprocessing.resize_shorter_px
-    width_px, height_px = image.size
-    if width_px <= height_px:
-        size = (shorter_px, int(shorter_px * height_px / width_px))
-    else:
-        size = (int(shorter_px * width_px / height_px), shorter_px)
-    if size[0] * size[1] > limits.max_pixels:
-        raise PictureError(f"{width_px} x {height_px} pixels are too narrow a strip to resize")
+    size = _resized(*image.size, preprocessing, limits)
     if size != image.size:
         image = image.resize(size, _FILTERS[preprocessing.interpolation])
     left = round((size[0] - shape.width) / 2.0)
@@ -160,20 +179,38 @@ def _fit(
     return np.asarray(image, np.uint8).reshape(shape.height, shape.width, shape.channels)
 
 
-def pillow(encoded: bytes, mode: str, divisor: int) -> Image.Image:
-    """Decode a picture that was measured; the `Codec` that others are held against.
+def _resized(
+    width_px: int, height_px: int, preprocessing: manifest_pb2.Preprocessing, limits: Limits
+) -> tuple[int, int]:
+    """Return the size after the shorter side was resized."""
+    shorter_px = preprocessing.resize_shorter_px
+    if width_px <= height_px:
+        size = (shorter_px, int(shorter_px * height_px / width_px))
+    else:
+        size = (int(shorter_px * width_px / height_px), shorter_px)
+    if size[0] * size[1] > limits.max_pixels:
+        raise PictureError(f"{width_px} x {height_px} pixels are too narrow a strip to resize")
+    return size
+
+
+def pillow(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Image:
+    """Decode a picture whose header was checked; the `Codec` that others are held against.
 
     Raises:
         PictureError: damaged or truncated.
         MemoryError: there is no room for its pixels.
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
-            if opened.size != _size(encoded):  # else a second header would pass unmeasured
+        if header.is_jpeg:
+            encoded = headers.without_metadata(encoded)
+        with Image.open(io.BytesIO(encoded), formats=("JPEG" if header.is_jpeg else "PNG",)) as opened:
+            if opened.size != header.size:  # else a second header would pass unchecked
                 raise PictureError("damaged or truncated: the headers give several sizes")
             if divisor > 1:
                 opened.draft(None, (opened.width // divisor, opened.height // divisor))
-            return in_mode(_upright(opened), mode)
+            opened.load()  # while the file is open; a PNG may say its orientation after its pixels
+            orientation = header.orientation if header.is_jpeg else _png_orientation(opened.info)
+            return turned(in_mode(opened, mode), orientation)
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -183,28 +220,10 @@ def pillow(encoded: bytes, mode: str, divisor: int) -> Image.Image:
         raise PictureError("damaged or truncated: what follows the header cannot be decoded") from error
 
 
-def turned(image: Image.Image, exif: Image.Exif) -> Image.Image:
-    """Turn a picture as its EXIF says."""
-    turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture upright; its orientation is numbered as EXIF does."""
+    turn = _UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)
-
-
-def _divisor(encoded: bytes, preprocessing: manifest_pb2.Preprocessing) -> int:
-    """Tell by how much smaller a file may be decoded than it is."""
-    if not (preprocessing.scaled_decoding and is_jpeg(encoded)):
-        return 1
-    needed = 2 * preprocessing.resize_shorter_px
-    return next((by for by in _JPEG_DIVISORS if min(_size(encoded)) // by >= needed), 1)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # while the file is open; a PNG may say its orientation after its pixels
-    return turned(image, image.getexif())
-
-
-def is_jpeg(encoded: bytes) -> bool:
-    """Tell a JPEG file by how it begins."""
-    return encoded.startswith(_JPEG_MAGIC)
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -215,59 +234,19 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _size(encoded: bytes) -> tuple[int, int]:
-    """Read (width, height) in pixels from the header alone.
-
-    Raises:
-        PictureError: not the header of a JPEG or PNG.
-    """
-    if not encoded:
-        raise PictureError("empty")
-    size = None
-    if encoded.startswith(_PNG_MAGIC):
-        size = _png_size(encoded)
-    elif is_jpeg(encoded):
-        size = _jpeg_size(encoded)
-    else:
-        raise PictureError("neither a JPEG nor a PNG file")
-    if size is None or 0 in size:
-        raise PictureError("damaged or truncated: the header gives no size")
-    return size
+def _divisor(header: Header, preprocessing: manifest_pb2.Preprocessing) -> int:
+    """Return by how much smaller a file may be decoded than it is."""
+    if not (preprocessing.scaled_decoding and header.is_jpeg):
+        return 1
+    needed = 2 * preprocessing.resize_shorter_px
+    return next((by for by in _JPEG_DIVISORS if min(header.size) // by >= needed), 1)
 
 
-def _png_size(encoded: bytes) -> tuple[int, int] | None:
-    sides = encoded[_PNG_SIZE_OFFSET : _PNG_SIZE_OFFSET + 8]
-    if len(sides) < 8:
-        return None
-    return int.from_bytes(sides[:4], "big"), int.from_bytes(sides[4:], "big")
-
-
-def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    for marker, position in _jpeg_segments(encoded):
-        if marker in _JPEG_FRAMES:  # length (2 bytes), precision (1), height (2), width (2)
-            sides = encoded[position + 3 : position + 7]
-            if len(sides) < 4:
-                return None
-            return int.from_bytes(sides[2:], "big"), int.from_bytes(sides[:2], "big")
-    return None
-
-
-def _jpeg_scans(encoded: bytes) -> int:
-    return sum(marker == _JPEG_SCAN for marker, _ in _jpeg_segments(encoded))
-
-
-def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """Walk as libjpeg does, up to the end of the picture; what follows it (a film, say) is not looked at.
-
-    Whatever libjpeg would take for a scan must come up here, or scans could hide from being counted.
-
-    Yields:
-        A segment's marker, and where its length (2 bytes that count themselves) and payload begin.
-    """
-    position = 2  # after SOI
-    while found := _JPEG_MARKER.search(encoded, position):
-        marker, position = found[1][0], found.end()
-        if marker == _JPEG_END:
-            return
-        yield marker, position
-        position += int.from_bytes(encoded[position : position + 2], "big")
+def _png_orientation(info: Mapping[str | tuple[int, int], object]) -> int:
+    """Read the orientation out of a PNG's metadata, wherever writers put them."""
+    exif, profile = info.get("exif"), info.get("Raw profile type exif")
+    if not isinstance(exif, bytes):
+        # ImageMagick's: three lines about it, then hexadecimal digits.
+        exif = bytes.fromhex("".join(profile.split("\n")[3:])) if isinstance(profile, str) else b""
+    xmp = info.get("xmp")
+    return headers.orientation(exif.removeprefix(b"Exif\0\0"), xmp if isinstance(xmp, bytes) else b"")

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_image_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 40_000_000
     """Width times height of one picture."""
     max_request_pixels: Annotated[int, Field(ge=1)] = 160_000_000
-    """Pixels of all pictures of one request, as their headers say."""
+    """Pixels of all pictures of one request, as their headers say, or after resizing where these are more."""
     max_decoding_pixels: Annotated[int, Field(ge=1)] = 640_000_000
     """Pixels that may wait for a decoder before more are refused."""
     max_bytes_in_flight: Annotated[int, Field(ge=1)] = 512 << 20

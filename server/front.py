@@ -14,7 +14,6 @@ from server import classifier, open_inference
 from server.administration import Administration, Changes
 from server.classifier import Classifier
 from server.config import Settings
-from server.decoding import Decoder, Limits
 from server.descriptions import Descriptions, Tell
 from server.grace import Grace
 from server.in_flight import InFlight
@@ -22,6 +21,7 @@ from server.metrics import Metrics
 from server.models import Models
 from server.open_inference import OpenInference
 from server.ports import address_of, reserve
+from server.processing.decoding import Decoder, Limits
 from server.processing.tracking import Accounts
 from server.rpc.calls import Calls
 from server.rpc.guard import Guard
@@ -211,6 +211,7 @@ class Front:
             self._regions,
             self.in_flight,
             settings.max_images_per_request,
+            max_content_bytes=settings.max_message_bytes,
             unavailable_when_full=settings.status_compat == "triton",
         ).methods(
             handlers,

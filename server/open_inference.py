@@ -1,5 +1,6 @@
 """The Open Inference Protocol: a request's way from its tensors through decoder and batcher to tensors."""
 
+import asyncio
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -11,12 +12,12 @@ from modelzoo.v1 import open_inference_pb2
 from server import deadlines, parameters, tensors, wire
 from server.administration import Administration
 from server.arrays import Rows
-from server.decoding import Decoder
 from server.descriptions import Descriptions, version_of
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
+from server.processing.decoding import Decoder
+from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import Account, Accounts
-from server.ranking import off_the_loop, rank_as_texts
 from server.rpc.handlers import Handlers
 from server.rpc.streams import Answers
 from server.shared_memory import Regions
@@ -28,6 +29,7 @@ Response = open_inference_pb2.ModelInferResponse
 StreamResponse = open_inference_pb2.ModelStreamInferResponse
 
 SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_TYPED_ON_THE_LOOP = 1 << 17  # pixels as numbers, taken in some 2 ms; more are taken by a thread
 _ENDING_HEADER = "triton_grpc_error"  # with `true`, a stream ends with the first refusal
 
 
@@ -36,6 +38,7 @@ class OpenInference:
 
     Args:
         max_images: in one request.
+        max_content_bytes: of files that a request has in shared memory; as much as a message may have.
         unavailable_when_full: a full queue is UNAVAILABLE, as Triton has it, not RESOURCE_EXHAUSTED.
     """
 
@@ -47,6 +50,7 @@ class OpenInference:
         in_flight: InFlight,
         max_images: int,
         *,
+        max_content_bytes: int = 64 << 20,
         unavailable_when_full: bool,
     ) -> None:
         self._accounts = accounts
@@ -54,6 +58,7 @@ class OpenInference:
         self._regions = regions
         self._in_flight = in_flight
         self._max_images = max_images
+        self._max_content_bytes = max_content_bytes
         self._unavailable_when_full = unavailable_when_full
 
     def methods(
@@ -92,9 +97,11 @@ class OpenInference:
             content = None
             if given.place is not None:
                 self._regions.require(given.place)
+                tensors.require_size(given, model.manifest.input, self._max_content_bytes)
                 stack.enter_context(self._in_flight.holding(given.place.byte_size))
-                content = self._regions.read(given.place)
+                content = await self._regions.read(given.place)
             rows = await self._rows(account, given, content)
+            del content  # its files are decoded; pixels are views of it
             answer = await self._submit(account, rows, deadline_s, priority)
             response = await self._response(account, asked, answer)
             response.id = message.id
@@ -113,9 +120,11 @@ class OpenInference:
         described = account.model.manifest
         if given.form == tensors.PIXELS:
             account.decoded(0.0)
+            if tensors.typed_size(given, content) > _TYPED_ON_THE_LOOP:
+                return await asyncio.to_thread(tensors.pixels, given, content, described.input)
             return tensors.pixels(given, content, described.input)
         started_s = time.monotonic()
-        rows = await self._decoder.decode_files(tensors.files(given, content), described)
+        rows = await self._decoder.decode(tensors.files(given, content), described)
         account.decoded(time.monotonic() - started_s)
         return rows
 
@@ -149,7 +158,7 @@ class OpenInference:
             output.shape[:] = probabilities.shape
             raw = probabilities.astype("<f4", copy=False).tobytes()
         if asked.place is not None:
-            self._regions.write(asked.place, raw)
+            await self._regions.write(asked.place, raw)
             parameters.set_place(output.parameters, asked.place, len(raw))
             raw = b""
         response.raw_output_contents.append(raw)

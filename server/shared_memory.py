@@ -4,11 +4,16 @@ Content is copied out of and into a region by `pread` and `pwrite`, never mapped
 memory gets a refusal, where a mapping would end the process, and one that changes it changes no batch.
 """
 
+import asyncio
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from server.errors import InvalidRequestError, OverloadedError, RegionExistsError, RegionNotFoundError
 
@@ -16,6 +21,9 @@ _FOLDER = Path("/dev/shm")  # noqa: S108 - where shm_open puts what it makes
 _LONGEST_NAME = 255
 _MAX_REGIONS = 1024  # each is an open file
 _RETRY_DELAY_S = 1.0
+_ON_THE_LOOP_BYTES = 1 << 20  # copied in 0.3 ms; more is copied by a thread
+
+Copied = TypeVar("Copied")
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Regions:
 
     def __init__(self) -> None:
         self._regions: dict[str, Region] = {}
+        self._copying = ThreadPoolExecutor(1, thread_name_prefix="regions")  # ends with this object
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Open a region.
@@ -101,29 +110,44 @@ class Regions:
             raise RegionNotFoundError(f"no region is called {name[:_LONGEST_NAME]!r}")
         return [self._regions[name]]
 
-    def read(self, place: Place) -> memoryview:
-        """Copy what is at a place.
+    async def read(self, place: Place) -> memoryview:
+        """Copy what is at a place, whose size was checked: so much memory is taken.
 
         Raises:
             InvalidRequestError: it does not lie in a region, or not any more.
+            OverloadedError: no further file can be opened.
         """
         region, position = self.require(place)
-        content = bytearray(place.byte_size)
-        if os.preadv(region.file, [content], position) != place.byte_size:
+        copy = partial(_read, position=position, size_bytes=place.byte_size)
+        content = await self._copied(region, place.byte_size, copy)
+        if content is None:
             raise _shrunk(place)
-        return memoryview(content)
+        return content
 
-    def write(self, place: Place, content: bytes) -> None:
+    async def write(self, place: Place, content: bytes) -> None:
         """Copy content to the beginning of a place, which is at least as large.
 
         Raises:
             InvalidRequestError: it does not lie in a region, or not any more; or there is no memory for it.
+            OverloadedError: no further file can be opened.
         """
         region, position = self.require(place)
-        with suppress(OSError):  # memory is taken as it is written, and may be used up
-            if os.pwrite(region.file, content, position) == len(content):
-                return
-        raise InvalidRequestError(place.field, "the memory of the region cannot be written")
+        if not await self._copied(region, len(content), partial(_write, position=position, content=content)):
+            raise InvalidRequestError(place.field, "the memory of the region cannot be written")
+
+    async def _copied(self, region: Region, size_bytes: int, copy: Callable[[int], Copied]) -> Copied:
+        """Copy out of a region's file or into it, on a thread where that takes long."""
+        if size_bytes <= _ON_THE_LOOP_BYTES:
+            return copy(region.file)
+        try:
+            file = os.dup(region.file)  # the region may be unregistered meanwhile
+        except OSError as error:
+            raise OverloadedError("too many files are open", _RETRY_DELAY_S) from error
+        job = self._copying.submit(copy, file)
+        job.add_done_callback(
+            lambda _: os.close(file)
+        )  # also where the request was cancelled, but not before
+        return await asyncio.wrap_future(job)
 
     def require(self, place: Place) -> tuple[Region, int]:
         """Find the region of a place, and where in the memory the place begins.
@@ -160,6 +184,17 @@ def _open(key: str) -> int:
         os.close(file)
         raise InvalidRequestError("key", f"{key!r} is no shared memory")
     return file
+
+
+def _read(file: int, position: int, size_bytes: int) -> memoryview | None:
+    content = bytearray(size_bytes)
+    return memoryview(content) if os.preadv(file, [content], position) == size_bytes else None
+
+
+def _write(file: int, position: int, content: bytes) -> bool:
+    with suppress(OSError):  # memory is taken as it is written, and may be used up
+        return os.pwrite(file, content, position) == len(content)
+    return False
 
 
 def _shrunk(place: Place) -> InvalidRequestError:

@@ -14,6 +14,7 @@ from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2, open_inference_pb2
 from server import parameters
 from server.errors import InvalidRequestError
+from server.processing.ranking import require_labels
 from server.shared_memory import Place
 from server.wire import InferRequest
 
@@ -23,7 +24,6 @@ Contents = open_inference_pb2.InferTensorContents
 
 PIXELS, FILES, PROBABILITIES = "UINT8", "BYTES", "FP32"  # data types
 _LENGTH_BYTES = 4  # in front of every element of raw BYTES
-_MOST_CLASSIFIED = 1_000_000  # elements of an output
 _FIELD = "inputs[0]"
 _SHOWN = 100  # characters of what a client made up
 
@@ -117,14 +117,35 @@ def asked(request: InferRequest, count: int, label_count: int) -> Asked:
     place = parameters.place(field, output.parameters)
     if labels is not None and place is not None:
         raise InvalidRequestError(field, "a classification cannot be written to shared memory")
-    if labels is not None and count * label_count > _MOST_CLASSIFIED:
-        raise InvalidRequestError(
-            field, f"a classification of {count * label_count} probabilities, more than {_MOST_CLASSIFIED}"
-        )
+    if labels is not None:
+        require_labels(f"{field}.parameters[classification]", count, min(labels, label_count))
     size = count * label_count * np.dtype(np.float32).itemsize
     if place is not None and place.byte_size < size:
         raise InvalidRequestError(field, f"{place.byte_size} bytes for an output of {size}")
     return Asked(None if labels is None else min(labels, label_count), place)
+
+
+def require_size(given: Sent, shape: manifest_pb2.Input, max_bytes: int) -> None:
+    """Check how much a request has in shared memory, before any of it is copied.
+
+    Args:
+        max_bytes: of files, whose size is not known.
+
+    Raises:
+        InvalidRequestError: more or less than its shape says, or more than a message may have.
+    """
+    if given.place is None:
+        return
+    size_bytes = given.place.byte_size
+    if given.form == PIXELS:
+        _require_pixels(size_bytes, given.count * shape.height * shape.width * shape.channels)
+    elif size_bytes > max_bytes:
+        raise InvalidRequestError(_FIELD, f"{size_bytes} bytes of files, more than the {max_bytes} allowed")
+
+
+def typed_size(given: Sent, content: memoryview | None) -> int:
+    """Return how many pixels came as numbers, which are slow to take."""
+    return 0 if given.raw or content is not None else len(given.tensor.contents.uint_contents)
 
 
 def pixels(given: Sent, content: memoryview | None, shape: manifest_pb2.Input) -> Images:
@@ -143,13 +164,12 @@ def pixels(given: Sent, content: memoryview | None, shape: manifest_pb2.Input) -
         flat = _typed_pixels(given.tensor.contents, size)
     else:
         flat = np.frombuffer(given.raw[0] if content is None else content, np.uint8)
-        if len(flat) != size:
-            raise InvalidRequestError(_FIELD, f"{len(flat)} bytes of pixels, not {size}")
+        _require_pixels(len(flat), size)
     return flat.reshape(axes)  # [N, H, W, C]
 
 
-def files(given: Sent, content: memoryview | None) -> list[bytes]:
-    """Take the content of `FILES`, an encoded picture each.
+def files(given: Sent, content: memoryview | None) -> Sequence[bytes | memoryview]:
+    """Take the content of `FILES`, an encoded picture each; raw bytes are not copied.
 
     Args:
         content: what was in shared memory; None to take it from the request.
@@ -159,7 +179,7 @@ def files(given: Sent, content: memoryview | None) -> list[bytes]:
     """
     if content is None and not given.raw:
         _require_only(given.tensor.contents, "bytes_contents")
-        elements = list(given.tensor.contents.bytes_contents)
+        elements: Sequence[bytes | memoryview] = list(given.tensor.contents.bytes_contents)
     else:
         elements = _elements(given.raw[0] if content is None else content, given.count)
     if len(elements) != given.count:
@@ -167,17 +187,22 @@ def files(given: Sent, content: memoryview | None) -> list[bytes]:
     return elements
 
 
-def _elements(content: memoryview, most: int) -> list[bytes]:
+def _elements(content: memoryview, most: int) -> list[memoryview]:
     """Cut raw BYTES into its elements, one more than there may be at the most."""
-    elements: list[bytes] = []
+    elements: list[memoryview] = []
     position = 0
     while position < len(content) and len(elements) <= most:
         start = position + _LENGTH_BYTES
         position = start + int.from_bytes(content[position:start], "little")
         if start > len(content) or position > len(content):
             raise InvalidRequestError(_FIELD, f"element {len(elements)} ends after the content does")
-        elements.append(bytes(content[start:position]))
+        elements.append(content[start:position])
     return elements
+
+
+def _require_pixels(given_bytes: int, wanted_bytes: int) -> None:
+    if given_bytes != wanted_bytes:
+        raise InvalidRequestError(_FIELD, f"{given_bytes} bytes of pixels, not {wanted_bytes}")
 
 
 def _typed_pixels(contents: Contents, size: int) -> Images:

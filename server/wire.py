@@ -111,7 +111,7 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
         yield tag >> 3, content
 
 
-def _cut(body: bytes, max_raw: int) -> tuple[bytes, list[memoryview]]:
+def _cut(body: bytes, max_fields: int) -> tuple[bytes, list[memoryview]]:
     """Cut the raw contents off the end of a ModelInferRequest, where every serializer writes them.
 
     Returns:
@@ -119,11 +119,12 @@ def _cut(body: bytes, max_raw: int) -> tuple[bytes, list[memoryview]]:
     """
     view = memoryview(body)
     raw: list[memoryview] = []
-    position = head_end = 0
+    position = head_end = count = 0
     while position < len(body):
         tag = body[position]
-        if len(raw) == max_raw or (tag != _RAW_TAG and (raw or tag not in _HEAD_TAGS)):
-            return body, []
+        count += 1
+        if count > max_fields or (tag != _RAW_TAG and (raw or tag not in _HEAD_TAGS)):
+            return body, []  # where they are counted, and refused if they are too many
         try:
             length, start = _varint(body, position + 1, _LENGTH_BYTES)
         except ValueError:

@@ -12,6 +12,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from artifact import pictures
+from artifact.headers import Header
 from modelzoo.v1 import manifest_pb2
 
 MODES = {1: "L", 3: "RGB"}
@@ -276,9 +277,9 @@ def test_a_large_jpeg_may_be_decoded_smaller_but_never_below_twice_what_is_neede
     )
     asked = []
 
-    def codec(encoded: bytes, mode: str, by: int) -> Image.Image:
+    def codec(encoded: bytes, header: Header, mode: str, by: int) -> Image.Image:
         asked.append(by)
-        return pictures.pillow(encoded, mode, by)
+        return pictures.pillow(encoded, header, mode, by)
 
     file = io.BytesIO()
     Image.fromarray(noise(12, 10, 3)).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)

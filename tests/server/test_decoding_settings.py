@@ -16,9 +16,9 @@ def blank(encode, height: int, width: int) -> bytes:
 
 
 def test_the_settings_bound_a_picture_and_a_request(start_server, encode) -> None:
-    running = start_server(max_image_pixels=100, max_request_pixels=150)
+    running = start_server(max_image_pixels=100, max_request_pixels=170)
     largest, larger = blank(encode, 10, 10), blank(encode, 101, 1)
-    half = blank(encode, 7, 7)
+    half = blank(encode, 7, 7)  # becomes 8 x 8
     with running.client() as client:
         assert len(client.classify(SIMPLE, [largest, half])) == 2
         with pytest.raises(ClientError) as caught:
@@ -28,7 +28,7 @@ def test_the_settings_bound_a_picture_and_a_request(start_server, encode) -> Non
         with pytest.raises(ClientError) as caught:
             client.classify(SIMPLE, [largest, half, half])
         assert (caught.value.code, caught.value.field) == (grpc.StatusCode.INVALID_ARGUMENT, "images")
-        assert "198 pixels in all, more than the 150 allowed" in str(caught.value)
+        assert "228 pixels in all, more than the 170 allowed" in str(caught.value)
 
 
 def test_a_server_whose_decoders_are_full_says_when_to_come_back(start_server, encode) -> None:

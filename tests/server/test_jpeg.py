@@ -9,7 +9,7 @@ from PIL import Image
 from artifact import pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
-from server import jpeg
+from server.processing import jpeg
 
 SIZES_PX = [(500, 375), (501, 377), (333, 500), (224, 224), (17, 13), (1, 1), (640, 97)]
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's names of 4:4:4, 4:2:2 and 4:2:0
@@ -83,10 +83,15 @@ def test_the_pixels_are_those_of_the_reference(side_px: int, channels: int, scal
 @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_before_anything_is_resized_no_pixel_differs(mode: str, divisor: int) -> None:
-    large = {name: file for name, file in FILES.items() if pictures.measure(file) > 10_000}
+    large = {
+        name: file
+        for name, file in FILES.items()
+        if (size := pictures.check(file).size)[0] * size[1] > 10_000
+    }
     assert len(large) == 30
     for name, file in large.items():
-        wanted, own = pictures.pillow(file, mode, divisor), jpeg.codec(file, mode, divisor)
+        header = pictures.check(file)
+        wanted, own = (codec(file, header, mode, divisor) for codec in (pictures.pillow, jpeg.codec))
         assert own.mode == wanted.mode == mode
         np.testing.assert_array_equal(np.asarray(own), np.asarray(wanted), err_msg=name)
 
@@ -96,9 +101,9 @@ def test_half_a_file_is_refused_in_the_same_words(kept: float) -> None:
     file = encoded(photograph(300, 200))
     half = file[: int(kept * len(file))]
     with pytest.raises(PictureError) as wanted:
-        pictures.pillow(half, "RGB", 1)
+        pictures.pillow(half, pictures.check(half), "RGB", 1)
     with pytest.raises(PictureError) as own:
-        jpeg.codec(half, "RGB", 1)
+        jpeg.codec(half, pictures.check(half), "RGB", 1)
     assert str(own.value) == str(wanted.value)
 
 
@@ -113,7 +118,8 @@ def test_damage_in_the_middle_is_no_worse_than_for_the_reference() -> None:
         outcome = []
         for codec in (pictures.pillow, jpeg.codec):
             try:
-                outcome.append(np.asarray(codec(bytes(damaged), "RGB", 1)).shape)
+                header = pictures.check(bytes(damaged))
+                outcome.append(np.asarray(codec(bytes(damaged), header, "RGB", 1)).shape)
             except PictureError as error:
                 outcome.append(str(error))
         assert outcome[0] == outcome[1]
@@ -125,5 +131,6 @@ def test_other_files_are_left_to_pillow() -> None:
     file = io.BytesIO()
     photograph(20, 10).save(file, "PNG")
     np.testing.assert_array_equal(
-        np.asarray(jpeg.codec(file.getvalue(), "RGB", 1)), np.asarray(photograph(20, 10))
+        np.asarray(jpeg.codec(file.getvalue(), pictures.check(file.getvalue()), "RGB", 1)),
+        np.asarray(photograph(20, 10)),
     )

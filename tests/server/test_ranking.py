@@ -2,31 +2,45 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from artifact import pictures
 from export import datasets, pipeline, train
-from modelzoo.v1 import classifier_pb2, manifest_pb2
+from modelzoo.v1 import (
+    classifier_pb2,
+    classifier_pb2_grpc,
+    manifest_pb2,
+    open_inference_pb2,
+    open_inference_pb2_grpc,
+)
 from server.classifier import Classifier
-from server.decoding import Decoder, Limits
 from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.model import ReadyModel
+from server.processing.decoding import Decoder, Limits
+from server.processing.ranking import MAX_LABELS, rank
 from server.processing.tracking import Accounts
-from server.ranking import rank
 from server.statistics import Statistics
 
 LABELS = tuple("abcdef")
 SIMPLE = "simple_cnn-digits"
 
 
+def answer(rows: np.ndarray, labels: tuple[str, ...], top_k: int) -> Sequence[classifier_pb2.Classification]:
+    response = classifier_pb2.ClassifyResponse()
+    rank(response, rows, labels, top_k)
+    return response.classifications
+
+
 def ranked(row: list[float], top_k: int) -> list[tuple[str, int, float]]:
-    [classification] = rank(np.array([row], np.float32), LABELS[: len(row)], top_k)
+    [classification] = answer(np.array([row], np.float32), LABELS[: len(row)], top_k)
     return [(score.label, score.label_index, score.probability) for score in classification.labels]
 
 
@@ -48,7 +62,7 @@ def test_exactly_top_k_labels_come(top_k: int) -> None:
 def test_equal_labels_come_in_the_order_of_the_labels() -> None:
     assert [index for _, index, _ in ranked([0.1, 0.2, 0.1, 0.2, 0.2, 0.1], 6)] == [1, 3, 4, 0, 2, 5]
     many = np.random.default_rng(0).integers(0, 3, (1, 1000)).astype(np.float32)
-    [row] = rank(many, tuple(map(str, range(1000))), 1000)
+    [row] = answer(many, tuple(map(str, range(1000))), 1000)
     wanted = sorted(range(1000), key=lambda index: (-many[0, index], index))
     assert [score.label_index for score in row.labels] == wanted
 
@@ -60,8 +74,40 @@ def test_a_probability_is_the_networks_own_float_to_the_last_bit() -> None:
 
 def test_every_row_is_ranked_for_itself() -> None:
     rows = np.array([[0.75, 0.25], [0.125, 0.875], [0.5, 0.5]], np.float32)
-    got = [[(s.label_index, s.probability) for s in row.labels] for row in rank(rows, ("a", "b"), 2)]
+    got = [[(s.label_index, s.probability) for s in row.labels] for row in answer(rows, ("a", "b"), 2)]
     assert got == [[(0, 0.75), (1, 0.25)], [(1, 0.875), (0, 0.125)], [(0, 0.5), (1, 0.5)]]
+
+
+@pytest.mark.parametrize("front_ends", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_labels_without_end_are_refused_before_anything_is_decoded(start_server, front_ends: int) -> None:
+    """Unary and streamed, of either service; the images are no pictures, which would be the next reason."""
+    images = MAX_LABELS // 10 + 1
+    running = start_server(max_images_per_request=images, max_queue_size=images, frontends=front_ends)
+    reason = f"10 labels of {images} images are {10 * images:,}, more than {MAX_LABELS:,}"
+    request = classifier_pb2.ClassifyRequest(
+        model=SIMPLE, images=[classifier_pb2.Image(encoded=b"none")] * images, top_k=10
+    )
+    wanted = open_inference_pb2.ModelInferRequest(model_name=SIMPLE)
+    wanted.inputs.add(name="images", datatype="BYTES", shape=[images])
+    wanted.outputs.add(name="probabilities").parameters["classification"].int64_param = 11  # there are ten
+    wanted.raw_input_contents.append(bytes(4 * images))
+    with grpc.insecure_channel(running.address) as channel:
+        ours = classifier_pb2_grpc.ClassifierServiceStub(channel)
+        open_inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for call, message, field in (
+            (ours.Classify, request, "top_k"),
+            (open_inference.ModelInfer, wanted, "outputs[0].parameters[classification]"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(message)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == f"{field}: {reason}"
+        [answer] = ours.ClassifyStream(iter([classifier_pb2.ClassifyStreamRequest(request=request)]))
+        assert answer.error.message == f"top_k: {reason}"
+        [answer] = open_inference.ModelStreamInfer(iter([wanted]))
+        assert answer.error_message == f"outputs[0].parameters[classification]: {reason}"
+    with running.client() as client:
+        assert len(client.classify(SIMPLE, [np.zeros((8, 8, 1), np.uint8)])) == 1
 
 
 def test_a_request_of_ten_thousand_labels_is_answered_as_small_ones_are(
@@ -106,8 +152,8 @@ class OneModel:
         return self.model
 
 
-@pytest.mark.parametrize(("images", "on_the_loop"), [(2500, True), (2501, False)])
-def test_more_than_five_thousand_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
+@pytest.mark.parametrize(("images", "on_the_loop"), [(500, True), (501, False)])
+def test_more_than_a_thousand_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
     async def scenario() -> None:
         wired = wire(max_batch_size=1024, max_queue_size=4096)
         metrics = Metrics(CollectorRegistry())

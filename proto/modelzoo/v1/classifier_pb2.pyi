@@ -98,7 +98,7 @@ class ClassifyRequest(_message.Message):
     """Version of the model; absent means the one that serves."""
     top_k: _builtins.int
     """How many labels to answer per picture, 1 to the model's number of labels; absent means 5, or all
-    of them where the model knows fewer.
+    of them where the model knows fewer. Of all pictures together at most 32,768.
     """
     priority: Global___Priority.ValueType
     """Whether somebody waits for the answer; absent means interactive."""
@@ -209,7 +209,7 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """A JPEG or PNG file. The server decodes, turns upright, resizes and crops it as the manifest says."""
+    """A JPEG (baseline or progressive, 8 bits a sample) or PNG file. The server decodes, turns upright, resizes and crops it as the manifest says."""
     @_builtins.property
     def pixels(self) -> Global___Pixels:
         """Pixels of exactly the shape that the model's manifest asks for."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from modelzoo.v1 import open_inference_pb2 as messages
+from server.processing.ranking import MAX_LABELS
 
 SMALL = "simple_cnn-digits"
 FIELD_LIMIT = 4 * 256 + 64
@@ -41,17 +42,20 @@ def test_bytes_that_are_no_request_are_refused(server, tensors, body: bytes) -> 
         )
 
 
-def test_a_classification_of_a_million_probabilities_is_refused(start_server, tensors_of) -> None:
-    most = 100_000
-    running = start_server(max_images_per_request=2 * most, max_queue_size=2 * most)
+def test_a_classification_of_more_labels_than_an_answer_may_have_is_refused(start_server, tensors_of) -> None:
+    running = start_server(max_images_per_request=2 * MAX_LABELS, max_queue_size=2 * MAX_LABELS)
     tensors = tensors_of(running)
     best = tensors.wanted(classification=messages.InferParameter(int64_param=1))
-    for count in (most, most + 1):
+    for count, details in (
+        (MAX_LABELS, ""),
+        (
+            MAX_LABELS + 1,
+            "outputs[0].parameters[classification]: 1 labels of 32769 images are 32,769, more than 32,768",
+        ),
+    ):
         request = tensors.pixels(np.zeros((count, 8, 8, 1), np.uint8), best)
         request.model_name = SMALL
-        if count == most:
-            assert len(tensors.texts(tensors.stub.ModelInfer(request))) == most
+        if not details:
+            assert len(tensors.texts(tensors.stub.ModelInfer(request))) == count
         else:
-            code, details = tensors.refusal(tensors.stub.ModelInfer, request)
-            assert code == "INVALID_ARGUMENT"
-            assert details == "outputs[0]: a classification of 1000010 probabilities, more than 1000000"
+            assert tensors.refusal(tensors.stub.ModelInfer, request) == ("INVALID_ARGUMENT", details)

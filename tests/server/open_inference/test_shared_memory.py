@@ -1,5 +1,6 @@
 """Shared memory: tensors go through it, and nothing that a client does to it harms the server."""
 
+import asyncio
 import os
 import struct
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from export import datasets, pipeline, train
 from modelzoo.v1 import open_inference_pb2 as messages
+from server.shared_memory import Place, Regions
 
 MODEL = "lenet5-digits"
 NOTHING = np.zeros((1, 32, 32, 1), np.uint8)
@@ -67,6 +69,60 @@ def test_encoded_pictures_come_out_of_a_region(
         tensors.stub.ModelInfer, tensors.placed(tensors.region("r", len(content) - 1), images=3, files=True)
     )
     assert (code, details) == ("INVALID_ARGUMENT", "inputs[0]: element 2 ends after the content does")
+
+
+def test_large_tensors_go_through_regions_as_small_ones_do(
+    tensors, memory: MakeMemory, encode, digits: datasets.Split
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 1), np.uint8)
+    content = struct.pack("<I", len(file := encode(noise))) + file
+    assert len(content) > 1 << 20
+    tensors.register("r", memory(content), len(content))
+    response = tensors.stub.ModelInfer(tensors.placed(tensors.region("r", len(content)), files=True))
+    raw = tensors.probabilities(tensors.stub.ModelInfer(tensors.files(file)))
+    np.testing.assert_array_equal(tensors.probabilities(response), raw)
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1])
+def test_more_than_a_megabyte_is_not_copied_on_the_event_loop(memory: MakeMemory, size: int) -> None:
+    async def scenario() -> None:
+        regions, content = Regions(), np.random.default_rng(0).bytes(size)
+        path = memory(content)
+        regions.register("r", path.name, 0, size)
+        place = Place("r", 0, size, "inputs[0]")
+        for copy in (lambda: regions.read(place), lambda: regions.write(place, content)):
+            task = asyncio.ensure_future(copy())
+            await asyncio.sleep(0)  # its first step: one more is taken where a thread copies
+            assert task.done() is (size == 1 << 20)
+            if not task.done():
+                regions.unregister("r")  # what is being copied goes on
+            assert bytes(await task or content) == content
+            if size > 1 << 20:
+                regions.register("r", path.name, 0, size)
+        regions.unregister("")
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_nobody_waits_for_any_more_lets_go_of_its_file(memory: MakeMemory, wait_for) -> None:
+    async def scenario() -> None:
+        regions = Regions()
+        path = memory(bytes(2 << 20))
+        regions.register("r", path.name, 0, 2 << 20)
+        copies = [asyncio.ensure_future(regions.read(Place("r", 0, 2 << 20, "f"))) for _ in range(20)]
+        await asyncio.sleep(0)
+        for copy in copies:
+            copy.cancel()
+        await asyncio.gather(*copies, return_exceptions=True)
+        regions.unregister("")
+        await asyncio.to_thread(wait_for, lambda: held(path) == 0)
+
+    asyncio.run(scenario())
+
+
+def held(path: Path) -> int:
+    """Count the descriptors of a file that this process has."""
+    return sum(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
 
 
 def test_regions_are_listed_and_forgotten(tensors, memory: MakeMemory) -> None:
@@ -207,9 +263,6 @@ def test_a_server_that_stops_lets_go_of_every_region(start_server, tensors_of, m
     for name in "abc":
         tensors.register(name, path, 1)
 
-    def held() -> int:
-        return sum(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
-
-    assert held() == 3
+    assert held(path) == 3
     running.stop()
-    assert held() == 0
+    assert held(path) == 0

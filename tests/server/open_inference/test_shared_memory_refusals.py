@@ -171,3 +171,25 @@ def test_content_is_in_the_request_or_in_memory(tensors, memory: MakeMemory) -> 
     small = tensors.wanted(**tensors.region("a", ANSWER_BYTES - 1))
     code, details = tensors.refusal(tensors.stub.ModelInfer, tensors.placed(parameters, small))
     assert (code, details) == ("INVALID_ARGUMENT", "outputs[0]: 39 bytes for an output of 40")
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (False, "629145600 bytes of pixels, not 1024"),
+        (True, "629145600 bytes of files, more than the 67108864 allowed"),
+    ],
+    ids=["pixels", "files"],
+)
+def test_a_place_that_is_larger_than_its_tensor_may_be_is_refused_before_it_is_copied(
+    tensors, memory: MakeMemory, files: bool, reason: str
+) -> None:
+    """It is more than all requests in flight may have together, which would be the next reason."""
+    size = 600 << 20
+    path = memory(b"")
+    os.truncate(path, size)  # takes no memory until it is written
+    tensors.register("a", path, size)
+    request = tensors.placed(tensors.region("a", size), files=files)
+    assert tensors.refusal(tensors.stub.ModelInfer, request) == ("INVALID_ARGUMENT", f"inputs[0]: {reason}")
+    [answer] = tensors.stub.ModelStreamInfer(iter([request]))
+    assert answer.error_message == f"inputs[0]: {reason}"

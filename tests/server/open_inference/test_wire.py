@@ -145,3 +145,25 @@ def test_a_request_may_have_as_many_fields_as_allowed_and_not_one_more() -> None
     for most in range(1, fields):
         with pytest.raises(InvalidRequestError, match=f"request: more than {most} fields"):
             wire.read_infer_request(body, most)
+
+
+class Watched(bytes):
+    """A message that counts how often Python looks into it."""
+
+    def __new__(cls, content: bytes) -> "Watched":
+        self = super().__new__(cls, content)
+        self.looks = 0
+        return self
+
+    def __getitem__(self, key):
+        self.looks += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("tag", range(1, 8))
+def test_fields_beyond_the_limit_are_not_looked_at(tag: int) -> None:
+    limit = 100
+    body = Watched(bytes([tag << 3 | 2, 0]) * 1_000_000)
+    with pytest.raises(InvalidRequestError, match=f"request: more than {limit} fields"):
+        wire.read_infer_request(body, limit)
+    assert body.looks < 10 * limit

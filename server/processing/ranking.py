@@ -8,36 +8,56 @@ import numpy as np
 
 from modelzoo.v1 import classifier_pb2
 from server.arrays import Probabilities
+from server.errors import InvalidRequestError
 
 DEFAULT_TOP_K = 5
-_ON_THE_LOOP = 5_000  # labels; making them takes about 1 us each, and the loop does nothing else meanwhile
+# Labels of one answer, as many as a default batch of 32 images has of 1,000 classes: each comes as text, with
+# some 40 bytes. All probabilities of more images are to be had as FP32.
+MAX_LABELS = 32_768
+_ON_THE_LOOP = 1_000  # labels; making them takes up to 2 us each, and the loop does nothing else meanwhile
 _FEW_LABELS = 64  # below, NumPy's calls take longer than sorting a list
 _LENGTH_BYTES = 4  # in front of every element of raw BYTES
 
 Ranked = TypeVar("Ranked")
 
 
-def rank(
-    probabilities: Probabilities, labels: tuple[str, ...], top_k: int
-) -> list[classifier_pb2.Classification]:
-    """Give the ``top_k`` most probable labels of every row, ties in the order of the labels.
+def require_labels(field: str, images: int, top_k: int) -> None:
+    """Check how many labels an answer would have, before anything is decoded.
 
     Args:
+        field: of the request, that asks for so many of each image.
+
+    Raises:
+        InvalidRequestError: they are too many.
+    """
+    if images * top_k > MAX_LABELS:
+        raise InvalidRequestError(
+            field, f"{top_k} labels of {images} images are {images * top_k:,}, more than {MAX_LABELS:,}"
+        )
+
+
+def rank(
+    response: classifier_pb2.ClassifyResponse,
+    probabilities: Probabilities,
+    labels: tuple[str, ...],
+    top_k: int,
+) -> None:
+    """Add the ``top_k`` most probable labels of every row, ties in the order of the labels.
+
+    Args:
+        response: where to; what was made elsewhere would have to be copied there.
         probabilities: float32 ``[N, K]``.
         labels: K of them.
         top_k: 1 to K.
     """
-    classifications = []
     for row in _best(probabilities, top_k):
-        classification = classifier_pb2.Classification()
+        classification = response.classifications.add()
         for index, score in row:
             classification.labels.add(label=labels[index], label_index=index, probability=score)
-        classifications.append(classification)
-    return classifications
 
 
 def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: int) -> bytes:
-    """Give the same as the Open Inference Protocol's classification does: raw BYTES ``[N, top_k]``.
+    """Return the same as the Open Inference Protocol's classification does: raw BYTES ``[N, top_k]``.
 
     An element is ``probability:index:label``.
     """
