@@ -111,18 +111,23 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
         yield tag >> 3, content
 
 
-def _cut(body: bytes, max_raw: int) -> tuple[bytes, list[memoryview]]:
+def _cut(body: bytes, max_fields: int) -> tuple[bytes, list[memoryview]]:
     """Cut the raw contents off the end of a ModelInferRequest, where every serializer writes them.
+
+    Args:
+        max_fields: after which it gives up: a message of two-byte fields would otherwise keep the event loop
+            for seconds.
 
     Returns:
         What is left to be parsed, and the raw contents; the whole body and none, where anything is unusual.
     """
     view = memoryview(body)
     raw: list[memoryview] = []
-    position = head_end = 0
+    position = head_end = fields = 0
     while position < len(body):
         tag = body[position]
-        if len(raw) == max_raw or (tag != _RAW_TAG and (raw or tag not in _HEAD_TAGS)):
+        fields += 1
+        if fields > max_fields or (tag != _RAW_TAG and (raw or tag not in _HEAD_TAGS)):
             return body, []
         try:
             length, start = _varint(body, position + 1, _LENGTH_BYTES)

@@ -145,3 +145,21 @@ def test_a_request_may_have_as_many_fields_as_allowed_and_not_one_more() -> None
     for most in range(1, fields):
         with pytest.raises(InvalidRequestError, match=f"request: more than {most} fields"):
             wire.read_infer_request(body, most)
+
+
+class CountedReads(bytes):
+    """Bytes that count how often they are looked into."""
+
+    reads = 0
+
+    def __getitem__(self, place):
+        self.reads += 1
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("tag", [1, 2, 4, 5, 6, 7])
+def test_a_request_of_a_million_fields_is_looked_at_no_further_than_the_limit(tag: int) -> None:
+    body = CountedReads(bytes([tag << 3 | 2, 0]) * 1_000_000)
+    with pytest.raises(InvalidRequestError, match="more than 1000 fields"):
+        wire.read_infer_request(body, 1_000)
+    assert body.reads < 5_000
