@@ -28,6 +28,7 @@ _AFTER_BYTES = 200 * _MB
 _SLOWER_RATIO = 10.0
 _CAP_BYTES = 3_000 * _MB  # over idle: then the attack is ended, for the machine's sake
 _UNLOADED_S = 5.0
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,15 @@ def _observe(
 ) -> Observed:
     """Observe a server for some time, during an attack if there is one; add to what was seen before."""
     observer = Observer(subject, idle_bytes + _CAP_BYTES, Observed() if seen is None else seen)
-    running = None
-    if attack is not None:
-        where = [subject.target.grpc, subject.target.metrics, str(seconds)]
-        running = run_apart(["bench.hostile.attacks", attack.__name__, *where], cores)
-    observer.over.wait(seconds)
-    if running is not None:
-        running.kill()
-        running.wait()
+    if attack is None:
+        observer.over.wait(seconds)
+        return observer.stop()
+    where = [subject.target.grpc, subject.target.metrics, str(seconds)]
+    running = run_apart(["bench.hostile.attacks", attack.__name__, *where], cores)
+    while running.poll() is None and not observer.over.wait(_POLL_S):
+        pass  # its seconds count from when it has imported what it needs
+    running.kill()
+    running.wait()
     return observer.stop()
 
 

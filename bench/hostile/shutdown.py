@@ -60,11 +60,14 @@ def lost(repository: Path, state: str) -> int:
 
 
 def _slow_request() -> bytes:
-    """Serialize a request that takes long enough to be under way when the signal comes: 4 megapixels."""
+    """Serialize a request that takes long enough to be under way when the signal comes.
+
+    Its 16 megapixels, times the requests, are half of what may wait for decoders (`max_decoding_pixels`).
+    """
     stream = io.BytesIO()
     Image.fromarray(np.zeros((2000, 2000), np.uint8)).save(stream, "PNG", compress_level=1)
     request = classifier_pb2.ClassifyRequest(model=MODEL)
-    for _ in range(16):
+    for _ in range(4):
         request.images.add(encoded=stream.getvalue())
     return request.SerializeToString()
 
