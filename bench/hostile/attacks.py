@@ -62,12 +62,12 @@ def wrong_paths(target: Target, stop: threading.Event) -> None:
 
 def unfinished_messages(target: Target, stop: threading.Event) -> None:
     """A hundred streams on twenty connections, each with 60 of 63 MB of a message, then silence."""
+    content = struct.pack(">BI", 0, 63_000_000) + bytes(_LARGE_BYTES)
 
     def hold(_: int) -> None:
         connection = Connection(target.grpc)
         for _ in range(5):
-            stream = connection.open(CLASSIFY)
-            connection.write(stream, struct.pack(">BI", 0, 63_000_000) + bytes(_LARGE_BYTES), end=False)
+            connection.write(connection.open(CLASSIFY), content, end=False)
         stop.wait()
 
     _side_by_side(20, hold, stop)

@@ -17,6 +17,7 @@ END_HEADERS = 0x4
 _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 4, 5  # settings
 _LARGEST_WINDOW = (1 << 31) - 1
 _DEFAULT_WINDOW, _DEFAULT_FRAME = 65_535, 16_384
+_TURN_BYTES = 1 << 20  # that are sent before the windows are looked at again
 _PATIENCE_S = 10.0  # for the server to read on, or to answer
 
 Field: TypeAlias = tuple[bytes, bytes]
@@ -111,20 +112,24 @@ class Connection:
             OSError: they do not open in time, or the connection is closed.
         """
         view, position = memoryview(content), 0
+        frames: list[bytes] = []
         while position < len(view):
             with self._changed:
                 if not self._changed.wait_for(lambda: self._open_bytes(stream) or self.closed, _PATIENCE_S):
                     raise ConnectionClosedError("the window stays shut")
                 if self.closed or stream in self.ended:
                     raise ConnectionClosedError("the call is over")
-                count = min(self._open_bytes(stream), self._frame_bytes, len(view) - position)
+                count = min(self._open_bytes(stream), _TURN_BYTES, len(view) - position)
                 self._windows[stream] -= count
                 self._window_bytes -= count
-            last = end and position + count == len(view)
-            self.send(
-                frame(DATA, END_STREAM if last else 0, stream, bytes(view[position : position + count]))
-            )
-            position += count
+            stop = position + count
+            for start in range(position, stop, self._frame_bytes):
+                part = view[start : min(start + self._frame_bytes, stop)]
+                last = end and start + len(part) == len(view)
+                frames.append(frame(DATA, END_STREAM if last else 0, stream, bytes(part)))
+            self.send(*frames)
+            frames.clear()
+            position = stop
 
     def wait(self, *streams: int, timeout_s: float = _PATIENCE_S) -> bool:
         """Wait until calls are over, or the connection; False when they are not in time."""

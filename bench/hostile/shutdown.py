@@ -42,9 +42,7 @@ def lost(repository: Path, state: str) -> int:
     Raises:
         BenchError: it does not serve, does not accept them, or does not end within its grace period.
     """
-    with serving(repository, *STATES[state]) as subject:
-        if state == "log closed" and subject.process.stderr is not None:
-            subject.process.stderr.close()
+    with serving(repository, *STATES[state], log_closed=state == "log closed") as subject:
         one = _answered_on_a_stream if state == "streams" else _answered
         body = _slow_request()
         with ThreadPoolExecutor(REQUESTS) as clients:

@@ -28,7 +28,7 @@ _CALLS_PER_S = 20
 _CALL_DEADLINE_S = 10.0
 _SAMPLE_EVERY_S = 0.1
 _KILOBYTE = 1024
-_ATTACKERS_NICE = 10
+_ATTACKERS_NICE = 5
 CHECK, CLASSIFY = "/grpc.health.v1.Health/Check", "/modelzoo.v1.ClassifierService/Classify"
 # A channel by itself, whatever the environment says of proxies and other channels hold open.
 _CHANNEL = (
@@ -108,12 +108,15 @@ class Subject:
 
 
 @contextmanager
-def serving(repository: Path, *options: str, cores: set[int] | None = None) -> Iterator[Subject]:
+def serving(
+    repository: Path, *options: str, cores: set[int] | None = None, log_closed: bool = False
+) -> Iterator[Subject]:
     """Run `modelzoo serve` on free ports.
 
     Args:
         options: of the command, further ones.
         cores: that it may use; all when None.
+        log_closed: whether the pipe that it logs to is closed as soon as it serves.
 
     Raises:
         BenchError: it ends, or does not serve in time.
@@ -134,7 +137,10 @@ def serving(repository: Path, *options: str, cores: set[int] | None = None) -> I
     try:
         subject = Subject(process, _target(process))
         watchdog.cancel()
-        threading.Thread(target=subject.read_log, daemon=True).start()
+        if log_closed and process.stderr is not None:
+            process.stderr.close()
+        else:
+            threading.Thread(target=subject.read_log, daemon=True).start()
         yield subject
     finally:
         watchdog.cancel()
@@ -274,7 +280,7 @@ def _memory(pid: int) -> dict[str, int]:
 def run_apart(arguments: Sequence[str], cores: set[int] | None) -> "subprocess.Popen[bytes]":
     """Run a module in a process of its own, on some cores.
 
-    It stands for other machines, so it takes no processor time that the server wants.
+    It stands for other machines, so the server comes first where both want the same core.
     """
 
     def confine() -> None:
