@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export zoo test test-slow test-frontends test-zoo test-gpu lint format proto dashboard bench clean
+.PHONY: setup run export zoo test test-slow test-hostile test-frontends test-zoo test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ test: $(READY)
 # Training to full accuracy, conformance, wheels: under thirty minutes on two cores.
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu"
+
+# Attack a server with everything in bench/hostile: under ten minutes. Needs the digits models (`make export`).
+test-hostile: $(READY)
+	$(BIN)/python -m bench.hostile
 
 # The tests of what clients see, of servers with front ends.
 test-frontends: $(READY)

@@ -1,7 +1,6 @@
 """What a process and those it started have taken of the machine, out of `/proc`."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -17,7 +16,7 @@ def cpu_s(pid: int) -> float:
         BenchError: there is no such process.
     """
     # utime, stime, and those of children that have ended: fields 14 to 17 of proc(5), here after the third.
-    return sum(sum(map(int, fields[11:15])) for fields in _family(pid)) * _TICK_S
+    return sum(sum(map(int, fields[11:15])) for fields in _family(pid).values()) * _TICK_S
 
 
 def memory_bytes(pid: int) -> int:
@@ -26,7 +25,7 @@ def memory_bytes(pid: int) -> int:
     Raises:
         BenchError: there is no such process.
     """
-    return sum(int(fields[21]) for fields in _family(pid)) * os.sysconf("SC_PAGE_SIZE")  # field 24
+    return sum(int(fields[21]) for fields in _family(pid).values()) * os.sysconf("SC_PAGE_SIZE")  # field 24
 
 
 def processor() -> str:
@@ -37,19 +36,28 @@ def processor() -> str:
     return ""
 
 
-def _family(pid: int) -> Iterator[list[str]]:
-    """Yield the fields after the name of the status of a process and of all its descendants."""
-    everybody = {
+def family(pid: int) -> list[int]:
+    """List a process and all its descendants.
+
+    Raises:
+        BenchError: there is no such process.
+    """
+    return list(_family(pid))
+
+
+def _family(pid: int) -> dict[int, list[str]]:
+    """Give the fields after the name of the status of a process and of all its descendants."""
+    running = {
         int(path.name): fields
         for path in _PROC.iterdir()
         if path.name.isdecimal() and (fields := _status(path)) is not None
     }
-    if pid not in everybody:
+    if pid not in running:
         raise BenchError(f"there is no process {pid}")
-    family = [pid]
-    for member in family:  # grows while it is walked
-        yield everybody[member]
-        family += [child for child, fields in everybody.items() if int(fields[1]) == member]
+    members = [pid]
+    for member in members:  # grows while it is walked
+        members += [child for child, fields in running.items() if int(fields[1]) == member]
+    return {member: running[member] for member in members}
 
 
 def _status(path: Path) -> list[str] | None:

@@ -40,7 +40,7 @@ def show(repository: Path, *, as_json: bool) -> None:
 
     with refusing(OSError):
         exported = _exported(repository)
-    trained_elsewhere = {spec.name for spec in CATALOG if weights.imagenet(spec.name) is not None}
+    trained_elsewhere = {spec.name for spec in CATALOG if weights.has_imagenet(spec.name)}
     if as_json:
         print_json(
             [

@@ -114,6 +114,10 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
 def _cut(body: bytes, max_fields: int) -> tuple[bytes, list[memoryview]]:
     """Cut the raw contents off the end of a ModelInferRequest, where every serializer writes them.
 
+    Args:
+        max_fields: after which it gives up: a message of two-byte fields would otherwise keep the event loop
+            for seconds.
+
     Returns:
         What is left to be parsed, and the raw contents; the whole body and none, where anything is unusual.
     """

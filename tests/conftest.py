@@ -1,9 +1,12 @@
 """What tests of several rooms share: exported models, and servers to ask."""
 
 import asyncio
+import fcntl
+import functools
 import gc
 import io
 import os
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from client import Client
 from export import pipeline
@@ -63,17 +67,49 @@ def frozen_past() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """Let all exports of a process share PyTorch's table of operators.
+
+    `torch.onnx.export` only reads it, but parses the sources of 500 functions for each anew: a second.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops))
+        yield
+
+
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pipeline.Exported]:
-    """The digits models, briefly trained, by the names they serve under; all in one repository."""
-    repository = tmp_path_factory.mktemp("models")
-    return {
-        f"{name}-digits": pipeline.export(
-            catalog.find(name),
-            pipeline.Request(repository, recipe=Recipe(epochs=epochs, learning_rate=1e-2)),
-        )
-        for name, epochs in QUICK.items()
-    }
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, testrun_uid: str
+) -> dict[str, pipeline.Exported]:
+    """The digits models, briefly trained, by the names they serve under; all in one repository.
+
+    The workers of a run share it, and the work: each exports what no other has begun, then waits.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / f"exported-{testrun_uid}"
+    shared.mkdir(exist_ok=True)
+    found: dict[str, pipeline.Exported] = {}
+    for wait in (False, True):
+        for name in [name for name in QUICK if name not in found]:
+            if (one := export_once(name, shared, wait=wait)) is not None:
+                found[name] = one
+    return {f"{name}-digits": found[name] for name in QUICK}
+
+
+def export_once(name: str, shared: Path, *, wait: bool) -> pipeline.Exported | None:
+    """Export a model, or take over what another worker exported; None while one is at it, unless to wait."""
+    kept = shared / f"{name}.pickle"
+    with (shared / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        if not kept.exists():
+            recipe = Recipe(epochs=QUICK[name], learning_rate=1e-2)
+            request = pipeline.Request(shared / "models", recipe=recipe)
+            kept.write_bytes(pickle.dumps(pipeline.export(catalog.find(name), request)))
+    return pickle.loads(kept.read_bytes())
 
 
 @pytest.fixture(scope="session")

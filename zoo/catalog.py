@@ -1,6 +1,7 @@
 """Every architecture, oldest first; notebook exercises, which have no paper, last.
 
-An explicit table: nothing registers itself. ``export`` and ``cli`` read it.
+An explicit table: nothing registers itself. ``export`` and ``cli`` read it. Reading it imports no torch,
+which takes seconds; building a network does.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from zoo.classics import alexnet, densenet, googlenet, inception_v3, resnet, vgg
-from zoo.lenet import LeNet5
-from zoo.notebook import simple_cnn, two_block_cnn
 from zoo.spec import InputSpec, ModelSpec, Paper
-from zoo.zfnet import ZFNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
 
 
 class UnknownArchitectureError(LookupError):
@@ -58,27 +62,37 @@ _DENSENET = Paper(
 )
 
 
+def _builder(module: str, function: str, *arguments: str) -> Callable[[int, InputSpec], nn.Module]:
+    """Name a builder, to be imported when it is called; it takes ``arguments`` before the others."""
+    return partial(_build, module, function, *arguments)
+
+
+def _build(module: str, function: str, *arguments: object) -> nn.Module:
+    network: nn.Module = getattr(import_module(f"zoo.{module}"), function)(*arguments)
+    return network
+
+
 def _vgg(name: str, parameters: int, *deviations: str) -> ModelSpec:
-    build = partial(vgg, name)
+    build = _builder("classics", "vgg", name)
     said = (*deviations, _NO_DIVISION, _KAIMING)
     return ModelSpec(name, build, _VGG, _IMAGENET, _IMAGENET_LABELS, parameters, said, small_px=32)
 
 
 def _resnet(name: str, parameters: int, *deviations: str) -> ModelSpec:
-    build = partial(resnet, name)
+    build = _builder("classics", "resnet", name)
     said = (*deviations, _PIXEL_MEAN)
     return ModelSpec(name, build, _RESNET, _IMAGENET, _IMAGENET_LABELS, parameters, said, small_px=32)
 
 
 def _densenet(name: str, parameters: int, *deviations: str) -> ModelSpec:
-    build = partial(densenet, name)
+    build = _builder("classics", "densenet", name)
     return ModelSpec(name, build, _DENSENET, _IMAGENET, _IMAGENET_LABELS, parameters, deviations, small_px=32)
 
 
 CATALOG: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="lenet5",
-        build=LeNet5,
+        build=_builder("lenet", "LeNet5"),
         paper=Paper(
             title="Gradient-Based Learning Applied to Document Recognition",
             authors="LeCun, Bottou, Bengio, Haffner",
@@ -99,7 +113,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     ),
     ModelSpec(
         name="zfnet",
-        build=ZFNet,
+        build=_builder("zfnet", "ZFNet"),
         paper=Paper(
             title="Visualizing and Understanding Convolutional Networks",
             authors="Zeiler, Fergus",
@@ -119,7 +133,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     ),
     ModelSpec(
         name="alexnet",
-        build=alexnet,
+        build=_builder("classics", "alexnet"),
         paper=Paper(
             title="One weird trick for parallelizing convolutional neural networks",
             authors="Krizhevsky",
@@ -148,7 +162,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     _vgg("vgg19_bn", 143_678_248, _BATCH_NORM),
     ModelSpec(
         name="googlenet",
-        build=googlenet,
+        build=_builder("classics", "googlenet"),
         paper=Paper(
             title="Going Deeper with Convolutions",
             authors="Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich",
@@ -171,7 +185,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     ),
     ModelSpec(
         name="inception_v3",
-        build=inception_v3,
+        build=_builder("classics", "inception_v3"),
         paper=Paper(
             title="Rethinking the Inception Architecture for Computer Vision",
             authors="Szegedy, Vanhoucke, Ioffe, Shlens, Wojna",
@@ -201,7 +215,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     _densenet("densenet201", 20_013_928, _STEM),
     ModelSpec(
         name="simple_cnn",
-        build=simple_cnn,
+        build=_builder("notebook", "simple_cnn"),
         paper=None,  # the Keras notebook
         input=InputSpec(1, 8, 8, mean=(0.0,), std=(1.0,)),  # scikit-learn's digits, scaled to 0..1
         num_classes=10,
@@ -214,7 +228,7 @@ CATALOG: tuple[ModelSpec, ...] = (
     ),
     ModelSpec(
         name="two_block_cnn",
-        build=two_block_cnn,
+        build=_builder("notebook", "two_block_cnn"),
         paper=None,  # the PyTorch notebook
         input=InputSpec(1, 28, 28, mean=(0.0,), std=(1.0,)),  # MNIST, scaled to 0..1
         num_classes=10,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 _SMALL_PICTURE_PX = 96  # MNIST has 28, CIFAR 32, STL 96; what is larger gets the paper's size
 

@@ -1,6 +1,7 @@
 """torchvision's ImageNet weights: which row has them, what they expect of a picture, where they lie.
 
-Of several sets the classic recipe is taken, ``IMAGENET1K_V1``.
+Of several sets the classic recipe is taken, ``IMAGENET1K_V1``. torch and torchvision, which take seconds to
+import, are imported by what needs them: the command line only asks which rows have weights.
 """
 
 from __future__ import annotations
@@ -13,46 +14,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
-
-import torch
-from torch import Tensor
-from torchvision import models  # type: ignore[import-untyped]
-from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
 
 from zoo.spec import InputSpec
 
-_IMAGENET = {
-    "alexnet": models.AlexNet_Weights.IMAGENET1K_V1,
-    "vgg11": models.VGG11_Weights.IMAGENET1K_V1,
-    "vgg11_bn": models.VGG11_BN_Weights.IMAGENET1K_V1,
-    "vgg13": models.VGG13_Weights.IMAGENET1K_V1,
-    "vgg13_bn": models.VGG13_BN_Weights.IMAGENET1K_V1,
-    "vgg16": models.VGG16_Weights.IMAGENET1K_V1,
-    "vgg16_bn": models.VGG16_BN_Weights.IMAGENET1K_V1,
-    "vgg19": models.VGG19_Weights.IMAGENET1K_V1,
-    "vgg19_bn": models.VGG19_BN_Weights.IMAGENET1K_V1,
-    "googlenet": models.GoogLeNet_Weights.IMAGENET1K_V1,
-    "inception_v3": models.Inception_V3_Weights.IMAGENET1K_V1,
-    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
-    "resnet34": models.ResNet34_Weights.IMAGENET1K_V1,
-    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
-    "resnet152": models.ResNet152_Weights.IMAGENET1K_V1,
-    "densenet121": models.DenseNet121_Weights.IMAGENET1K_V1,
-    "densenet161": models.DenseNet161_Weights.IMAGENET1K_V1,
-    "densenet169": models.DenseNet169_Weights.IMAGENET1K_V1,
-    "densenet201": models.DenseNet201_Weights.IMAGENET1K_V1,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_IMAGENET = {  # the names of torchvision's enumerations
+    "alexnet": "AlexNet_Weights",
+    "vgg11": "VGG11_Weights",
+    "vgg11_bn": "VGG11_BN_Weights",
+    "vgg13": "VGG13_Weights",
+    "vgg13_bn": "VGG13_BN_Weights",
+    "vgg16": "VGG16_Weights",
+    "vgg16_bn": "VGG16_BN_Weights",
+    "vgg19": "VGG19_Weights",
+    "vgg19_bn": "VGG19_BN_Weights",
+    "googlenet": "GoogLeNet_Weights",
+    "inception_v3": "Inception_V3_Weights",
+    "resnet18": "ResNet18_Weights",
+    "resnet34": "ResNet34_Weights",
+    "resnet50": "ResNet50_Weights",
+    "resnet101": "ResNet101_Weights",
+    "resnet152": "ResNet152_Weights",
+    "densenet121": "DenseNet121_Weights",
+    "densenet161": "DenseNet161_Weights",
+    "densenet169": "DenseNet169_Weights",
+    "densenet201": "DenseNet201_Weights",
 }
 # Trained by TensorFlow on the scale -1..1. torchvision normalises with ImageNet's mean and deviation, and
 # undoes it inside these networks (transform_input=True); ours have no such step, so it is done here.
 _MINUS_ONE_TO_ONE = frozenset(("googlenet", "inception_v3"))
 
-_INTERPOLATIONS: dict[InterpolationMode, Literal["bilinear", "bicubic"]] = {
-    InterpolationMode.BILINEAR: "bilinear",
-    InterpolationMode.BICUBIC: "bicubic",
-}
+# By the values of torchvision's `InterpolationMode`.
+_INTERPOLATIONS: dict[str, Literal["bilinear", "bicubic"]] = {"bilinear": "bilinear", "bicubic": "bicubic"}
 _PATIENCE_S = 60.0  # whoever sends nothing for so long will not send anything
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
@@ -119,6 +116,8 @@ class ImageNetWeights:
             DownloadError: there is no such address or no network, nothing comes any more, the file is not
                 the published one, or the folder cannot be written.
         """
+        import torch
+
         expected = self.sha256_start
         folder = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder
         path = folder / self.file_name
@@ -155,11 +154,18 @@ def _connections_end_when_silent_for(patience_s: float) -> Iterator[None]:
         socket.setdefaulttimeout(before_s)
 
 
+def has_imagenet(name: str) -> bool:
+    """Tell whether torchvision publishes ImageNet weights of a row of the catalog."""
+    return name in _IMAGENET
+
+
 def imagenet(name: str) -> ImageNetWeights | None:
     """Find the ImageNet weights of a row of the catalog; None where torchvision has none."""
-    weights = _IMAGENET.get(name)
-    if weights is None:
+    if name not in _IMAGENET:
         return None
+    from torchvision import models  # type: ignore[import-untyped]
+
+    weights = getattr(models, _IMAGENET[name]).IMAGENET1K_V1
     preset = weights.transforms()
     (side_px,), (resize_shorter_px,) = preset.crop_size, preset.resize_size
     mean, std = tuple(preset.mean), tuple(preset.std)
@@ -172,7 +178,7 @@ def imagenet(name: str) -> ImageNetWeights | None:
         accuracy_ratio=round(weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 5),
         input=InputSpec(len(mean), side_px, side_px, mean=mean, std=std),
         resize_shorter_px=resize_shorter_px,
-        interpolation=_INTERPOLATIONS[preset.interpolation],
+        interpolation=_INTERPOLATIONS[preset.interpolation.value],
     )
 
 

@@ -257,6 +257,16 @@ def test_serve_names_no_address_where_it_is_the_usual_one(repository: Path, pict
 
 def test_importing_the_command_line_opens_no_room() -> None:
     rooms = {"server", "export", "zoo", "artifact", "client", "torch"}
-    code = f"import sys, cli.main; print({rooms!r} & {{*sys.modules}})"
+    assert imported("import cli.main", rooms) == "set()"
+
+
+def test_the_catalog_is_listed_without_torch() -> None:
+    code = "from zoo import catalog, weights; [weights.has_imagenet(spec.name) for spec in catalog.CATALOG]"
+    assert imported(code, {"torch", "torchvision"}) == "set()"
+
+
+def imported(code: str, modules: set[str]) -> str:
+    """Run code in a process of its own; tell which of some modules it imports."""
+    code += f"\nimport sys; print({modules!r} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    return done.stdout.strip()
