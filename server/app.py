@@ -38,6 +38,7 @@ from server.metrics import Metrics
 from server.model import ReadyModel, State
 from server.network import OpenNetwork
 from server.observability.exposition import MetricsPort
+from server.observability.guarded import Guarded
 from server.reports import Asked, Sum
 from server.repository import Memory, Repository
 from server.turnover import Turnover
@@ -255,7 +256,8 @@ class Server:
         except OSError as error:
             self._log.warning("device_memory_unknown", reason=str(error))
             return Memory(machine.host_memory_bytes)
-        registry.register(DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes))
+        collector = DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes)
+        registry.register(Guarded(collector, self._log))
         return Memory(machine.host_memory_bytes, gpu.used_bytes)
 
     def _log_failure(self, model: str, error: Exception) -> None:

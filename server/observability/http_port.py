@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 import h11
 
 EXCHANGE_S = 10.0  # Prometheus' own default of scrape_timeout: nothing that takes longer has a reader
-_MAX_CONNECTIONS = 128  # a scraper, a probe and a person need three; each costs a descriptor and some kB
+# A scraper, a probe and a person need three. The more there are, the longer a crowd that comes anew as soon
+# as it is closed leaves each of them; each costs a descriptor and, unread, 64 kB of the kernel's.
+_MAX_CONNECTIONS = 256
 _MAX_HEAD_BYTES = 16 << 10  # h11's default; Prometheus sends about 500 bytes
 _SEND_BUFFER_BYTES = 32 << 10  # in the kernel, which doubles it; by default it grows to 4 MB a connection
 _READ_BYTES = 4 << 10
+_CHUNK_BYTES = 64 << 10  # that a peer has to read before it counts as one that does
 _MAX_UNASKED_READS = 256  # of `_READ_BYTES`, 1 MiB: a body that came with the request
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: drop what is unsent
 _SEND_ON_CLOSE = struct.pack("ii", 0, 0)
@@ -54,7 +57,7 @@ def text_answer(status: http.HTTPStatus, line: str, *headers: tuple[str, str]) -
 
 @dataclass(eq=False)
 class _Connection:
-    """A peer, and whether it keeps us waiting: it has not sent its request, or not read its answer."""
+    """A peer, and whether it keeps this side waiting: for its request, or for it to read its answer."""
 
     peer: socket.socket
     is_stalled: bool = True
@@ -86,7 +89,7 @@ class HttpPort:
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._respond = respond
         self._exchange_s = exchange_s
-        self._open: dict[_Connection, asyncio.Task[None]] = {}  # oldest first
+        self._open: dict[_Connection, asyncio.Task[None]] = {}  # stalled longest first
 
     async def serve(self) -> None:
         """Accept and answer until cancelled.
@@ -102,11 +105,13 @@ class HttpPort:
                 except OSError as error:
                     if error.errno not in _PASSING_ERRORS:
                         raise
-                    if not await self._make_room():  # else there is a descriptor again
+                    if (ended := self._make_room()) is not None:
+                        await asyncio.wait((ended,))  # it gives a descriptor back
+                    else:
                         await asyncio.sleep(_AFTER_ERROR_S)
                     continue
                 if len(self._open) >= _MAX_CONNECTIONS:
-                    await self._make_room()
+                    self._make_room()
                 connection = _Connection(peer)
                 self._open[connection] = loop.create_task(self._exchange(connection))
                 await asyncio.sleep(0)  # a crowd that connects must not keep the others from being read
@@ -115,15 +120,20 @@ class HttpPort:
                 task.cancel()
             await asyncio.gather(*self._open.values(), return_exceptions=True)
 
-    async def _make_room(self) -> bool:
+    def _make_room(self) -> asyncio.Task[None] | None:
         """End the exchange that has been stalled longest; where all wait for us, the oldest."""
         chosen = next((one for one in self._open if one.is_stalled), next(iter(self._open), None))
         if chosen is None:
-            return False
+            return None
         task = self._open.pop(chosen)
         task.cancel()
-        await asyncio.wait((task,))
-        return True
+        return task
+
+    def _stalls(self, connection: _Connection) -> None:
+        """Take note that from now on it is the peer's turn."""
+        connection.is_stalled = True
+        if (task := self._open.pop(connection, None)) is not None:
+            self._open[connection] = task
 
     async def _exchange(self, connection: _Connection) -> None:
         try:
@@ -136,8 +146,6 @@ class HttpPort:
 
     async def _answer(self, connection: _Connection) -> None:
         loop, peer = asyncio.get_running_loop(), connection.peer
-        peer.setblocking(False)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the head goes out before the body
         is_head = False
         try:
             request = await self._request(connection)
@@ -149,14 +157,19 @@ class HttpPort:
         except h11.RemoteProtocolError as error:
             status = http.HTTPStatus(error.error_status_hint)
             answer = text_answer(status, status.phrase)
-        connection.is_stalled = True
+        self._stalls(connection)
         headers = [*answer.headers, ("Content-Length", str(len(answer.body))), ("Connection", "close")]
         head = h11.Response(status_code=answer.status, headers=headers, reason=answer.status.phrase)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the head does not wait for the body
         # What is not read must not stay in the kernel, for minutes, when this side closes.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         await loop.sock_sendall(peer, connection.http.send(head) or b"")
         if not is_head:
-            await loop.sock_sendall(peer, answer.body)
+            rest = memoryview(answer.body)
+            while rest:
+                await loop.sock_sendall(peer, rest[:_CHUNK_BYTES])
+                rest = rest[_CHUNK_BYTES:]
+                self._stalls(connection)  # anew: it does read
         # The peer closes first: closing on what it still sends would reset what it still reads.
         peer.shutdown(socket.SHUT_WR)
         for _ in range(_MAX_UNASKED_READS):

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import io
+import json
 import random
 import select
 import socket
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from server import logs
 from server.observability.exposition import MetricsPort
+from server.observability.guarded import Guarded
 from server.reports import Asked, Sum
 
 HOST = "127.0.0.1"
@@ -231,7 +233,7 @@ STALLED = {
 
 
 @pytest.mark.parametrize("words", STALLED.values(), ids=STALLED)
-@pytest.mark.parametrize("count", [16, 130, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, 260, pytest.param(1000, marks=pytest.mark.slow)])
 def test_however_many_connections_stall_a_scrape_is_answered(
     open_port: Open, crowd, count: int, words: bytes
 ) -> None:
@@ -384,6 +386,26 @@ def test_a_collector_that_fails_is_logged_once_and_ends_nothing(open_port: Open,
     assert len(log.getvalue().splitlines()) == 1
     registry.unregister(failing)
     assert ask(port)[0] == 200
+
+
+def test_a_guarded_collector_that_fails_or_hangs_leaves_the_rest_of_the_scrape(
+    open_port: Open, log: io.StringIO
+) -> None:
+    registry, hanging = CollectorRegistry(), Blocking()
+    Gauge("here", "What there is.", registry=registry).set(1)
+    registry.register(Guarded(Failing(), logs.make("json", log)))
+    registry.register(Guarded(hanging, logs.make("json", log), patience_s=0.05))
+    port = open_port(registry)
+    for _ in range(3):
+        page = scrape(port)
+        assert ("\nhere 1.0\n" in page, "answer" in page) == (True, False)
+    assert [json.loads(line)["error"] for line in log.getvalue().splitlines()] == [
+        "OSError: the driver does not answer",
+        "no answer within 0.05 s",
+    ]
+    assert hanging.count == 1
+    hanging.go_on.set()
+    assert "\nanswer " in scrape(port)
 
 
 def test_a_port_whose_serving_ends_serves_again(open_port: Open, log: io.StringIO) -> None:
