@@ -223,17 +223,19 @@ class Server:
         self._told.set_server(serving=is_serving)
 
     def _unhealthy(self) -> str:
-        """Tell why the process should be replaced; called on the metrics port's thread."""
+        """Return why the process should be replaced, if it should; runs on the metrics port's thread."""
         return ""
 
     def _not_ready(self) -> str:
-        """Tell why health's "" is not SERVING; called on the metrics port's thread."""
+        """Return why health's "" is not SERVING, if it is not; runs on the metrics port's thread."""
         if self._is_stopping:
             return "the server is stopping"
         if not self._tried_all:
             return "models are being loaded"
         if not self._is_serving:
             return "no model is ready"
+        if isinstance(self._front, Frontends) and not self._front.pids():
+            return "no front end runs"
         return self._unhealthy()
 
     def _sum(self, own: CollectorRegistry, frontends: Frontends) -> CollectorRegistry:

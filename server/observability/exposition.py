@@ -23,8 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from server import ports
 from server.observability.http_port import EXCHANGE_S, Answer, HttpPort, text_answer
 
-# A scrape has to be answered before the scraper gives up, 4 s in deploy/prometheus: what is answered later
-# is lost, and a status tells more.
+# A scrape has to be answered before the scraper gives up, 4 s in deploy/prometheus: what comes later is lost.
 _COLLECT_S = 3.0
 # Rest after the text was made, in units of the processor time that took: scrapers without number get a
 # quarter of a core's time, and the event loops the rest.
@@ -43,8 +42,8 @@ class MetricsPort:
     Args:
         host: numeric address to listen on.
         port: 0 for whatever is free.
-        healthy: tells why the process should be replaced; called on the port's thread, must not block.
-        ready: tells why a request would not be served; called likewise.
+        healthy: gives why the process should be replaced; called on the port's thread, must not block.
+        ready: gives why a request would not be served; called likewise.
         on_failure: called on the port's thread when serving ended unasked; it begins anew by itself.
         exchange_s: that a connection may take from its beginning to the end of its answer.
         collect_s: that a scrape waits for the collectors.
@@ -229,7 +228,7 @@ class _Scrapes:
                 del self._waiting[kind]
 
     def _make(self, is_openmetrics: bool, zipped: bool) -> tuple[bytes, float]:
-        """Make the text; and tell the processor time that this took."""
+        """Make the text; return it with the processor time that this took."""
         began_s = time.thread_time()
         encode = openmetrics.generate_latest if is_openmetrics else generate_latest
         page: bytes = encode(self._registry)

@@ -1,8 +1,8 @@
 """An HTTP/1.1 port that no peer can hold: one request a connection, the whole of it bounded.
 
-h11 parses; the limits are here. Those of HTTP servers for Python count from the last byte that came
-(uvicorn, waitress) or bound a worker's connections for all alike, so that a head that drips locks others
-out. There is no keep-alive: a connection that rests is one that a scraper does not need.
+h11 parses; the limits are here. HTTP servers for Python limit what is idle (uvicorn between requests,
+waitress between bytes), not the whole of a request: a head that drips keeps its seat. There is no keep-alive:
+scrapes are seconds apart, and opening a connection costs less than guarding idle ones.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import h11
 
-EXCHANGE_S = 10.0  # Prometheus' own default of scrape_timeout: nothing that takes longer has a reader
-# A scraper, a probe and a person need three. The more there are, the longer a crowd that comes anew as soon
+EXCHANGE_S = 10.0  # Prometheus' own default of scrape_timeout: what takes longer has no reader left
+# A scraper, a probe and a browser need three. The more there are, the longer a crowd that comes anew as soon
 # as it is closed leaves each of them; each costs a descriptor and, unread, 64 kB of the kernel's.
 _MAX_CONNECTIONS = 256
 _MAX_HEAD_BYTES = 16 << 10  # h11's default; Prometheus sends about 500 bytes
@@ -69,8 +69,8 @@ class _Connection:
 class HttpPort:
     """Answers requests on a listening socket.
 
-    Above `_MAX_CONNECTIONS` the one that has been stalled longest makes room for the newest, so that however
-    many stall, the next one is answered.
+    Above `_MAX_CONNECTIONS` the one that has been stalled longest is closed for the newest, so that the next
+    one is answered however many stall.
 
     Args:
         respond: gives the answer to a request; must not raise.

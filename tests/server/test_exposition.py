@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -21,6 +22,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server import logs
+from server.app import Server
+from server.config import Settings
 from server.observability.exposition import MetricsPort
 from server.observability.guarded import Guarded
 from server.reports import Asked, Sum
@@ -507,3 +510,31 @@ def test_a_server_whose_event_loop_is_held_still_answers_scrapes_and_probes(
         assert f"\nmodelzoo_frontends {frontends}.0\n" in scrape(port)
         assert ask(port, "/healthz")[::2] == (200, b"ok\n")
         assert ask(port, "/readyz")[::2] == (503, b"no model is ready\n")
+
+
+def test_a_server_is_ready_when_its_models_are_and_not_while_it_loads_or_stops(tmp_path: Path) -> None:
+    async def life() -> list[tuple[int, bytes]]:
+        settings = Settings(repository=tmp_path, grpc_port=0, metrics_port=0, device="cpu")
+        server = Server(settings, logs.make("json", io.StringIO()))
+        await server.open()
+
+        async def readyz() -> tuple[int, bytes]:
+            return (await asyncio.to_thread(ask, server.metrics_port, "/readyz"))[::2]
+
+        answers = [await readyz()]
+        await server.load()
+        answers.append(await readyz())
+        server._set_serving(True)  # as a model does that becomes READY
+        answers.append(await readyz())
+        server.hurry()
+        stopping = asyncio.ensure_future(server.stop())
+        await asyncio.sleep(0)  # until it waits for the first time
+        assert server._not_ready() == "the server is stopping"
+        await stopping
+        return answers
+
+    assert asyncio.run(life()) == [
+        (503, b"models are being loaded\n"),
+        (503, b"no model is ready\n"),
+        (200, b"ok\n"),
+    ]
