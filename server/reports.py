@@ -121,7 +121,7 @@ class Sum(Collector):
         self._others = others
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metrics, for those who ask for some of them."""
+        """Name the metrics, for the registry, which refuses a name twice."""
         return self._own.collect()
 
     def collect(self) -> Iterator[Metric]:
