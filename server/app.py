@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,14 +18,15 @@ from prometheus_client import (
 )
 from structlog.typing import FilteringBoundLogger
 
+from artifact import access
+from artifact.errors import first_line
 from modelzoo.v1 import open_inference_pb2
-from server import machine, model_config, opening
+from server import machine, model_config, opening, ports
 from server.batcher import Batcher
 from server.config import Settings
 from server.device import Device, choose
 from server.device_memory import DeviceMemoryCollector
 from server.errors import StartError
-from server.exposition import MetricsPort
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
@@ -35,8 +36,9 @@ from server.lane import Lane
 from server.metrics import Metrics
 from server.model import ReadyModel, State
 from server.network import OpenNetwork
-from server.ports import address_of, require_free
-from server.reports import Series, Sum
+from server.observability.exposition import MetricsPort
+from server.observability.guarded import Guarded
+from server.reports import Asked, Sum
 from server.repository import Memory, Repository
 from server.services.health import Health
 from server.turnover import Turnover
@@ -66,6 +68,7 @@ class Server:
         self._on_failure = on_failure
         self._stack = contextlib.ExitStack()
         self._tried_all = False
+        self._is_serving = self._is_stopping = False
         self._grace = Grace()
         self.grpc_port = 0
         self.metrics_port = 0
@@ -76,7 +79,9 @@ class Server:
         Raises:
             StartError: a port or the device is not usable.
         """
-        settings = self._settings
+        # One address for all that is probed, bound and shown, in front ends too.
+        host = ports.resolve(self._settings.host)
+        self._settings = settings = self._settings.model_copy(update={"host": host})
         choice = choose(settings.device, settings.intra_op_threads)
         device = choice.device
         if choice.fallback_reason:
@@ -128,16 +133,18 @@ class Server:
             self._front = Front(settings, metrics, self._repository, self._turnover, _tell, self._log)
             self._told = self._front.health
         try:
+            if reason := access.why_unreadable(settings.repository):
+                raise StartError(f"repository: {reason}")
             self._repository.find()
             await self._listen(metrics.registry)
-        except (StartError, OSError) as error:
+        except (StartError, OSError, RuntimeError) as error:  # RuntimeError: gRPC's, of a port
             self._lane.stop(0)
             self._stack.close()
-            raise StartError(str(error)) from error
+            raise StartError(first_line(error)) from error
         self._log.info(
             "listening",
             grpc=self.address,
-            metrics=f"http://{address_of(settings.host, self.metrics_port)}/metrics",
+            metrics=f"http://{self._dialable(self.metrics_port)}/metrics",
             device=device.name,
             lanes=lanes,
             intra_op_threads=device.threads,
@@ -153,7 +160,7 @@ class Server:
         await self._turnover.load_all()
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
-        self._told.set_server(serving=bool(ready))
+        self._set_serving(bool(ready))
         if isinstance(self._front, Frontends):
             await self._front.agree()
         if ready:
@@ -166,6 +173,7 @@ class Server:
         """Answer what was accepted, refuse what is new, and end within the grace period."""
         self._grace.ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", grace_s=self._settings.grace_s)
+        self._is_stopping = True
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()
@@ -179,8 +187,8 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Give the address of the gRPC services."""
-        return address_of(self._settings.host, self.grpc_port)
+        """Give an address at which this machine reaches the gRPC services."""
+        return self._dialable(self.grpc_port)
 
     async def _listen(self, registry: CollectorRegistry) -> None:
         """Open both ports.
@@ -189,23 +197,50 @@ class Server:
             StartError: a port is in use, or the host is not ours; or a front end did not start.
         """
         settings = self._settings
-        for port in (settings.metrics_port, settings.grpc_port):
-            require_free(settings.host, port)
+        if settings.grpc_port == settings.metrics_port != 0:
+            raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
+        ports.require_free(settings.host, settings.grpc_port)
         if isinstance(self._front, Frontends):
             registry.register(FrontendProcessCollector(self._front.pids))
             registry = self._sum(registry, self._front)
-        http = MetricsPort(registry, settings.host, settings.metrics_port)
+        http = MetricsPort(
+            registry,
+            settings.host,
+            settings.metrics_port,
+            healthy=self._unhealthy,
+            ready=self._not_ready,
+            log=self._log,
+        )
         self._stack.callback(http.close)
         self.metrics_port = http.port
         self.grpc_port = await self._front.open(settings.grpc_port)
 
+    def _dialable(self, port: int) -> str:
+        return ports.address_of(ports.dialable(self._settings.host), port)
+
+    def _set_serving(self, is_serving: bool) -> None:
+        self._is_serving = is_serving
+        self._told.set_server(serving=is_serving)
+
+    def _unhealthy(self) -> str:
+        """Return why the process should be replaced, if it should; runs on the metrics port's thread."""
+        return ""
+
+    def _not_ready(self) -> str:
+        """Return why health's "" is not SERVING, if it is not; runs on the metrics port's thread."""
+        if self._is_stopping:
+            return "the server is stopping"
+        if not self._tried_all:
+            return "models are being loaded"
+        if not self._is_serving:
+            return "no model is ready"
+        if isinstance(self._front, Frontends) and not self._front.pids():
+            return "no front end runs"
+        return self._unhealthy()
+
     def _sum(self, own: CollectorRegistry, frontends: Frontends) -> CollectorRegistry:
         """Give a registry that shows what the front ends count, too; it is read on threads."""
-        loop = asyncio.get_running_loop()
-
-        def others() -> Mapping[str, Series]:
-            return asyncio.run_coroutine_threadsafe(frontends.counts(), loop).result(2 * REPORT_S)
-
+        others = Asked(frontends.counts, asyncio.get_running_loop(), 2 * REPORT_S)
         registry = CollectorRegistry()
         registry.register(Sum(own, others))
         return registry
@@ -213,7 +248,7 @@ class Server:
     def _on_state(self, name: str, state: "State.ValueType") -> None:
         self._told.set_model(name, state)
         if self._tried_all:
-            self._told.set_server(serving=any(model.is_ready for model in self._repository))
+            self._set_serving(any(model.is_ready for model in self._repository))
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:
@@ -223,7 +258,8 @@ class Server:
         except OSError as error:
             self._log.warning("device_memory_unknown", reason=str(error))
             return Memory(machine.host_memory_bytes)
-        registry.register(DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes))
+        collector = DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes)
+        registry.register(Guarded(collector, self._log))
         return Memory(machine.host_memory_bytes, gpu.used_bytes)
 
     def _log_failure(self, model: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from artifact import access
 from server.errors import StartError
 from server.machine import core_count
 
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
     repository: Path = Path("models")
     """Folder of the models."""
     host: str = "127.0.0.1"
-    """Address that both ports listen on; 0.0.0.0 for every interface."""
+    """Address that both ports listen on; 0.0.0.0 or :: for every interface, of a name one address."""
     grpc_port: Port = 8001
     """Port of the gRPC services."""
     metrics_port: Port = 8002
@@ -141,6 +142,8 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         beneath = tomllib.loads(config.read_text("utf-8")) if config else {}
+    except PermissionError as error:
+        raise StartError(f"settings file: {access.denied(Path(error.filename), access.READ_FILE)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"settings file {config} cannot be read: {error}") from error
     try:

@@ -5,8 +5,12 @@ each, adds those that ended to what is past (`Tally`), and shows the sum of all 
 goes down.
 """
 
+import asyncio
+import concurrent.futures
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -72,6 +76,38 @@ class Tally:
         self.requests.pop(serial, None)
 
 
+class Asked:
+    """What front ends count, asked for on the event loop by the thread of a scrape.
+
+    While the loop does not answer, its last answer stands, so that a scrape shows what there is. Lives on
+    one thread.
+
+    Args:
+        counts: asks the front ends; runs on the loop.
+        patience_s: with the loop.
+    """
+
+    def __init__(
+        self,
+        counts: Callable[[], Coroutine[Any, Any, Mapping[str, Series]]],
+        loop: asyncio.AbstractEventLoop,
+        patience_s: float,
+    ) -> None:
+        self._counts = counts
+        self._loop = loop
+        self._patience_s = patience_s
+        self._asked: concurrent.futures.Future[Mapping[str, Series]] | None = None
+        self._known: Mapping[str, Series] = {}
+
+    def __call__(self) -> Mapping[str, Series]:
+        """Ask, unless the last question is still open; wait; give what is known."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.run_coroutine_threadsafe(self._counts(), self._loop)
+        with suppress(TimeoutError):
+            self._known = self._asked.result(self._patience_s)
+        return self._known
+
+
 class Sum(Collector):
     """The metrics of this process, with those of others added.
 
@@ -85,7 +121,7 @@ class Sum(Collector):
         self._others = others
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metrics, for those who ask for some of them."""
+        """Name the metrics, for the registry, which refuses a name twice."""
         return self._own.collect()
 
     def collect(self) -> Iterator[Metric]:

@@ -141,23 +141,38 @@ def test_a_server_has_longer_to_stop_than_it_may_take(services, name: str) -> No
     assert seconds(services[name]["stop_grace_period"]) > Settings.model_fields["grace_s"].default
 
 
-def test_the_health_check_passes_only_while_a_server_serves(
+PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"), "http://127.0.0.1:1")
+
+
+def test_the_health_check_passes_only_while_a_server_serves_and_says_why_not(
     services, server, start_server, tmp_path: Path
 ) -> None:
     first, second = (services[name]["healthcheck"]["test"] for name in SERVERS)
     assert first == second
-    marker, program, *arguments = first
-    assert marker == "CMD"
-    command = [Path(sys.executable).with_name(program), *arguments]
+    marker, program, options, code = first
+    assert (marker, program, options) == ("CMD", "python", "-ISc")  # isolated, and without site-packages
 
-    def ask(address: str) -> int:
-        environment = os.environ | {"MODELZOO_ADDRESS": address}
-        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+    def ask(port: int) -> tuple[int, str]:
+        environment = os.environ | PROXIES | {"MODELZOO_METRICS_PORT": str(port)}
+        command = [sys.executable, options, code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
 
     without_models = start_server(repository=tmp_path)
-    assert ask(server.address) == 0
-    assert ask(without_models.address) == 1
-    assert ask("127.0.0.1:1") == 1  # nobody listens
+    assert ask(server.server.metrics_port) == (0, "ok\n")
+    assert ask(without_models.server.metrics_port) == (1, "no model is ready\n")
+    assert ask(1) == (1, "")  # no server listens
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_health_check_asks_the_port_that_the_server_has(services, name: str) -> None:
+    default = Settings.model_fields["metrics_port"].default
+    assert f'environ.get("MODELZOO_METRICS_PORT", {default})' in services[name]["healthcheck"]["test"][-1]
+
+
+def test_the_image_compiles_what_the_health_check_imports(services, root: Path) -> None:
+    imports = services["server"]["healthcheck"]["test"][-1].splitlines()[0]
+    assert f'RUN python -ISc "{imports}"' in (root / "deploy/Dockerfile").read_text("utf-8")
 
 
 def test_models_are_written_by_the_export_and_only_read_by_servers(services) -> None:

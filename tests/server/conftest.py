@@ -1,5 +1,6 @@
 """What the server's tests share: pictures, networks that can be held, and readings of the metrics."""
 
+import contextlib
 import io
 import threading
 import urllib.request
@@ -19,12 +20,14 @@ from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
 from server.batcher import Batcher
+from server.config import Settings
 from server.costs import Costs
 from server.device import Device
 from server.lane import Lane
 from server.metrics import Metrics
 from server.network import Network, OnnxNetwork
 from server.queues import ModelQueue
+from tests.conftest import Running
 from tests.server import progress
 from tests.server.by_hand import ByHand, Clock, Echo
 
@@ -249,3 +252,19 @@ def encode() -> Encode:
         return stream.getvalue()
 
     return encode
+
+
+@pytest.fixture
+def start_empty(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts servers without models, for what needs none; raises why one does not start."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings: object) -> Running:
+            defaults = {"repository": tmp_path / "models", "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
+            running = Running(Settings(**(defaults | settings)))
+            if running.error is not None:
+                raise running.error
+            stack.callback(running.stop)
+            return running
+
+        yield start
