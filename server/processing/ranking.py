@@ -14,7 +14,7 @@ DEFAULT_TOP_K = 5
 # Labels of one answer, as many as a default batch of 32 images has of 1,000 classes: each comes as text, with
 # some 40 bytes. All probabilities of more images are to be had as FP32.
 MAX_LABELS = 32_768
-_ON_THE_LOOP = 1_000  # labels; making them takes up to 2 us each, and the loop does nothing else meanwhile
+_ON_THE_LOOP = 500  # labels; making them takes up to 5 us each, and the loop does nothing else meanwhile
 _FEW_LABELS = 64  # below, NumPy's calls take longer than sorting a list
 _LENGTH_BYTES = 4  # in front of every element of raw BYTES
 

@@ -152,8 +152,8 @@ class OneModel:
         return self.model
 
 
-@pytest.mark.parametrize(("images", "on_the_loop"), [(500, True), (501, False)])
-def test_more_than_a_thousand_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
+@pytest.mark.parametrize(("images", "on_the_loop"), [(250, True), (251, False)])
+def test_more_than_five_hundred_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
     async def scenario() -> None:
         wired = wire(max_batch_size=1024, max_queue_size=4096)
         metrics = Metrics(CollectorRegistry())
