@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.parse
 from pathlib import Path
 
@@ -22,10 +21,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from client import Client
 from server import ports
 from server.errors import StartError
+from tests.server.raw_peer import RawPeer, prefixed
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
-MAX_STREAMS = 128
+MAX_STREAMS = 4 * 1024  # our own limit on calls of a connection comes first
+WATCHES_PER_CONNECTION = 256
 
 
 @pytest.fixture
@@ -340,27 +341,13 @@ def test_a_connection_is_told_how_many_streams_it_may_have(server) -> None:
 
 
 def test_streams_without_end_on_one_connection_leave_the_others_alone(server) -> None:
-    told = threading.Semaphore(0)
-    with grpc.insecure_channel(server.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        watches = [health.Watch(health_pb2.HealthCheckRequest(service="")) for _ in range(2 * MAX_STREAMS)]
-
-        def read(watch: grpc.Call) -> None:
-            try:
-                next(watch)
-            except grpc.RpcError:  # still waiting for its turn when the test ended
-                return
-            told.release()
-
-        threads = [threading.Thread(target=read, args=(watch,)) for watch in watches]
-        for thread in threads:
-            thread.start()
-        for _ in range(MAX_STREAMS):
-            told.acquire()
+    with RawPeer(server.address) as peer:
+        watches = [peer.call(b"/grpc.health.v1.Health/Watch") for _ in range(WATCHES_PER_CONNECTION + 40)]
+        for watch in watches:
+            peer.send(watch, prefixed(b""), half_closed=True)
+        rejected = [peer.end_of(watch)[b"grpc-status"] for watch in watches[WATCHES_PER_CONNECTION:]]
+        assert rejected == [b"8"] * 40
         with server.client() as client:
             assert len(client.classify(MODEL, [PIXELS])[0]) == 5
-        assert not told.acquire(blocking=False)
-        for watch in watches:
-            watch.cancel()
-        for thread in threads:
-            thread.join()
+            assert client.is_serving()
+        assert not peer.ended.keys() & set(watches[:WATCHES_PER_CONNECTION])
