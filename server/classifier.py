@@ -7,7 +7,7 @@ from functools import partial
 import grpc
 
 from modelzoo.v1 import classifier_pb2
-from server import deadlines
+from server import deadlines, wire
 from server.errors import InvalidRequestError, ModelZooError
 from server.models import Models
 from server.processing.decoding import Decoder
@@ -27,6 +27,11 @@ _PRIORITIES = {
 _LABELS_ON_THE_LOOP = 10_000  # copied in 0.4 ms; more are copied by a thread
 
 StreamRequest = classifier_pb2.ClassifyStreamRequest
+_INSIDE_REQUEST: wire.Inside = {classifier_pb2.ClassifyRequest.MODEL_FIELD_NUMBER: wire.TEXT}
+_INSIDE_STREAM_REQUEST: wire.Inside = {
+    StreamRequest.ID_FIELD_NUMBER: wire.TEXT,
+    StreamRequest.REQUEST_FIELD_NUMBER: _INSIDE_REQUEST,
+}
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 
 
@@ -47,24 +52,19 @@ class Classifier:
         """Return the service's methods."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
         max_fields = 4 * self._max_images + 16
+        parse = parser(classifier_pb2.ClassifyRequest, max_fields, _INSIDE_REQUEST)
+        parse_streamed = parser(StreamRequest, max_fields, _INSIDE_STREAM_REQUEST)
         return {
-            "Classify": handlers.unary(
-                SERVICE, "Classify", parser(classifier_pb2.ClassifyRequest, max_fields), self.classify
-            ),
+            "Classify": handlers.unary(SERVICE, "Classify", parse, self.classify),
             "ClassifyStream": handlers.stream(
+                SERVICE, "ClassifyStream", Answers(parse_streamed, self.classify_streamed, _failed)
+            ),
+            **handlers.simple(
                 SERVICE,
-                "ClassifyStream",
-                Answers(
-                    parser(StreamRequest, max_fields, inside={StreamRequest.REQUEST_FIELD_NUMBER: {}}),
-                    self.classify_streamed,
-                    _failed,
-                ),
-            ),
-            "ListModels": handlers.unary(
-                SERVICE, "ListModels", parser(classifier_pb2.ListModelsRequest), self.list_models
-            ),
-            "GetModel": handlers.unary(
-                SERVICE, "GetModel", parser(classifier_pb2.GetModelRequest), self.get_model
+                {
+                    classifier_pb2.ListModelsRequest: self.list_models,
+                    classifier_pb2.GetModelRequest: self.get_model,
+                },
             ),
         }
 

@@ -34,6 +34,7 @@ Handler = Callable[[Request, float | None], Awaitable[Message]]
 # Answers a call as it likes, given the call and its deadline.
 Serve = Callable[[Call, float | None], Awaitable[None]]
 
+_SMALL_BYTES = 1 << 20  # of a request that holds no picture and no tensor
 UNKNOWN = "_unknown"  # one series for all methods that clients make up
 
 
@@ -114,7 +115,7 @@ class Handlers:
         """
         named = {kind.DESCRIPTOR.name.removesuffix("Request"): kind for kind in handlers}
         return {
-            name: self.unary(service, name, parser(kind), handlers[kind], pool)
+            name: self.unary(service, name, parser(kind, max_bytes=_SMALL_BYTES), handlers[kind], pool)
             for name, kind in named.items()
         }
 
@@ -214,20 +215,26 @@ class Handlers:
 
 
 def parser(
-    request_type: type[Parsed], max_fields: int = 16, inside: wire.Inside = wire.NOTHING
+    request_type: type[Parsed],
+    max_fields: int = 16,
+    inside: wire.Inside = wire.NOTHING,
+    max_bytes: int | None = None,
 ) -> Callable[[bytes], Parsed]:
     """Make the function that reads requests of a type.
 
     Args:
         max_fields: fields that a request may have at its top level; they are counted before it is
             parsed, because two bytes a field grow a hundredfold there.
-        inside: fields that hold a message, whose own fields are counted too.
+        inside: fields that hold a message, whose own fields are counted too, or a text, which is bounded.
+        max_bytes: that a request may have; None where its fields bound it.
 
     Returns:
         A function that raises `InvalidRequestError` for what is no such request.
     """
 
     def parse(body: bytes) -> Parsed:
+        if max_bytes is not None and len(body) > max_bytes:
+            raise InvalidRequestError("request", f"{len(body):,} bytes, not up to {max_bytes:,}")
         try:
             if len(body) > 2 * max_fields and wire.count_fields(body, max_fields, inside) > max_fields:
                 raise InvalidRequestError("request", f"more than {max_fields} fields, images included")

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from modelzoo.v1 import classifier_pb2
+from server import wire
 from server.errors import ModelNotFoundError
 from server.rpc.calls import Call
 from server.rpc.handlers import Handlers, parser
@@ -55,7 +56,7 @@ class Health:
 
     def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the service's methods; they have pools of their own: no other call keeps them out."""
-        parse = parser(Request)
+        parse = parser(Request, max_bytes=wire.TEXT)
         return {
             "Check": handlers.unary(SERVICE, "Check", parse, self._check, handlers.calls.probes),
             "Watch": handlers.other("server_stream", SERVICE, "Watch", self._watch, handlers.calls.watches),
@@ -81,7 +82,7 @@ class Health:
     async def _watch(self, call: Call, deadline_s: float | None) -> None:
         """Send the status, and every change of it; an unknown model is reported as such and may yet come."""
         del deadline_s
-        request = parser(Request)(await call.read_one())
+        request = parser(Request, max_bytes=wire.TEXT)(await call.read_one())
         call.leave(call.held_bytes, call.requests)  # a stop waits for requests, and not for this
         changed = asyncio.Event()
         self._watchers.add(changed)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from server import wire
 from server.rpc.calls import Call
 from server.rpc.handlers import Handlers, parser
 
@@ -21,7 +22,7 @@ class Reflection:
 
     def __init__(self, *services: str) -> None:
         self._servicer = reflection.aio.ReflectionServicer((*services, SERVICE))
-        self._parse = parser(reflection_pb2.ServerReflectionRequest)
+        self._parse = parser(reflection_pb2.ServerReflectionRequest, max_bytes=wire.TEXT)
 
     def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the service's methods."""

@@ -13,16 +13,18 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 
 from artifact import manifest
 from client import Client, ClientError
-from modelzoo.v1 import classifier_pb2
+from modelzoo.v1 import classifier_pb2, open_inference_pb2
 
 BROKEN, OTHERS = "lenet5-digits", ["simple_cnn-digits", "two_block_cnn-digits"]
 PIXELS = np.zeros((32, 32, 1), np.uint8)
 SMALL_PIXELS = np.zeros((8, 8, 1), np.uint8)
 FAILED = classifier_pb2.MODEL_STATE_FAILED
 FOLDER_RIGHTS = "-dac_override,-dac_read_search"  # what lets root read what it may not
+CLASSIFIER, INFERENCE = "/modelzoo.v1.ClassifierService", "/inference.GRPCInferenceService"
 LIMIT_S = 60  # then a server that hangs is ended, and the test fails
 
 Event = dict[str, object]
@@ -151,3 +153,33 @@ def test_a_name_without_end_is_not_found_and_the_client_can_say_so(server, name:
         with pytest.raises(ClientError) as caught:
             client.is_serving(name)
         assert caught.value.code == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("frontends", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_text_of_megabytes_is_rejected_before_it_is_decoded(start_server, frontends: int) -> None:
+    text = "m" * (1 << 21)
+    infer = open_inference_pb2.ModelInferRequest
+    requests = {
+        f"{CLASSIFIER}/Classify": classifier_pb2.ClassifyRequest(model=text),
+        f"{CLASSIFIER}/GetModel": classifier_pb2.GetModelRequest(name=text),
+        f"{INFERENCE}/ModelInfer": infer(model_name=text),
+        f"{INFERENCE}/ModelReady": open_inference_pb2.ModelReadyRequest(name=text),
+        f"{INFERENCE}/ModelMetadata": open_inference_pb2.ModelMetadataRequest(name=text),
+        "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest(service=text),
+    }
+    streams = {
+        f"{CLASSIFIER}/ClassifyStream": classifier_pb2.ClassifyStreamRequest(id=text),
+        f"{INFERENCE}/ModelStreamInfer": infer(id=text),
+    }
+    running = start_server(frontends=frontends)
+    with grpc.insecure_channel(running.address) as channel, running.client() as client:
+        for path, request in requests.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(path)(request.SerializeToString())
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, path
+            assert "not up to" in caught.value.details()
+        for path, request in streams.items():
+            [answer] = channel.stream_stream(path)(iter([request.SerializeToString()]))
+            assert b"not up to" in answer
+            assert len(answer) < 1_000
+        assert len(client.classify(BROKEN, [PIXELS])[0]) == 5
