@@ -12,7 +12,7 @@ from server.errors import InvalidRequestError
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)  # protobuf's wire types
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
-# Fields that hold a message, whose own fields count too; or, for None, numbers, each perhaps a byte; or a text
+# Fields that hold a message, whose own fields count too; or, for None, numbers, each perhaps a byte; or text
 # of up to so many bytes, which is decoded and hashed whole (1.4 ms a megabyte).
 Inside: TypeAlias = Mapping[int, "Inside | int | None"]
 NOTHING: Inside = {}
@@ -21,7 +21,7 @@ TEXT = 1 << 16  # far above any name; longer ones of some kilobytes are answered
 _RAW = 7  # raw_input_contents
 _RAW_TAG = _RAW << 3 | _BYTES
 _HEAD_TAGS = frozenset(number << 3 | _BYTES for number in range(1, _RAW))  # a byte each, like the raw one
-# Model, version and id; the inputs with their shapes, and their contents where numbers grow manifold; outputs.
+# Model, version, id; the inputs with their shapes, and their contents where numbers grow manifold; outputs.
 INSIDE_INFER_REQUEST: Inside = {
     **dict.fromkeys((1, 2, 3), TEXT),
     5: {1: TEXT, 2: TEXT, 3: None, 5: {2: None, 3: None, 5: None}},
