@@ -21,8 +21,9 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         from artifact import layout
         from client.client import DEFAULT_ADDRESS
         from server import config as server_config
-        from server import logs, process
+        from server import process
         from server.errors import FrontendError, StartError
+        from server.observability import logs
 
     def hint(server: "Server", ready: list[str]) -> None:
         if not ready or settings.log_format != "text":

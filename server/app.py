@@ -29,7 +29,7 @@ from server.exposition import MetricsPort
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
-from server.frontends import REPORT_S, Frontends
+from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
 from server.health import Health
 from server.lane import Lane

@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import logs
 from server.arena import Arena
 from server.channel import Channel
 from server.config import Settings
@@ -24,6 +23,7 @@ from server.engine import Engine
 from server.front import Front
 from server.grace import Grace
 from server.metrics import Metrics
+from server.observability import logs
 from server.replica import Replica
 from server.reports import Reporter
 

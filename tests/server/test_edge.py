@@ -16,10 +16,11 @@ from prometheus_client import CollectorRegistry
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
-from server import edge, logs
+from server import edge
 from server.edge import Edge, Handler
 from server.in_flight import InFlight
 from server.metrics import Metrics
+from server.observability import logs
 from tests.server.progress import wait_for
 
 MODEL = "lenet5-digits"

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from server import logs
+from server.observability import logs
 
 PICTURE = b"the client's picture"
 

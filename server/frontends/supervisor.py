@@ -11,11 +11,11 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from server import arena
-from server.child import Child
 from server.config import Settings
 from server.errors import StartError
 from server.frontend_metrics import FrontendMetrics
-from server.link import Link
+from server.frontends.connection import Link
+from server.frontends.spawn import Child
 from server.reports import Tally
 
 _START_S = 60.0  # that a process has until it listens

@@ -17,9 +17,9 @@ from server.batcher import Batcher
 from server.config import Settings
 from server.errors import ModelZooError
 from server.frontend_metrics import FrontendMetrics
+from server.frontends.connection import Link
+from server.frontends.supervisor import Keeper
 from server.grace import Grace
-from server.keeper import Keeper
-from server.link import Link
 from server.model import Model, State
 from server.models import Models
 from server.reports import Series, Tally, add_statistics
