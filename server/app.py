@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,15 +32,19 @@ from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
 from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
+from server.handover import hand_over
 from server.health import Health
 from server.lane import Lane
 from server.metrics import Metrics
 from server.model import ReadyModel, State
 from server.network import OpenNetwork
+from server.observability.vital_metrics import VitalMetrics
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
 from server.repository import Memory, Repository
+from server.supervision import Faults, Supervisor
 from server.turnover import Turnover
+from server.watchdog import Watchdog
 
 
 class Server:
@@ -47,7 +52,8 @@ class Server:
 
     Args:
         open_network: opens a model's network; tests may give another.
-        on_failure: told why the server, which runs, should end.
+        on_failure: called, on the event loop, with the reason why the server, which runs, should end.
+        on_hopeless: called on a thread with the reason why the process should end at once.
 
     Raises:
         StartError: a setting, a port or the device is not usable.
@@ -59,11 +65,13 @@ class Server:
         log: FilteringBoundLogger,
         open_network: OpenNetwork = opening.open_network,
         on_failure: Callable[[str], None] = lambda _: None,
+        on_hopeless: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._open_network = open_network
         self._on_failure = on_failure
+        self._on_hopeless = on_hopeless
         self._stack = contextlib.ExitStack()
         self._tried_all = False
         self._grace = Grace()
@@ -84,6 +92,15 @@ class Server:
         metrics = Metrics(_registry())
         metrics.set_device(device.name, settings.device, fell_back=bool(choice.fallback_reason))
         memory = self._memory(device, metrics.registry)
+        vital_metrics = VitalMetrics(metrics.registry)
+        loop = asyncio.get_running_loop()
+        self._faults = Faults(partial(hand_over, loop, self._publish_faults))
+        self._supervisor = Supervisor(
+            self._faults,
+            vital_metrics,
+            self._log,
+            lambda reason: hand_over(loop, self._on_failure, reason),
+        )
 
         wake = threading.Condition()
         lanes = settings.lanes if device.ordinal is None else 1
@@ -94,7 +111,19 @@ class Server:
             side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
-        self._lane = Lane(wake, self._batcher, lanes)
+        self._lane = Lane(wake, self._batcher, lanes, self._lane_failed)
+        vital_metrics.watch(self._faults.__len__, self._lane.running)
+        self._watchdog = Watchdog(
+            self._lane.running,
+            self._supervisor,
+            self._log,
+            self._on_hopeless,
+            batch_timeout_s=settings.batch_timeout_s,
+            loop_timeout_s=settings.heartbeat_timeout_s,
+            grace_s=settings.grace_s,
+        )
+        self._watchdog.start()
+        self._stack.callback(self._watchdog.stop)
         self._repository = Repository(
             folder=settings.repository,
             device=device,
@@ -121,6 +150,7 @@ class Server:
                 self._turnover,
                 frontend_metrics,
                 self._log,
+                self._supervisor,
                 self._on_failure,
             )
             self._told: Health | Frontends = self._front
@@ -150,7 +180,11 @@ class Server:
         Returns:
             The names of the models that are READY.
         """
-        await self._turnover.load_all()
+        try:
+            await self._turnover.load_all()
+        except Exception as error:  # noqa: BLE001 - a model's own failure does not get here
+            self._supervisor.failed("loader", error, remedy="the process ends")
+            self._supervisor.end("loader", "the models could not be loaded; the log has the cause")
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._told.set_server(serving=bool(ready))
@@ -162,10 +196,16 @@ class Server:
             self._log.warning("no_model_ready", repository=str(self._settings.repository))
         return ready
 
-    async def stop(self) -> None:
-        """Answer what was accepted, refuse what is new, and end within the grace period."""
+    async def stop(self, cause: str = "") -> None:
+        """Answer what was accepted, refuse what is new, and end within the grace period.
+
+        Args:
+            cause: a signal's name, or a reason, for the log.
+        """
         self._grace.ends_s = time.monotonic() + self._settings.grace_s
-        self._log.info("stopping", grace_s=self._settings.grace_s)
+        self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
+        self._watchdog.expect_end()
+        await self._supervisor.stop()
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()
@@ -176,6 +216,10 @@ class Server:
     def hurry(self) -> None:
         """End the grace period of a stop now."""
         self._grace.hurried.set()
+
+    def healthy(self) -> str:
+        """Give what is out of order, in one line; empty where nothing is. On any thread."""
+        return self._faults.healthy()
 
     @property
     def address(self) -> str:
@@ -214,6 +258,14 @@ class Server:
         self._told.set_model(name, state)
         if self._tried_all:
             self._told.set_server(serving=any(model.is_ready for model in self._repository))
+
+    def _publish_faults(self) -> None:
+        self._told.set_fault(self._faults.healthy())
+
+    def _lane_failed(self, error: BaseException, goes_on: bool) -> None:
+        self._supervisor.failed("lane", error, remedy="it goes on" if goes_on else "the process ends")
+        if not goes_on:
+            self._supervisor.end("lane", "a lane failed again and again; the log has the cause")
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:

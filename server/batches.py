@@ -49,6 +49,11 @@ class Batch:
         self.images = sum(seats.stop - seats.start for seats in self.seats)
 
     @property
+    def model(self) -> str:
+        """Name its model."""
+        return self.queue.name
+
+    @property
     def depth(self) -> int:
         """Give how many batches of this network may be on their way, from the lane's thread."""
         return self.queue.pipelined.depth if self.queue.pipelined else 1

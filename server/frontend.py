@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -21,13 +22,24 @@ from server.channel import Channel
 from server.config import Settings
 from server.engine import Engine
 from server.front import Front
+from server.frontends.heartbeat import Heartbeat
 from server.grace import Grace
+from server.handover import hand_over
 from server.metrics import Metrics
 from server.observability import logs
+from server.observability.vital_metrics import VitalMetrics
 from server.replica import Replica
 from server.reports import Reporter
+from server.supervision import Faults, Supervisor
+from server.watchdog import Watchdog
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
+_HOPELESS = 1  # exit code of a process that could not end in order
+# The engine has those that end a server, too, and says when to stop; the others end nothing.
+_IGNORED = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE),
+)
 
 
 class Frontend:
@@ -39,9 +51,12 @@ class Frontend:
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
-        self._channel = Channel(frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._hear)
+        self._channel = Channel(
+            frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._hear, self._broken
+        )
         self._welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told_to_stop = asyncio.Event()
+        self._failed = asyncio.Event()
         self._grace = Grace()
         self._one_report = asyncio.Lock()
         self._reporting: set[asyncio.Task[None]] = set()
@@ -62,13 +77,16 @@ class Frontend:
             return 1
         self._channel.pending.listening = True
         stopping = asyncio.ensure_future(self._stop())
-        ends: list[asyncio.Future[Any]] = [stopping, engine_ended]
+        failed = asyncio.ensure_future(self._failed.wait())
+        ends: list[asyncio.Future[Any]] = [stopping, engine_ended, failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
+            stopping.result()
             self._channel.close()
             await engine_ended
             return 0
-        self._log.error("engine_ended", consequence="this front end ends, too")
+        if engine_ended.done():
+            self._log.error("engine_ended", consequence="this front end ends, too")
         self._engine.end()
         self._models.drain()
         await self._front.close(_LAST_WORDS_S)
@@ -77,12 +95,21 @@ class Frontend:
     async def _stop(self) -> None:
         """Wait until it is time, then answer what was accepted, and say what was counted."""
         await self._told_to_stop.wait()
+        self._watchdog.expect_end()
+        await self._supervisor.stop()
         await self._front.stop(self._grace)
         await self._report()
+
+    def _broken(self, error: Exception) -> None:
+        if self._welcomed.done():
+            self._supervisor.failed("connection", error, remedy="this front end ends")
 
     def _hear(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
             self._meet(frame.welcome)
+        self._heartbeat.heard()
+        if frame.HasField("fault"):
+            self._set_fault("engine", frame.fault)
         for sent in frame.models:
             self._models.hear(sent)
             self._front.health.set_model(sent.status.name, sent.status.state)
@@ -94,7 +121,7 @@ class Frontend:
         if frame.report_wanted:
             task = asyncio.get_running_loop().create_task(self._report())
             self._reporting.add(task)
-            task.add_done_callback(self._reporting.discard)
+            task.add_done_callback(self._reported)
         if frame.HasField("stop_by_s"):
             self._grace.ends_s = frame.stop_by_s
             self._told_to_stop.set()
@@ -103,6 +130,7 @@ class Frontend:
 
     def _meet(self, welcome: frontend_pb2.Welcome) -> None:
         """Build everything."""
+        loop = asyncio.get_running_loop()
         settings = Settings.model_validate_json(welcome.settings)
         self._log = _logger(settings, welcome.number)
         registry = CollectorRegistry()
@@ -113,7 +141,58 @@ class Frontend:
         os.close(self._memory)
         self._models = Replica(self._engine, self._channel, metrics, settings.max_queue_size)
         self._front = Front(settings, metrics, self._models, self._engine, self._engine.statistics, self._log)
+        self._faults = Faults(partial(hand_over, loop, self._publish_faults))
+        vital_metrics = VitalMetrics(registry)
+        self._supervisor = Supervisor(
+            self._faults, vital_metrics, self._log, lambda _: hand_over(loop, self._failed.set)
+        )
+        # Half the time: the log has the stack of a loop that is blocked before the engine ends this process.
+        self._watchdog = Watchdog(
+            list,
+            self._supervisor,
+            self._log,
+            self._give_up,
+            batch_timeout_s=settings.batch_timeout_s,
+            loop_timeout_s=settings.heartbeat_timeout_s / 2,
+            grace_s=settings.grace_s,
+        )
+        self._watchdog.start()
+        self._heartbeat = Heartbeat(
+            self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
+        )
+        self._heartbeat.start()
         self._welcomed.set_result(None)
+
+    def _publish_faults(self) -> None:
+        self._front.health.set_fault(self._faults.healthy())
+
+    def _give_up(self, reason: str) -> None:
+        self._log.critical("ending_now", reason=reason)
+        os._exit(_HOPELESS)
+
+    def _engine_silent(self, silent_s: float) -> None:
+        reason = f"the engine has given no sign of life for {silent_s:.0f} s"
+        consequence = "calls are refused until it does"
+        self._log.error("engine_hangs", silent_s=round(silent_s, 1), consequence=consequence)
+        self._supervisor.hangs("connection", reason)
+        self._engine.suspend(f"{reason}; {consequence}")
+
+    def _engine_sounds(self) -> None:
+        self._log.warning("engine_resumed")
+        self._faults.clear("connection")
+        self._engine.resume()
+
+    def _set_fault(self, part: str, reason: str) -> None:
+        if reason:
+            self._faults.report(part, reason)
+        else:
+            self._faults.clear(part)
+
+    def _reported(self, task: asyncio.Task[None]) -> None:
+        """Look at the end of a report; the engine counts one that is missed."""
+        self._reporting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._supervisor.failed("report", error, remedy="the next report says what this one did not")
 
     async def _report(self) -> None:
         async with self._one_report:  # on a thread, because it takes some milliseconds
@@ -125,8 +204,8 @@ class Frontend:
 
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the engine hears them, too, and says when to stop
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     disable_created_metrics()  # type: ignore[no-untyped-call] # as in the engine
     end, memory = map(int, sys.argv[1:])
 

@@ -117,10 +117,15 @@ class Supervisor:
         cause = "it returned" if error is None else type(error).__name__
         self._log.error("vital_task_ended", task=task, cause=cause, remedy=remedy, exc_info=error)
 
-    def hangs(self, task: str, reason: str) -> None:
-        """Count a vital task that does not go on, and report it as a fault; on any thread."""
+    def hangs(self, task: str, reason: str | None = None) -> None:
+        """Count a vital task that does not go on; on any thread.
+
+        Args:
+            reason: of the fault that this is; None where it is repaired at once.
+        """
         self._metrics.failures.labels(task).inc()
-        self.faults.report(task, reason)
+        if reason is not None:
+            self.faults.report(task, reason)
 
     def end(self, task: str, reason: str) -> None:
         """Report a fault that is beyond repair, and have the process end; on any thread."""

@@ -281,6 +281,40 @@ MODELS = (
     ),
 )
 
+VITAL = (
+    Panel(
+        "Faults",
+        "none",
+        "Vital parts of a server that are out of order: 0 unless health says NOT_SERVING because of one. The"
+        " log says which.",
+        {"{{instance}}": total("instance", "modelzoo_faults")},
+        width=6,
+    ),
+    Panel(
+        "Failures of vital tasks",
+        "suffix: failures/s",
+        "Unexpected ends and hangs of tasks that a server cannot do without, its front ends' included. The"
+        " log's lines `vital_task_ended`, `lane_hangs`, `frontend_hangs`, `engine_hangs` and"
+        " `event_loop_blocked` have the causes.",
+        {"{{instance}} {{task}}": rate("instance, task", "modelzoo_vital_task_failures_total") + " > 0"},
+        width=6,
+    ),
+    Panel(
+        "Images that run",
+        "suffix: images",
+        "Images in batches that run at the moment of the scrape.",
+        {"{{instance}}": total("instance", "modelzoo_running_images")},
+        width=6,
+    ),
+    Panel(
+        "Oldest batch",
+        "s",
+        "How long the oldest batch that runs has been running: one that only grows hangs.",
+        {"{{instance}}": highest("instance", "modelzoo_oldest_batch_seconds")},
+        width=6,
+    ),
+)
+
 DASHBOARD = Dashboard(
     uid="modelzoo-overview",
     title="modelzoo",
@@ -296,6 +330,7 @@ DASHBOARD = Dashboard(
         "Batching and queues": BATCHING,
         "Memory and cores": MEMORY,
         "Models and device": MODELS,
+        "Vital parts": VITAL,
     },
 )
 

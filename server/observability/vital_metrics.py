@@ -1,6 +1,7 @@
 """What a process counts of its vital parts: their ends, and what is out of order now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -15,9 +16,34 @@ TASKS = (
     "lane",
     "loader",
     "metrics_port",
+    "report",
     "supervisor",
     "watchdog",
 )
+
+
+class RunningBatch(Protocol):
+    """A batch that runs."""
+
+    @property
+    def model(self) -> str:
+        """Name its model."""
+
+    @property
+    def ends_s(self) -> float:
+        """Predict when it ends."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Give the clock of its times."""
+
+    @property
+    def started_s(self) -> float:
+        """Tell when it started; not a number before."""
+
+    @property
+    def images(self) -> int:
+        """Count its images."""
 
 
 class VitalMetrics:
@@ -37,13 +63,30 @@ class VitalMetrics:
         )
         for task in TASKS:
             self.failures.labels(task)
-        self._faults = Gauge(
-            "faults",
-            "Vital parts that are out of order now; health says NOT_SERVING unless it is 0.",
-            namespace=NAMESPACE,
-            registry=registry,
-        )
 
-    def watch_faults(self, count: Callable[[], int]) -> None:
-        """Read the number of faults at every scrape."""
-        self._faults.set_function(lambda: float(count()))
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, namespace=NAMESPACE, registry=registry)
+
+        self._faults = gauge(
+            "faults", "Vital parts that are out of order now; health says NOT_SERVING unless it is 0."
+        )
+        self._running_images = gauge("running_images", "Images in batches that run now.")
+        self._oldest_batch = gauge("oldest_batch_seconds", "Time that the oldest batch has been running.")
+
+    def watch(
+        self, faults: Callable[[], int], running: Callable[[], Sequence[tuple[int, RunningBatch]]]
+    ) -> None:
+        """Read what is out of order, and what runs, at every scrape.
+
+        Args:
+            faults: counts them.
+            running: gives the batches under way, each with the ident of its thread.
+        """
+
+        def oldest_s() -> float:
+            ages_s = [batch.clock() - batch.started_s for _, batch in running()]
+            return max((age_s for age_s in ages_s if age_s > 0), default=0.0)
+
+        self._faults.set_function(lambda: float(faults()))
+        self._running_images.set_function(lambda: float(sum(batch.images for _, batch in running())))
+        self._oldest_batch.set_function(oldest_s)

@@ -29,7 +29,7 @@ class Supervised:
         self.faults = Faults(lambda: self.changes.append(self.faults.healthy()))
         self.registry = CollectorRegistry()
         metrics = VitalMetrics(self.registry)
-        metrics.watch_faults(lambda: len(self.faults))
+        metrics.watch(self.faults.__len__, list)
         self.supervisor = Supervisor(
             self.faults,
             metrics,

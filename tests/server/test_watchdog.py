@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from server.batching.watchdog import Watchdog
+from server.watchdog import Watchdog
 from tests.server.by_hand import Clock
 from tests.server.test_supervision import Supervised
 

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from server.batches import Batch
+from server.observability.vital_metrics import RunningBatch
 from server.supervision import Supervisor
 
 _INTERVAL_S = 1.0  # of looking
@@ -46,7 +46,7 @@ class Watchdog:
 
     def __init__(
         self,
-        running: Callable[[], list[tuple[int, Batch]]],
+        running: Callable[[], Sequence[tuple[int, RunningBatch]]],
         supervisor: Supervisor,
         log: FilteringBoundLogger,
         on_hopeless: Callable[[str], None],
@@ -72,8 +72,8 @@ class Watchdog:
         self._watched_s = 0.0  # time in which this thread was awake; all that follows is measured by it
         self._beat_s = 0.0  # when the event loop gave its last sign
         self._blocked = False
-        self._since_s: dict[Batch, float] = {}
-        self._hanging: set[Batch] = set()
+        self._since_s: dict[RunningBatch, float] = {}
+        self._hanging: set[RunningBatch] = set()
         self._ends_s: float | None = None  # when the process has to have ended
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="watchdog", daemon=True)
@@ -145,7 +145,7 @@ class Watchdog:
         self._since_s = {batch: self._since_s.get(batch, self._watched_s) for batch in batches}
         for thread, batch in running:
             took_s, limit_s = self._watched_s - self._since_s[batch], self._limit_s(batch)
-            model, images = batch.queue.name, batch.images
+            model, images = batch.model, batch.images
             reason = f"a batch of {images} images for {model} has been running for {took_s:.0f} s"
             if took_s >= limit_s and batch not in self._hanging:
                 self._hanging.add(batch)
@@ -164,11 +164,11 @@ class Watchdog:
         ended = self._hanging - batches
         self._hanging -= ended
         for batch in ended:
-            self._log.warning("lane_resumed", model=batch.queue.name, images=batch.images)
+            self._log.warning("lane_resumed", model=batch.model, images=batch.images)
         if ended and not self._hanging:
             self._supervisor.faults.clear("lane")
 
-    def _limit_s(self, batch: Batch) -> float:
+    def _limit_s(self, batch: RunningBatch) -> float:
         predicted_s = batch.ends_s - batch.started_s  # not a number until it starts; then it has not hung yet
         return max(self._batch_timeout_s, _PREDICTED_RATIO * predicted_s)
 

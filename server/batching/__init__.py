@@ -1,1 +1,0 @@
-"""The choice and the running of batches."""
