@@ -30,6 +30,7 @@ from server.exposition import MetricsPort
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
+from server.frontends.heartbeat import BEATS
 from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
 from server.handover import hand_over
@@ -121,6 +122,7 @@ class Server:
             batch_timeout_s=settings.batch_timeout_s,
             loop_timeout_s=settings.heartbeat_timeout_s,
             grace_s=settings.grace_s,
+            interval_s=settings.heartbeat_timeout_s / BEATS,
         )
         self._watchdog.start()
         self._stack.callback(self._watchdog.stop)

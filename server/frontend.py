@@ -22,7 +22,7 @@ from server.channel import Channel
 from server.config import Settings
 from server.engine import Engine
 from server.front import Front
-from server.frontends.heartbeat import Heartbeat
+from server.frontends.heartbeat import BEATS, Heartbeat
 from server.grace import Grace
 from server.handover import hand_over
 from server.metrics import Metrics
@@ -155,6 +155,7 @@ class Frontend:
             batch_timeout_s=settings.batch_timeout_s,
             loop_timeout_s=settings.heartbeat_timeout_s / 2,
             grace_s=settings.grace_s,
+            interval_s=settings.heartbeat_timeout_s / BEATS,
         )
         self._watchdog.start()
         self._heartbeat = Heartbeat(

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
+from server import opening
 from server.app import Server
 from server.config import Settings
 from server.errors import FrontendError
+from server.network import OpenNetwork
 
 # There is nothing to reload: a hang-up, of a terminal or by habit, ends a server as the others do.
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,7 +42,10 @@ def heed_signals(stop: Callable[[signal.Signals], None]) -> None:
 
 
 async def serve(
-    settings: Settings, log: FilteringBoundLogger, on_serving: Callable[[Server, list[str]], None]
+    settings: Settings,
+    log: FilteringBoundLogger,
+    on_serving: Callable[[Server, list[str]], None],
+    open_network: OpenNetwork = opening.open_network,
 ) -> None:
     """Run a server until SIGTERM, SIGINT or SIGHUP, then stop it in order.
 
@@ -49,6 +54,7 @@ async def serve(
     Args:
         on_serving: called once when every model was tried: the server, and the READY models' names. What it
             raises is logged, and ends nothing.
+        open_network: opens a model's network; tests may give another.
 
     Raises:
         StartError: a setting, a port or the device is not usable.
@@ -68,7 +74,7 @@ async def serve(
         log.critical("ending_now", reason=reason)
         os._exit(_HOPELESS)
 
-    server = Server(settings, log, on_failure=fail, on_hopeless=give_up)
+    server = Server(settings, log, open_network, on_failure=fail, on_hopeless=give_up)
 
     def stop_or_hurry(number: signal.Signals) -> None:
         if told_to_stop.is_set():

@@ -123,10 +123,10 @@ class Watchdog:
         if quiet_s >= self._loop_timeout_s and not self._blocked:
             self._blocked = True
             reason = f"the event loop has given no sign of life for {quiet_s:.0f} s"
-            self._supervisor.hangs("event_loop", reason)
             self._log.error(
                 "event_loop_blocked", blocked_s=round(quiet_s, 1), stack=_stack(self._loop_thread)
             )
+            self._supervisor.hangs("event_loop", reason)
         elif quiet_s < self._loop_timeout_s and self._blocked:
             self._blocked = False
             self._supervisor.faults.clear("event_loop")
@@ -149,7 +149,6 @@ class Watchdog:
             reason = f"a batch of {images} images for {model} has been running for {took_s:.0f} s"
             if took_s >= limit_s and batch not in self._hanging:
                 self._hanging.add(batch)
-                self._supervisor.hangs("lane", reason)
                 self._log.error(
                     "lane_hangs",
                     model=model,
@@ -158,6 +157,7 @@ class Watchdog:
                     limit_s=round(limit_s, 1),
                     stack=_stack(thread),
                 )
+                self._supervisor.hangs("lane", reason)
             if took_s >= _BATCH_ENDS_RATIO * limit_s and self._ends_s is None:
                 self.expect_end()  # in order, if it can: other lanes go on
                 self._supervisor.end("lane", f"{reason}, of at most {limit_s:.0f}")

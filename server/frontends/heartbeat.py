@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-_BEATS = 10  # within the time that counts as silence: one a second where that is the default
+BEATS = 10  # within the time that counts as silence: one a second where that is the default
 
 
 class Heartbeat:
@@ -27,7 +27,7 @@ class Heartbeat:
         on_sound: Callable[[], None] = lambda: None,
     ) -> None:
         self._send = send
-        self._interval_s = timeout_s / _BEATS
+        self._interval_s = timeout_s / BEATS
         self._on_silence = on_silence
         self._on_sound = on_sound
         self._loop = asyncio.get_running_loop()
@@ -45,7 +45,7 @@ class Heartbeat:
 
     def heard(self) -> None:
         """Take note of a sign of the other end: any frame is one."""
-        was_silent, self._quiet = self._quiet >= _BEATS, 0
+        was_silent, self._quiet = self._quiet >= BEATS, 0
         if was_silent:
             self._on_sound()
 
@@ -54,5 +54,5 @@ class Heartbeat:
         self.start()
         self._send()
         self._quiet += 1
-        if self._quiet == _BEATS:
+        if self._quiet == BEATS:
             self._on_silence(self._quiet * self._interval_s)
