@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def run(flags: dict[str, Any], config: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM, SIGINT or SIGHUP."""
     with refusing():
+        from server import signals
+
+        signals.heed(lambda _: os._exit(0))  # there is nothing yet that an end could hurt
         import uvloop
 
         from artifact import layout
@@ -23,7 +26,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         from server import config as server_config
         from server import process
         from server.errors import FrontendError, StartError
-        from server.observability import logs
+        from server.observability import capture, logs
 
     def hint(server: "Server", ready: list[str]) -> None:
         if not ready or settings.log_format != "text":
@@ -38,18 +41,32 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
             out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
 
     async def serve_and_exit() -> None:
-        code = 0
+        code = REFUSED
         try:
-            await process.serve(settings, logs.make(settings.log_format, sys.stderr), hint)
-        except FrontendError as error:
-            err.print(f"modelzoo: {error}")
-            code = REFUSED
+            await process.serve(settings, log, hint)
+            code = 0
+        except (FrontendError, StartError) as error:
+            if settings.log_format == "json":
+                log.critical("ended", reason=str(error))
+            else:
+                logs.flush(log)
+                with suppress(OSError):
+                    err.print(f"modelzoo: {error}")
+        except Exception:
+            log.critical("uncaught_exception", exc_info=True)
         # All is answered and said. A thread that is still inside a library, of a network or of a decoder
         # that the grace period did not wait for, would hold up the interpreter's own way out.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        stderr.restore()
+        logs.flush(log)
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
 
     with refusing(StartError):
         settings = server_config.load(flags, config)
-        uvloop.run(serve_and_exit())
+    stderr = capture.StandardError()
+    log = logs.make(settings.log_format, stderr.stream)
+    capture.divert_python(log)
+    if settings.log_format == "json":
+        stderr.divert(log)
+    uvloop.run(serve_and_exit())

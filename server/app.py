@@ -39,6 +39,7 @@ from server.lane import Lane
 from server.metrics import Metrics
 from server.model import ReadyModel, State
 from server.network import OpenNetwork
+from server.observability import logs
 from server.observability.vital_metrics import VitalMetrics
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
@@ -93,6 +94,7 @@ class Server:
         metrics = Metrics(_registry())
         metrics.set_device(device.name, settings.device, fell_back=bool(choice.fallback_reason))
         memory = self._memory(device, metrics.registry)
+        logs.watch_drops(self._log, metrics.registry)
         vital_metrics = VitalMetrics(metrics.registry)
         loop = asyncio.get_running_loop()
         self._faults = Faults(partial(hand_over, loop, self._publish_faults))

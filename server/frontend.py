@@ -6,7 +6,6 @@ It ends when the engine says so, or has ended.
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from functools import partial
@@ -14,9 +13,9 @@ from typing import Any
 
 import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
+from server import signals
 from server.arena import Arena
 from server.channel import Channel
 from server.config import Settings
@@ -26,7 +25,7 @@ from server.frontends.heartbeat import BEATS, Heartbeat
 from server.grace import Grace
 from server.handover import hand_over
 from server.metrics import Metrics
-from server.observability import logs
+from server.observability import capture, logs
 from server.observability.vital_metrics import VitalMetrics
 from server.replica import Replica
 from server.reports import Reporter
@@ -35,11 +34,6 @@ from server.watchdog import Watchdog
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
 _HOPELESS = 1  # exit code of a process that could not end in order
-# The engine has those that end a server, too, and says when to stop; the others end nothing.
-_IGNORED = (
-    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE),
-)
 
 
 class Frontend:
@@ -92,6 +86,11 @@ class Frontend:
         await self._front.close(_LAST_WORDS_S)
         return 1
 
+    def flush_log(self) -> None:
+        """Have written what was logged, before the process ends."""
+        if self._welcomed.done():
+            logs.flush(self._log)
+
     async def _stop(self) -> None:
         """Wait until it is time, then answer what was accepted, and say what was counted."""
         await self._told_to_stop.wait()
@@ -132,8 +131,15 @@ class Frontend:
         """Build everything."""
         loop = asyncio.get_running_loop()
         settings = Settings.model_validate_json(welcome.settings)
-        self._log = _logger(settings, welcome.number)
+        stderr = capture.StandardError()
+        log = logs.make(settings.log_format, stderr.stream)
+        self._log = log.bind(frontend=welcome.number)
+        capture.divert_python(self._log)
+        if settings.log_format == "json":
+            stderr.divert(self._log)
+        loop.set_exception_handler(capture.loop_errors(self._log))
         registry = CollectorRegistry()
+        logs.watch_drops(self._log, registry)
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
         self._port = welcome.port
@@ -169,6 +175,7 @@ class Frontend:
 
     def _give_up(self, reason: str) -> None:
         self._log.critical("ending_now", reason=reason)
+        self.flush_log()
         os._exit(_HOPELESS)
 
     def _engine_silent(self, silent_s: float) -> None:
@@ -205,23 +212,20 @@ class Frontend:
 
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore()
     disable_created_metrics()  # type: ignore[no-untyped-call] # as in the engine
     end, memory = map(int, sys.argv[1:])
 
     async def run() -> None:
-        code = await Frontend(memory).run(socket.socket(fileno=end))
+        frontend = Frontend(memory)
+        code = await frontend.run(socket.socket(fileno=end))
+        frontend.flush_log()
         # As `modelzoo serve` does: a thread that still decodes would hold up the interpreter's own way out.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
     uvloop.run(run())
-
-
-def _logger(settings: Settings, number: int) -> FilteringBoundLogger:
-    return logs.make(settings.log_format, sys.stderr).bind(frontend=number)
 
 
 if __name__ == "__main__":

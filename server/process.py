@@ -8,37 +8,14 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from server import opening
+from server import opening, signals
 from server.app import Server
 from server.config import Settings
 from server.errors import FrontendError
 from server.network import OpenNetwork
+from server.observability import capture, logs
 
-# There is nothing to reload: a hang-up, of a terminal or by habit, ends a server as the others do.
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 _HOPELESS = 1  # exit code of a process that could not end in order
-
-
-def heed_signals(stop: Callable[[signal.Signals], None]) -> None:
-    """Have signals that end a server call a function, until the next call; others end nothing.
-
-    Args:
-        stop: called as a signal handler, or by the event loop that runs.
-    """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        loop = None
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    for number in _STOPPING:
-        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-            continue  # `nohup` wants the server to outlive its terminal
-        if loop is None:
-            signal.signal(number, lambda number, _: stop(signal.Signals(number)))
-        else:
-            loop.add_signal_handler(number, stop, number)
 
 
 async def serve(
@@ -72,6 +49,7 @@ async def serve(
 
     def give_up(reason: str) -> None:
         log.critical("ending_now", reason=reason)
+        logs.flush(log)
         os._exit(_HOPELESS)
 
     server = Server(settings, log, open_network, on_failure=fail, on_hopeless=give_up)
@@ -82,7 +60,8 @@ async def serve(
         causes.append(number.name)
         told_to_stop.set()
 
-    heed_signals(stop_or_hurry)
+    signals.heed(stop_or_hurry, loop)
+    loop.set_exception_handler(capture.loop_errors(log))
     await server.open()
     loading = loop.create_task(server.load())
     stopping = loop.create_task(told_to_stop.wait())

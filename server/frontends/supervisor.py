@@ -17,6 +17,7 @@ from server.errors import StartError
 from server.frontend_metrics import FrontendMetrics
 from server.frontends.connection import Link
 from server.frontends.spawn import Child
+from server.observability import logs
 from server.reports import Tally
 from server.supervision import Supervisor
 
@@ -139,7 +140,7 @@ class Keeper:
             ours, theirs = socket.socketpair()
             link = self._meet(self._number, memory)
             try:
-                child = Child(theirs, memory)
+                child = Child(theirs, memory, logs.descriptor(self._log))
             except OSError:
                 ours.close()
                 raise
