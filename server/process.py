@@ -62,6 +62,23 @@ async def serve(
 
     signals.heed(stop_or_hurry, loop)
     loop.set_exception_handler(capture.loop_errors(log))
+    try:
+        await _run(server, told_to_stop, log, on_serving)
+        await server.stop(causes[0])
+    finally:
+        logs.flush(log)
+    if failures:
+        raise FrontendError(failures[0])
+
+
+async def _run(
+    server: Server,
+    told_to_stop: asyncio.Event,
+    log: FilteringBoundLogger,
+    on_serving: Callable[[Server, list[str]], None],
+) -> None:
+    """Open a server and load its models, until it is time to stop."""
+    loop = asyncio.get_running_loop()
     await server.open()
     loading = loop.create_task(server.load())
     stopping = loop.create_task(told_to_stop.wait())
@@ -76,6 +93,3 @@ async def serve(
         except Exception:
             log.warning("hint_failed", exc_info=True)
     await stopping
-    await server.stop(causes[0])
-    if failures:
-        raise FrontendError(failures[0])
