@@ -8,7 +8,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,23 +29,18 @@ from server.exposition import MetricsPort
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
-from server.frontends.heartbeat import BEATS
 from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
-from server.handover import hand_over
 from server.health import Health
 from server.lane import Lane
 from server.metrics import Metrics
 from server.model import ReadyModel, State
 from server.network import OpenNetwork
-from server.observability import logs
-from server.observability.vital_metrics import VitalMetrics
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
 from server.repository import Memory, Repository
-from server.supervision import Faults, Supervisor
 from server.turnover import Turnover
-from server.watchdog import Watchdog
+from server.vitals import Vitals
 
 
 class Server:
@@ -94,16 +88,6 @@ class Server:
         metrics = Metrics(_registry())
         metrics.set_device(device.name, settings.device, fell_back=bool(choice.fallback_reason))
         memory = self._memory(device, metrics.registry)
-        logs.watch_drops(self._log, metrics.registry)
-        vital_metrics = VitalMetrics(metrics.registry)
-        loop = asyncio.get_running_loop()
-        self._faults = Faults(partial(hand_over, loop, self._publish_faults))
-        self._supervisor = Supervisor(
-            self._faults,
-            vital_metrics,
-            self._log,
-            lambda reason: hand_over(loop, self._on_failure, reason),
-        )
 
         wake = threading.Condition()
         lanes = settings.lanes if device.ordinal is None else 1
@@ -114,20 +98,17 @@ class Server:
             side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
-        self._lane = Lane(wake, self._batcher, lanes, self._lane_failed)
-        vital_metrics.watch(self._faults.__len__, self._lane.running)
-        self._watchdog = Watchdog(
-            self._lane.running,
-            self._supervisor,
+        self._vitals = Vitals(
+            settings,
+            metrics.registry,
             self._log,
-            self._on_hopeless,
-            batch_timeout_s=settings.batch_timeout_s,
-            loop_timeout_s=settings.heartbeat_timeout_s,
-            grace_s=settings.grace_s,
-            interval_s=settings.heartbeat_timeout_s / BEATS,
+            on_fault=self._publish_fault,
+            on_failure=self._on_failure,
+            on_hopeless=self._on_hopeless,
         )
-        self._watchdog.start()
-        self._stack.callback(self._watchdog.stop)
+        self._stack.callback(self._vitals.close)
+        self._lane = Lane(wake, self._batcher, lanes, self._vitals.lane_failed)
+        self._vitals.watch_lane(self._lane.running)
         self._repository = Repository(
             folder=settings.repository,
             device=device,
@@ -154,7 +135,7 @@ class Server:
                 self._turnover,
                 frontend_metrics,
                 self._log,
-                self._supervisor,
+                self._vitals.supervisor,
                 self._on_failure,
             )
             self._told: Health | Frontends = self._front
@@ -187,8 +168,8 @@ class Server:
         try:
             await self._turnover.load_all()
         except Exception as error:  # noqa: BLE001 - a model's own failure does not get here
-            self._supervisor.failed("loader", error, remedy="the process ends")
-            self._supervisor.end("loader", "the models could not be loaded; the log has the cause")
+            self._vitals.supervisor.failed("loader", error, remedy="the process ends")
+            self._vitals.supervisor.end("loader", "the models could not be loaded; the log has the cause")
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._told.set_server(serving=bool(ready))
@@ -208,8 +189,7 @@ class Server:
         """
         self._grace.ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
-        self._watchdog.expect_end()
-        await self._supervisor.stop()
+        await self._vitals.expect_end()
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()
@@ -223,7 +203,7 @@ class Server:
 
     def healthy(self) -> str:
         """Give what is out of order, in one line; empty where nothing is. On any thread."""
-        return self._faults.healthy()
+        return self._vitals.faults.healthy()
 
     @property
     def address(self) -> str:
@@ -244,6 +224,7 @@ class Server:
             registry = self._sum(registry, self._front)
         http = MetricsPort(registry, settings.host, settings.metrics_port)
         self._stack.callback(http.close)
+        self._vitals.require("metrics_port", http.is_alive)
         self.metrics_port = http.port
         self.grpc_port = await self._front.open(settings.grpc_port)
 
@@ -251,8 +232,13 @@ class Server:
         """Give a registry that shows what the front ends count, too; it is read on threads."""
         loop = asyncio.get_running_loop()
 
+        last: Mapping[str, Series] = {}
+
         def others() -> Mapping[str, Series]:
-            return asyncio.run_coroutine_threadsafe(frontends.counts(), loop).result(2 * REPORT_S)
+            nonlocal last
+            with contextlib.suppress(TimeoutError):  # the loop is blocked: the scrape has to tell it
+                last = asyncio.run_coroutine_threadsafe(frontends.counts(), loop).result(2 * REPORT_S)
+            return last
 
         registry = CollectorRegistry()
         registry.register(Sum(own, others))
@@ -263,13 +249,8 @@ class Server:
         if self._tried_all:
             self._told.set_server(serving=any(model.is_ready for model in self._repository))
 
-    def _publish_faults(self) -> None:
-        self._told.set_fault(self._faults.healthy())
-
-    def _lane_failed(self, error: BaseException, goes_on: bool) -> None:
-        self._supervisor.failed("lane", error, remedy="it goes on" if goes_on else "the process ends")
-        if not goes_on:
-            self._supervisor.end("lane", "a lane failed again and again; the log has the cause")
+    def _publish_fault(self, reason: str) -> None:
+        self._told.set_fault(reason)
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:

@@ -37,6 +37,10 @@ class MetricsPort:
         )
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """Tell whether the thread that accepts connections lives."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Close the port."""
         self._server.shutdown()

@@ -8,7 +8,6 @@ import asyncio
 import os
 import socket
 import sys
-from functools import partial
 from typing import Any
 
 import uvloop
@@ -21,16 +20,13 @@ from server.channel import Channel
 from server.config import Settings
 from server.engine import Engine
 from server.front import Front
-from server.frontends.heartbeat import BEATS, Heartbeat
+from server.frontends.heartbeat import Heartbeat
 from server.grace import Grace
-from server.handover import hand_over
 from server.metrics import Metrics
 from server.observability import capture, logs
-from server.observability.vital_metrics import VitalMetrics
 from server.replica import Replica
 from server.reports import Reporter
-from server.supervision import Faults, Supervisor
-from server.watchdog import Watchdog
+from server.vitals import Vitals
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
 _HOPELESS = 1  # exit code of a process that could not end in order
@@ -94,14 +90,13 @@ class Frontend:
     async def _stop(self) -> None:
         """Wait until it is time, then answer what was accepted, and say what was counted."""
         await self._told_to_stop.wait()
-        self._watchdog.expect_end()
-        await self._supervisor.stop()
+        await self._vitals.expect_end()
         await self._front.stop(self._grace)
         await self._report()
 
     def _broken(self, error: Exception) -> None:
         if self._welcomed.done():
-            self._supervisor.failed("connection", error, remedy="this front end ends")
+            self._vitals.supervisor.failed("connection", error, remedy="this front end ends")
 
     def _hear(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
@@ -139,7 +134,6 @@ class Frontend:
             stderr.divert(self._log)
         loop.set_exception_handler(capture.loop_errors(self._log))
         registry = CollectorRegistry()
-        logs.watch_drops(self._log, registry)
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
         self._port = welcome.port
@@ -147,31 +141,21 @@ class Frontend:
         os.close(self._memory)
         self._models = Replica(self._engine, self._channel, metrics, settings.max_queue_size)
         self._front = Front(settings, metrics, self._models, self._engine, self._engine.statistics, self._log)
-        self._faults = Faults(partial(hand_over, loop, self._publish_faults))
-        vital_metrics = VitalMetrics(registry)
-        self._supervisor = Supervisor(
-            self._faults, vital_metrics, self._log, lambda _: hand_over(loop, self._failed.set)
-        )
-        # Half the time: the log has the stack of a loop that is blocked before the engine ends this process.
-        self._watchdog = Watchdog(
-            list,
-            self._supervisor,
+        self._vitals = Vitals(
+            settings,
+            registry,
             self._log,
-            self._give_up,
-            batch_timeout_s=settings.batch_timeout_s,
+            on_fault=self._front.health.set_fault,
+            on_failure=lambda _: self._failed.set(),
+            on_hopeless=self._give_up,
+            # Half the time: the log has the stack of a blocked loop before the engine ends this process.
             loop_timeout_s=settings.heartbeat_timeout_s / 2,
-            grace_s=settings.grace_s,
-            interval_s=settings.heartbeat_timeout_s / BEATS,
         )
-        self._watchdog.start()
         self._heartbeat = Heartbeat(
             self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
         )
         self._heartbeat.start()
         self._welcomed.set_result(None)
-
-    def _publish_faults(self) -> None:
-        self._front.health.set_fault(self._faults.healthy())
 
     def _give_up(self, reason: str) -> None:
         self._log.critical("ending_now", reason=reason)
@@ -182,25 +166,25 @@ class Frontend:
         reason = f"the engine has given no sign of life for {silent_s:.0f} s"
         consequence = "calls are refused until it does"
         self._log.error("engine_hangs", silent_s=round(silent_s, 1), consequence=consequence)
-        self._supervisor.hangs("connection", reason)
+        self._vitals.supervisor.hangs("connection", reason)
         self._engine.suspend(f"{reason}; {consequence}")
 
     def _engine_sounds(self) -> None:
         self._log.warning("engine_resumed")
-        self._faults.clear("connection")
+        self._vitals.faults.clear("connection")
         self._engine.resume()
 
     def _set_fault(self, part: str, reason: str) -> None:
         if reason:
-            self._faults.report(part, reason)
+            self._vitals.faults.report(part, reason)
         else:
-            self._faults.clear(part)
+            self._vitals.faults.clear(part)
 
     def _reported(self, task: asyncio.Task[None]) -> None:
         """Look at the end of a report; the engine counts one that is missed."""
         self._reporting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._supervisor.failed("report", error, remedy="the next report says what this one did not")
+            self._vitals.supervisor.failed("report", error, remedy="the next one says all")
 
     async def _report(self) -> None:
         async with self._one_report:  # on a thread, because it takes some milliseconds

@@ -74,6 +74,7 @@ class Watchdog:
         self._blocked = False
         self._since_s: dict[RunningBatch, float] = {}
         self._hanging: set[RunningBatch] = set()
+        self._required: dict[str, Callable[[], bool]] = {}
         self._ends_s: float | None = None  # when the process has to have ended
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="watchdog", daemon=True)
@@ -88,6 +89,10 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
 
+    def require(self, task: str, alive: Callable[[], bool]) -> None:
+        """Look at a thread, too, whose end is the end of the process, unless that is expected."""
+        self._required[task] = alive
+
     def expect_end(self) -> None:
         """Give the process its grace period, and some slack, until it has ended."""
         if self._ends_s is None:
@@ -100,6 +105,8 @@ class Watchdog:
         self._looked_s = now_s
         self._check_loop()
         self._check_lanes()
+        if self._ends_s is None:
+            self._check_threads()
         if self._ends_s is not None and self._watched_s >= self._ends_s:
             self._on_hopeless("the server did not stop in order within its grace period")
 
@@ -167,6 +174,13 @@ class Watchdog:
             self._log.warning("lane_resumed", model=batch.model, images=batch.images)
         if ended and not self._hanging:
             self._supervisor.faults.clear("lane")
+
+    def _check_threads(self) -> None:
+        for task, alive in list(self._required.items()):
+            if not alive():
+                del self._required[task]
+                self._supervisor.failed(task, None, remedy="the process ends")
+                self._supervisor.end(task, f"vital thread {task} ended unexpectedly")
 
     def _limit_s(self, batch: RunningBatch) -> float:
         predicted_s = batch.ends_s - batch.started_s  # not a number until it starts; then it has not hung yet

@@ -98,7 +98,7 @@ class LineSink:
                 data = self._waiting[0]
             try:
                 _write(fd, data)
-            except OSError:
+            except Exception:  # noqa: BLE001 - this thread is the only one that writes
                 self.drops.count("unwritable")
             with self._changed:
                 self._waiting.popleft()

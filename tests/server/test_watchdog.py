@@ -201,3 +201,23 @@ def test_a_watchdog_that_fails_goes_on_and_ends_the_process_where_it_fails_for_g
         assert supervised.failures == ["the watchdog fails again and again; the log has the cause"]
 
     asyncio.run(scenario())
+
+
+def test_a_vital_thread_that_ends_ends_the_process_unless_that_is_expected(wire) -> None:
+    async def scenario(expected: bool) -> Watched:
+        watched, alive = Watched(wire()), [True]
+        watched.watchdog.require("metrics_port", lambda: alive[0])
+        await watched.pass_by(3)
+        assert watched.events == []
+        if expected:
+            watched.watchdog.expect_end()
+        alive.clear()
+        alive.append(False)
+        await watched.pass_by(3)
+        return watched
+
+    watched = asyncio.run(scenario(expected=False))
+    assert watched.events == ["vital_task_ended"]
+    assert watched.supervised.failures == ["vital thread metrics_port ended unexpectedly"]
+    assert watched.supervised.counted("metrics_port") == 1
+    assert asyncio.run(scenario(expected=True)).events == []
