@@ -64,7 +64,11 @@ class StandardError:
     """
 
     def __init__(self) -> None:
-        self.stream: TextIO = os.fdopen(os.dup(_STDERR), "w", encoding="utf-8", errors="backslashreplace")
+        try:
+            fd = os.dup(_STDERR)
+        except OSError:  # closed by whatever started this process
+            fd = os.open(os.devnull, os.O_WRONLY)
+        self.stream: TextIO = os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
         self._thread: threading.Thread | None = None
 
     def divert(self, log: FilteringBoundLogger) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client import Client, ClientError
+from modelzoo.v1 import open_inference_pb2_grpc
 from tests.server import group
 from tests.server.progress import wait_for
+from tests.server.test_frontends import tensor
 from tests.server.test_frontends_process import lives, started
 
 MODEL = "lenet5-digits"
@@ -59,6 +62,11 @@ def test_front_ends_refuse_with_the_reason_while_the_engine_hangs_and_serve_when
                 ) as caught:
                     refused()
                 assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(grpc.RpcError) as failed:
+                open_inference_pb2_grpc.GRPCInferenceServiceStub(client._channel).ModelInfer(
+                    tensor(BLANK[None])
+                )
+            assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
             [answer] = streamed.result().values()
             assert "no sign of life" in str(answer)
             assert not client.is_serving()
@@ -115,6 +123,45 @@ def test_a_batch_that_does_not_end_is_seen_by_health_log_and_metrics(
         assert reading(running, "modelzoo_running_images") == 0
 
 
+@pytest.mark.slow
+def test_a_front_end_whose_frames_make_no_sense_is_replaced_and_the_cause_logged(
+    start_server, reading
+) -> None:
+    running = start_server(frontends=2)
+    first = group.pids(running)
+    link = group.keepers(running)[0].link
+    running._loop.call_soon_threadsafe(link._channel.data_received, b"\3\0\0\0\xff\xff\xff")
+    wait_for(lambda: group.pids(running)[1] != first[1])
+    [said] = group.logged(running, "vital_task_ended")
+    assert (said["task"], said["cause"]) == ("connection", "DecodeError")
+    assert reading(running, "modelzoo_vital_task_failures_total", task="connection") == 1
+    for _ in range(8):
+        with running.client() as client:
+            assert len(client.classify(MODEL, [BLANK])[0]) == 5
+
+
+@pytest.mark.parametrize("frontends", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_event_loop_that_is_blocked_is_seen_by_log_and_metrics(
+    start_server, reading, frontends: int
+) -> None:
+    running = start_server(frontends=frontends, heartbeat_timeout_s=1.0)
+    gate = threading.Event()
+
+    def block_the_loop() -> None:
+        assert gate.wait(60)
+
+    running._loop.call_soon_threadsafe(block_the_loop)
+    wait_for(lambda: reading(running, "modelzoo_faults") == 1)
+    [said] = group.logged(running, "event_loop_blocked")
+    assert any(line.endswith("block_the_loop") for line in said["stack"])
+    assert running.server.healthy() == "the event loop has given no sign of life for 1 s"
+    gate.set()
+    wait_for(lambda: running.server.healthy() == "")
+    assert group.logged(running, "frontend_hangs") == []  # it was this process that stood still
+    with running.client() as client:
+        assert len(client.classify(MODEL, [BLANK])[0]) == 5
+
+
 HANGING = """
     import asyncio, os, sys, threading
     from pathlib import Path
@@ -150,7 +197,7 @@ HANGING = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frontends", [0, 2])
+@pytest.mark.parametrize("frontends", [2])
 def test_a_batch_that_never_ends_ends_the_process_for_the_orchestrator(
     repository: Path, frontends: int
 ) -> None:

@@ -257,7 +257,9 @@ def test_a_process_that_is_told_to_stop_while_it_loads_exits_0(repository: Path)
     assert events[-2:] == ["stopping", "stopped"]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGHUP]
+)
 def test_a_process_that_is_told_to_stop_logs_its_life_and_exits_0(
     repository: Path, signal_number: signal.Signals
 ) -> None:
@@ -288,6 +290,7 @@ def test_a_process_that_cannot_start_says_why_in_one_line_and_exits_1(repository
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_with_json_what_ends_a_start_is_a_line_of_json_too(repository: Path, server) -> None:
     options = ["--grpc-port", str(server.server.grpc_port), "--device", "cpu", "--log-format", "json"]
     with start_process(repository, *options) as process:

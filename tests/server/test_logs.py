@@ -290,3 +290,10 @@ def test_what_libraries_print_by_themselves_becomes_events() -> None:
     assert raised == {"IndexError", "OSError"}
     assert not any(message == "quiet" for _, message in told)
     assert done.stdout == ""
+
+
+def test_a_process_without_standard_error_runs_all_the_same() -> None:
+    code = textwrap.dedent(FOREIGN) + "print('here')"
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("here\n", "")

@@ -36,8 +36,6 @@ def go_away(address: str, debug: bytes, times: int) -> None:
     ("frontends", "verbosity"),
     [
         ("0", None),
-        pytest.param("2", None, marks=pytest.mark.slow),
-        pytest.param("0", "INFO", marks=pytest.mark.slow),
         pytest.param("2", "INFO", marks=pytest.mark.slow),
     ],
 )
