@@ -37,7 +37,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
         command = [sys.argv[0], "classify", picture, "--model", ready[0]]
         if server.address != DEFAULT_ADDRESS:
             command += ["--address", server.address.replace("0.0.0.0:", "127.0.0.1:")]
-        with suppress(OSError):  # nobody reads it; the server serves all the same
+        with suppress(OSError):  # without a reader; the server serves all the same
             out.print(f"\nIn a second terminal:  {shlex.join(command)}\n", soft_wrap=True)
 
     async def serve_and_exit() -> None:

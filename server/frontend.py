@@ -101,7 +101,7 @@ class Frontend:
     def _hear(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
             self._meet(frame.welcome)
-        self._heartbeat.heard()
+        self._heartbeat.received()
         if frame.HasField("fault"):
             self._set_fault("engine", frame.fault)
         for sent in frame.models:

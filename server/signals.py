@@ -13,7 +13,7 @@ def heed(stop: Callable[[signal.Signals], None], loop: asyncio.AbstractEventLoop
     """Have the signals that end a server call a function.
 
     Args:
-        loop: whose callback it is; else it is called wherever the main thread is.
+        loop: calls it; without one it is called wherever the main thread is.
     """
     ignore(_IGNORED)
     for number in STOPPING:

@@ -18,7 +18,7 @@ Running = Callable[[], Sequence[tuple[int, RunningBatch]]]
 
 
 class Vitals:
-    """Watches the vital parts of a process; made on its event loop, whose callbacks the functions are.
+    """Watches the vital parts of a process; made on its event loop, which calls the functions.
 
     Args:
         registry: of the process's metrics.
@@ -73,7 +73,7 @@ class Vitals:
         self._running = running
 
     def require(self, task: str, alive: Callable[[], bool]) -> None:
-        """Have a thread watched whose end is the end of the process, until `expect_end`.
+        """Have a vital thread watched: its end is the end of the process, until `expect_end`.
 
         Args:
             task: its name, one of `vital_metrics.TASKS`.

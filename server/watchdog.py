@@ -18,7 +18,7 @@ from server.observability.vital_metrics import RunningBatch
 from server.supervision import Supervisor
 
 _INTERVAL_S = 1.0  # of looking
-# An interval that took longer than so many says that this thread stood still, not that others did.
+# An interval longer than so many means that this thread stood still, not that others did.
 _GAP_INTERVALS = 2
 # A batch hangs after so many times its predicted time. Predictions follow what batches take within some
 # batches, so this is for one that others, or a throttled container, slow down all of a sudden.
@@ -90,7 +90,7 @@ class Watchdog:
             self._thread.join()
 
     def require(self, task: str, alive: Callable[[], bool]) -> None:
-        """Look at a thread, too, whose end is the end of the process, unless that is expected."""
+        """Look at a vital thread, too: its end is the end of the process, unless that is expected."""
         self._required[task] = alive
 
     def expect_end(self) -> None:

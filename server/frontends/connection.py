@@ -150,7 +150,7 @@ class Link:
 
     def _hear(self, frame: frontend_pb2.FrontendFrame) -> None:
         if self._heartbeat is not None:
-            self._heartbeat.heard()
+            self._heartbeat.received()
         for sent in frame.submissions:
             self._queue(sent)
         for number in frame.cancelled:

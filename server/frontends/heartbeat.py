@@ -43,7 +43,7 @@ class Heartbeat:
         if self._timer is not None:
             self._timer.cancel()
 
-    def heard(self) -> None:
+    def received(self) -> None:
         """Take note of a sign of the other end: any frame is one."""
         was_silent, self._quiet = self._quiet >= BEATS, 0
         if was_silent:

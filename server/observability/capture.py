@@ -48,7 +48,7 @@ def divert_python(log: FilteringBoundLogger) -> None:
 def loop_errors(
     log: FilteringBoundLogger,
 ) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]:
-    """Make an event loop's exception handler: for callbacks and tasks whose errors nothing awaits."""
+    """Make an event loop's exception handler: for errors of callbacks and tasks that nothing awaits."""
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         log.error("event_loop_error", message=context.get("message", ""), exc_info=context.get("exception"))
@@ -57,7 +57,7 @@ def loop_errors(
 
 
 class StandardError:
-    """Standard error as a pipe whose lines become events, until `restore`.
+    """Standard error as a pipe; its lines become events, until `restore`.
 
     Attributes:
         stream: what standard error was: for the log itself.
@@ -72,7 +72,7 @@ class StandardError:
         self._thread: threading.Thread | None = None
 
     def divert(self, log: FilteringBoundLogger) -> None:
-        """Begin; what ends the process at once, a segmentation fault say, is still told as plain text."""
+        """Begin; a crash of the process, a segmentation fault say, is still written as plain text."""
         faulthandler.enable(self.stream)
         ours, theirs = os.pipe()
         # Full, it loses lines: a library that waited here for its reader could hold what that needs.
@@ -102,7 +102,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - a record whose arguments do not fit its format
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format
             message = str(record.msg)
         tell = self._log.error if record.levelno >= logging.ERROR else self._log.warning
         error = record.exc_info[1] if record.exc_info else None

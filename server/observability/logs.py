@@ -29,7 +29,7 @@ _MAX_NAMES = 256  # of events; ours are far fewer, those beyond share a bucket
 _MAX_MESSAGE = 1000  # characters of an exception's message
 _MAX_TRACEBACK = 8000  # characters of a traceback as text, its end
 _MAX_ITEMS, _MAX_DEPTH = 200, 6  # of lists and mappings
-_LONG = ("exception", "stack")  # keys whose values may be longer
+_LONG = ("exception", "stack")  # keys of values that may be longer
 
 _Event = MutableMapping[str, Any]
 
@@ -91,7 +91,7 @@ class _Bucket:
 
 
 class RateLimit:
-    """Drops events that come too fast, by their names; the next one that is written says how many."""
+    """Drops events that come too fast, by their names; the next one that is written has their number."""
 
     def __init__(self, drops: Drops, clock: Callable[[], float]) -> None:
         self._drops = drops
@@ -120,7 +120,7 @@ class RateLimit:
         return event
 
     def left(self) -> dict[str, int]:
-        """Give the numbers of suppressed events that no line has told yet, by name; each once."""
+        """Give the numbers of suppressed events that no line has yet, by name; each once."""
         with self._lock:
             left = {name: bucket.suppressed for name, bucket in self._buckets.items() if bucket.suppressed}
             for bucket in self._buckets.values():

@@ -68,7 +68,7 @@ class VitalMetrics:
             return Gauge(name, text, namespace=NAMESPACE, registry=registry)
 
         self._faults = gauge(
-            "faults", "Vital parts that are out of order now; health says NOT_SERVING unless it is 0."
+            "faults", "Vital parts that are out of order now; health is NOT_SERVING unless it is 0."
         )
         self._running_images = gauge("running_images", "Images in batches that run now.")
         self._oldest_batch = gauge("oldest_batch_seconds", "Time that the oldest batch has been running.")

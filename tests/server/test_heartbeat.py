@@ -28,13 +28,13 @@ def test_silence_is_told_once_and_its_end_too() -> None:
     async def scenario() -> None:
         ends = Ends()
         ends.beat(BEATS - 1)
-        ends.heartbeat.heard()
+        ends.heartbeat.received()
         ends.beat(BEATS - 1)
         assert ends.told == []
         ends.beat(BEATS)
         assert ends.told == ["silent 3600.0"]
-        ends.heartbeat.heard()
-        ends.heartbeat.heard()
+        ends.heartbeat.received()
+        ends.heartbeat.received()
         assert ends.told == ["silent 3600.0", "sounds"]
         ends.beat(BEATS)
         assert ends.told == ["silent 3600.0", "sounds", "silent 3600.0"]
