@@ -30,9 +30,9 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.loop_requests import Request, requests
-from server import logs
 from server.app import Server
 from server.config import Settings
+from server.observability import logs
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno

@@ -16,35 +16,50 @@ if TYPE_CHECKING:
 
 
 def run(flags: dict[str, Any], config: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM, SIGINT or SIGHUP."""
     with refusing():
+        from server import signals
+
+        signals.heed(lambda _: os._exit(0))  # there is nothing yet that an end could hurt
         import uvloop
 
         from server import config as server_config
-        from server import logs, process
+        from server import process
         from server.errors import FrontendError, StartError
+        from server.observability import capture, logs
 
     def on_serving(server: "Server", ready: list[str]) -> None:
         if ready and settings.log_format == "text":
             in_background(hint, settings.repository, server.address, ready[0])
 
     async def serve_and_exit() -> None:
-        code = 0
+        code = REFUSED
         try:
-            await process.serve(settings, logs.make(settings.log_format, sys.stderr), on_serving)
-        except FrontendError as error:
-            code = REFUSED
-            with suppress(Exception):
-                err.print(f"modelzoo: {one_line(str(error), MAX_MESSAGE)}")
+            await process.serve(settings, log, on_serving)
+            code = 0
+        except (FrontendError, StartError) as error:
+            if settings.log_format == "json":
+                log.critical("ended", reason=str(error))
+            else:
+                logs.flush(log)
+                with suppress(Exception):
+                    err.print(f"modelzoo: {one_line(str(error), MAX_MESSAGE)}")
+        except Exception:
+            log.critical("uncaught_exception", exc_info=True)
         # All is answered and said. A thread that is still inside a library, of a network or of a decoder
         # that the grace period did not wait for, would hold up the interpreter's own way out.
-        with suppress(Exception):
-            sys.stderr.flush()
+        stderr.restore()
+        logs.flush(log)
         os._exit(code)
 
     with refusing(StartError):
         settings = server_config.load(flags, config)
-        uvloop.run(serve_and_exit())
+    stderr = capture.StandardError()
+    log = logs.make(settings.log_format, stderr.stream)
+    capture.divert_python(log)
+    if settings.log_format == "json":
+        stderr.divert(log)
+    uvloop.run(serve_and_exit())
 
 
 def in_background(courtesy: Callable[..., None], *arguments: object) -> threading.Thread:

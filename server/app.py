@@ -30,7 +30,7 @@ from server.errors import StartError
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
-from server.frontends import REPORT_S, Frontends
+from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
 from server.lane import Lane
 from server.metrics import Metrics
@@ -42,6 +42,7 @@ from server.reports import Asked, Sum
 from server.repository import Memory, Repository
 from server.services.health import Health
 from server.turnover import Turnover
+from server.vitals import Vitals
 
 
 class Server:
@@ -49,7 +50,8 @@ class Server:
 
     Args:
         open_network: opens a model's network; tests may give another.
-        on_failure: told why the server, which runs, should end.
+        on_failure: called, on the event loop, with the reason why the server, which runs, should end.
+        on_hopeless: called on a thread with the reason why the process should end at once.
 
     Raises:
         StartError: a setting, a port or the device is not usable.
@@ -61,11 +63,13 @@ class Server:
         log: FilteringBoundLogger,
         open_network: OpenNetwork = opening.open_network,
         on_failure: Callable[[str], None] = lambda _: None,
+        on_hopeless: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._open_network = open_network
         self._on_failure = on_failure
+        self._on_hopeless = on_hopeless
         self._stack = contextlib.ExitStack()
         self._tried_all = False
         self._is_serving = self._is_stopping = False
@@ -99,7 +103,17 @@ class Server:
             side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
-        self._lane = Lane(wake, self._batcher, lanes)
+        self._vitals = Vitals(
+            settings,
+            metrics.registry,
+            self._log,
+            on_fault=self._publish_fault,
+            on_failure=self._on_failure,
+            on_hopeless=self._on_hopeless,
+        )
+        self._stack.callback(self._vitals.close)
+        self._lane = Lane(wake, self._batcher, lanes, self._vitals.lane_failed)
+        self._vitals.watch_lane(self._lane.running)
         self._repository = Repository(
             folder=settings.repository,
             device=device,
@@ -126,11 +140,20 @@ class Server:
                 self._turnover,
                 frontend_metrics,
                 self._log,
+                self._vitals.supervisor,
                 self._on_failure,
             )
             self._told: Health | Frontends = self._front
         else:
-            self._front = Front(settings, metrics, self._repository, self._turnover, _tell, self._log)
+            self._front = Front(
+                settings,
+                metrics,
+                self._repository,
+                self._turnover,
+                _tell,
+                self._log,
+                self._vitals.accept_loop_failed,
+            )
             self._told = self._front.health
         try:
             if reason := access.why_unreadable(settings.repository):
@@ -157,7 +180,11 @@ class Server:
         Returns:
             The names of the models that are READY.
         """
-        await self._turnover.load_all()
+        try:
+            await self._turnover.load_all()
+        except Exception as error:  # noqa: BLE001 - a model's own failure does not get here
+            self._vitals.supervisor.failed("loader", error, remedy="the process ends")
+            self._vitals.supervisor.end("loader", "the models could not be loaded; the log has the cause")
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._set_serving(bool(ready))
@@ -169,11 +196,16 @@ class Server:
             self._log.warning("no_model_ready", repository=str(self._settings.repository))
         return ready
 
-    async def stop(self) -> None:
-        """Answer what was accepted, refuse what is new, and end within the grace period."""
+    async def stop(self, cause: str = "") -> None:
+        """Answer what was accepted, refuse what is new, and end within the grace period.
+
+        Args:
+            cause: a signal's name, or a reason, for the log.
+        """
         self._grace.ends_s = time.monotonic() + self._settings.grace_s
-        self._log.info("stopping", grace_s=self._settings.grace_s)
+        self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
         self._is_stopping = True
+        await self._vitals.expect_end()
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()
@@ -184,6 +216,10 @@ class Server:
     def hurry(self) -> None:
         """End the grace period of a stop now."""
         self._grace.hurried.set()
+
+    def healthy(self) -> str:
+        """Return what is out of order, in one line; empty where nothing is. On any thread."""
+        return self._vitals.faults.healthy()
 
     @property
     def address(self) -> str:
@@ -207,11 +243,13 @@ class Server:
             registry,
             settings.host,
             settings.metrics_port,
-            healthy=self._unhealthy,
+            healthy=self.healthy,
             ready=self._not_ready,
             log=self._log,
+            on_failure=self._vitals.metrics_port_failed,
         )
         self._stack.callback(http.close)
+        self._vitals.require("metrics_port", lambda: http.is_alive)
         self.metrics_port = http.port
         self.grpc_port = await self._front.open(settings.grpc_port)
 
@@ -221,10 +259,6 @@ class Server:
     def _set_serving(self, is_serving: bool) -> None:
         self._is_serving = is_serving
         self._told.set_server(serving=is_serving)
-
-    def _unhealthy(self) -> str:
-        """Return why the process should be replaced, if it should; runs on the metrics port's thread."""
-        return ""
 
     def _not_ready(self) -> str:
         """Return why health's "" is not SERVING, if it is not; runs on the metrics port's thread."""
@@ -236,7 +270,7 @@ class Server:
             return "no model is ready"
         if isinstance(self._front, Frontends) and not self._front.pids():
             return "no front end runs"
-        return self._unhealthy()
+        return self.healthy()
 
     def _sum(self, own: CollectorRegistry, frontends: Frontends) -> CollectorRegistry:
         """Give a registry that shows what the front ends count, too; it is read on threads."""
@@ -249,6 +283,9 @@ class Server:
         self._told.set_model(name, state)
         if self._tried_all:
             self._set_serving(any(model.is_ready for model in self._repository))
+
+    def _publish_fault(self, reason: str) -> None:
+        self._told.set_fault(reason)
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:

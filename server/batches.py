@@ -25,6 +25,7 @@ class Batch:
         priority: of the images that it was bound for.
         ends_s: when it should end, as predicted, on the clock.
         images: how many it carries.
+        started_s: when it started, on the clock; not a number before.
     """
 
     queue: ModelQueue
@@ -36,7 +37,7 @@ class Batch:
     pace: Pace
     log_failure: Callable[[str, Exception], None]
     images: int = field(init=False)
-    _started_s: float = field(init=False)
+    started_s: float = field(init=False, default=math.nan)
     _begun_work_s: float = field(init=False)
     _slowdown_then: float = field(init=False)
     _slowdown: float = field(init=False, default=1.0)
@@ -48,19 +49,24 @@ class Batch:
         self.images = sum(seats.stop - seats.start for seats in self.seats)
 
     @property
+    def model(self) -> str:
+        """Name its model."""
+        return self.queue.name
+
+    @property
     def depth(self) -> int:
         """Give how many batches of this network may be on their way, from the lane's thread."""
         return self.queue.pipelined.depth if self.queue.pipelined else 1
 
     def start(self) -> None:
         """Infer on the calling thread; or only set the batch on its way, where the network can."""
-        self._started_s = self.clock()
-        self._begun_work_s = self.pace.work_s(self._started_s)
+        self.started_s = self.clock()
+        self._begun_work_s = self.pace.work_s(self.started_s)
         self._slowdown_then = self.pace.now
-        parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
-        # What came in one array is not taken apart where it is the whole batch.
-        rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
         try:
+            parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
+            # What came in one array is not taken apart where it is the whole batch.
+            rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
             if self.queue.pipelined:
                 self._on_its_way = self.queue.pipelined.start(rows)
             else:
@@ -77,13 +83,23 @@ class Batch:
         Returns:
             When this one ended.
         """
-        outcome = self._checked(self._finished() if self._outcome is None else self._outcome)
+        try:
+            outcome = self._checked(self._finished() if self._outcome is None else self._outcome)
+        except Exception as error:  # noqa: BLE001 - a network may answer with anything, or with nothing
+            outcome = error
         ended_s = self.clock()
         work_s = self.pace.work_s(ended_s) - self._begun_work_s
-        self._slowdown = (ended_s - self._started_s) / work_s if work_s > 0 else 1.0
-        times = BatchTimes(max(self._started_s, free_s), ended_s, self.images)
+        self._slowdown = (ended_s - self.started_s) / work_s if work_s > 0 else 1.0
+        times = BatchTimes(max(self.started_s, free_s), ended_s, self.images)
         hand_over(self.loop, self._settle, outcome, times)
         return ended_s
+
+    def fail(self, error: BaseException) -> None:
+        """Settle on the event loop where the lane cannot finish it."""
+        cause = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+        ended_s = self.clock()
+        started_s = ended_s if math.isnan(self.started_s) else self.started_s
+        hand_over(self.loop, self._settle, cause, BatchTimes(started_s, ended_s, self.images))
 
     def _finished(self) -> Probabilities | Exception:
         try:
@@ -104,7 +120,12 @@ class Batch:
         return outcome
 
     def _settle(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
-        self._answer(outcome, times)
+        try:
+            self._answer(outcome, times)
+        except Exception as error:  # noqa: BLE001 - every submission is settled, whatever happens
+            for seats in self.seats:
+                seats.submission.fail(InferenceError("the answers of this batch could not be used"), "failed")
+            self.log_failure(self.queue.name, error)
         for seats in self.seats:
             seats.submission.alight()
 

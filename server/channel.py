@@ -23,18 +23,25 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
     Args:
         outgoing: type of the frames that are said.
         incoming: type of those that are heard.
-        heard: told of each.
+        heard: called with each.
+        failed: called with what went wrong with one, a frame that is none say; the connection has ended then,
+            because whatever came after it cannot be understood.
 
     Attributes:
         ended: set when the other end is gone, or this one was closed and all was written.
     """
 
     def __init__(
-        self, outgoing: type[Outgoing], incoming: type[Incoming], heard: Callable[[Incoming], None]
+        self,
+        outgoing: type[Outgoing],
+        incoming: type[Incoming],
+        heard: Callable[[Incoming], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
         self._heard = heard
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._unsaid: Outgoing | None = None
@@ -53,6 +60,11 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
             self._unsaid = self._outgoing()
             self._loop.call_soon(self._flush)
         return self._unsaid
+
+    def beat(self) -> None:
+        """Send an empty frame as a sign of life, unless the other end has yet to read earlier ones."""
+        if self._transport is not None and not self._transport.get_write_buffer_size():
+            _ = self.pending
 
     def close(self) -> None:
         """Write what is pending, and then end."""
@@ -77,7 +89,15 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
         self.ended.set()
 
     def data_received(self, data: bytes) -> None:
-        """Hear; the event loop calls it."""
+        """Take frames out of what came; the event loop calls it."""
+        try:
+            self._read(data)
+        except Exception as error:  # noqa: BLE001 - the event loop would only print it
+            self._unread.clear()
+            self.abort()
+            self._failed(error)
+
+    def _read(self, data: bytes) -> None:
         unread = self._unread
         unread += data
         start = 0

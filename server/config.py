@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     """Batches that run at the same time on the CPU; a CUDA device always has one lane."""
     intra_op_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
     """Threads of a model on the CPU, which its batches share; a tiny network has one."""
+    heartbeat_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    """Time without a sign of life after which the engine, a front end or an event loop counts as hung."""
+    batch_timeout_s: Annotated[float, Field(ge=0.1, le=86400)] = 30.0
+    """Time after which a batch counts as hung, or 20 times its predicted time where that is longer."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""
 

@@ -19,6 +19,7 @@ from server.errors import ExpiredError, InvalidRequestError, ModelNotReadyError,
 from server.model import ReadyModel
 from server.submissions import Answer, Priority
 
+_ENDED = "the server has ended"
 _FLOAT_BYTES = 4
 _RETRY_DELAY_S = 0.1  # some batches' time
 
@@ -74,6 +75,7 @@ class Engine:
         self._calls: dict[int, asyncio.Future[frontend_pb2.CallEnd]] = {}
         self._numbers = 0
         self._gone = False
+        self._silent = ""
 
     def submit(
         self,
@@ -91,7 +93,7 @@ class Engine:
         Raises:
             OverloadedError: the shared memory has no room for them now.
             InvalidRequestError: it never will.
-            ModelNotReadyError: the engine has ended.
+            ModelNotReadyError: the engine has ended, or gives no sign of life.
         """
         self._require_engine()
         serial, label_count = model
@@ -149,13 +151,30 @@ class Engine:
             else:
                 future.set_result(call_end)
 
+    def suspend(self, reason: str) -> None:
+        """Fail what waits and refuse what comes: the engine gives no sign of life.
+
+        Its memory stays taken until the engine, if it comes to itself, has given it back.
+        """
+        self._silent = reason
+        for number, sent in self._submissions.items():
+            if not sent.future.done():
+                sent.future.set_exception(ModelNotReadyError(reason))
+                self._channel.pending.cancelled.append(number)
+        for future in self._calls.values():
+            _fail(future, reason)
+
+    def resume(self) -> None:
+        """Submit again: the engine gives signs of life."""
+        self._silent = ""
+
     def end(self) -> None:
-        """Fail whoever still waits: the engine has ended."""
+        """Fail what waits: the engine has ended."""
         self._gone = True
         for sent in self._submissions.values():
-            _fail(sent.future)
+            _fail(sent.future, _ENDED)
         for future in self._calls.values():
-            _fail(future)
+            _fail(future, _ENDED)
 
     def _settle(self, end: frontend_pb2.SubmissionEnd) -> None:
         sent = self._submissions[end.id]
@@ -209,14 +228,14 @@ class Engine:
         return await future
 
     def _require_engine(self) -> None:
-        if self._gone:
-            raise ModelNotReadyError("the server has ended")
+        if self._gone or self._silent:
+            raise ModelNotReadyError(_ENDED if self._gone else self._silent)
 
     def _next(self) -> int:
         self._numbers += 1
         return self._numbers
 
 
-def _fail(future: asyncio.Future[Any]) -> None:
+def _fail(future: asyncio.Future[Any], reason: str) -> None:
     if not future.done():
-        future.set_exception(ModelNotReadyError("the server has ended"))
+        future.set_exception(ModelNotReadyError(reason))

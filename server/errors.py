@@ -15,7 +15,7 @@ ModelZooError                INTERNAL
 ├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing, or answered too late
 └── InferenceError           INTERNAL            the device failed the batch
 StartError                   no status: the server does not start; the message says why
-FrontendError                no status: a front end ended, and the server has to end with it
+FrontendError                no status: a front end, or another vital part, ended, and the server with it
 DeviceError                  no status: the device fails; it ends a batch or a load, and the log has it
 """
 
@@ -136,7 +136,7 @@ class StartError(Exception):
 
 
 class FrontendError(Exception):
-    """A front end ended, and the server with it; the message says which, and why."""
+    """A front end, or another vital part, ended, and the server with it; the message says which, and why."""
 
 
 class DeviceError(Exception):

@@ -6,6 +6,7 @@ It lives in the process of the engine, or in a front end; what it is given stand
 import asyncio
 import contextlib
 import resource
+from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
@@ -55,6 +56,7 @@ class Front:
         models: that answer.
         changes: loads and unloads them.
         tell: asked for their statistics.
+        on_crash: called with what ended gRPC's accept loop; the port is opened anew.
 
     Attributes:
         health: what the health service answers.
@@ -71,8 +73,10 @@ class Front:
         changes: Changes,
         tell: Tell,
         log: FilteringBoundLogger,
+        on_crash: Callable[[Exception], None],
     ) -> None:
         self._settings = settings
+        self._on_crash = on_crash
         self._metrics = metrics
         self._models = models
         self._changes = changes
@@ -138,6 +142,7 @@ class Front:
             self._methods(handlers),
             handlers.unknown(),
             self._log,
+            self._on_crash,
         )
         await self._listener.open()
         self._watching = asyncio.get_running_loop().create_task(Guard(self.calls, self._log).watch(port))

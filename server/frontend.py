@@ -6,28 +6,30 @@ It ends when the engine says so, or has ended.
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from typing import Any
 
 import uvloop
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import logs
+from server import signals
 from server.arena import Arena
 from server.channel import Channel
 from server.config import Settings
 from server.engine import Engine
 from server.front import Front
+from server.frontends.heartbeat import Heartbeat
 from server.grace import Grace
 from server.metrics import Metrics
+from server.observability import capture, logs
 from server.replica import Replica
 from server.reports import Reporter
+from server.vitals import Vitals
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
+_HOPELESS = 1  # exit code of a process that could not end in order
 
 
 class Frontend:
@@ -39,9 +41,12 @@ class Frontend:
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
-        self._channel = Channel(frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._hear)
+        self._channel = Channel(
+            frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._hear, self._broken
+        )
         self._welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told_to_stop = asyncio.Event()
+        self._failed = asyncio.Event()
         self._grace = Grace()
         self._one_report = asyncio.Lock()
         self._reporting: set[asyncio.Task[None]] = set()
@@ -62,27 +67,43 @@ class Frontend:
             return 1
         self._channel.pending.listening = True
         stopping = asyncio.ensure_future(self._stop())
-        ends: list[asyncio.Future[Any]] = [stopping, engine_ended]
+        failed = asyncio.ensure_future(self._failed.wait())
+        ends: list[asyncio.Future[Any]] = [stopping, engine_ended, failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
+            stopping.result()
             self._channel.close()
             await engine_ended
             return 0
-        self._log.error("engine_ended", consequence="this front end ends, too")
+        if engine_ended.done():
+            self._log.error("engine_ended", consequence="this front end ends, too")
         self._engine.end()
         self._models.drain()
         await self._front.close(_LAST_WORDS_S)
         return 1
 
+    def flush_log(self) -> None:
+        """Have written what was logged, before the process ends."""
+        if self._welcomed.done():
+            logs.flush(self._log)
+
     async def _stop(self) -> None:
         """Wait until it is time, then answer what was accepted, and say what was counted."""
         await self._told_to_stop.wait()
+        await self._vitals.expect_end()
         await self._front.stop(self._grace)
         await self._report()
+
+    def _broken(self, error: Exception) -> None:
+        if self._welcomed.done():
+            self._vitals.supervisor.failed("connection", error, remedy="this front end ends")
 
     def _hear(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
             self._meet(frame.welcome)
+        self._heartbeat.received()
+        if frame.HasField("fault"):
+            self._set_fault("engine", frame.fault)
         for sent in frame.models:
             self._models.hear(sent)
             self._front.health.set_model(sent.status.name, sent.status.state)
@@ -94,7 +115,7 @@ class Frontend:
         if frame.report_wanted:
             task = asyncio.get_running_loop().create_task(self._report())
             self._reporting.add(task)
-            task.add_done_callback(self._reporting.discard)
+            task.add_done_callback(self._reported)
         if frame.HasField("stop_by_s"):
             self._grace.ends_s = frame.stop_by_s
             self._told_to_stop.set()
@@ -103,8 +124,15 @@ class Frontend:
 
     def _meet(self, welcome: frontend_pb2.Welcome) -> None:
         """Build everything."""
+        loop = asyncio.get_running_loop()
         settings = Settings.model_validate_json(welcome.settings)
-        self._log = _logger(settings, welcome.number)
+        stderr = capture.StandardError()
+        log = logs.make(settings.log_format, stderr.stream)
+        self._log = log.bind(frontend=welcome.number)
+        capture.divert_python(self._log)
+        if settings.log_format == "json":
+            stderr.divert(self._log)
+        loop.set_exception_handler(capture.loop_errors(self._log))
         registry = CollectorRegistry()
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
@@ -112,8 +140,59 @@ class Frontend:
         self._engine = Engine(self._channel, Arena(self._memory, welcome.memory_bytes), welcome.memory_bytes)
         os.close(self._memory)
         self._models = Replica(self._engine, self._channel, metrics, settings.max_queue_size)
-        self._front = Front(settings, metrics, self._models, self._engine, self._engine.statistics, self._log)
+        self._front = Front(
+            settings,
+            metrics,
+            self._models,
+            self._engine,
+            self._engine.statistics,
+            self._log,
+            lambda error: self._vitals.accept_loop_failed(error),  # noqa: PLW0108 - made below
+        )
+        self._vitals = Vitals(
+            settings,
+            registry,
+            self._log,
+            on_fault=self._front.health.set_fault,
+            on_failure=lambda _: self._failed.set(),
+            on_hopeless=self._give_up,
+            # Half the time: the log has the stack of a blocked loop before the engine ends this process.
+            loop_timeout_s=settings.heartbeat_timeout_s / 2,
+        )
+        self._heartbeat = Heartbeat(
+            self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
+        )
+        self._heartbeat.start()
         self._welcomed.set_result(None)
+
+    def _give_up(self, reason: str) -> None:
+        self._log.critical("ending_now", reason=reason)
+        self.flush_log()
+        os._exit(_HOPELESS)
+
+    def _engine_silent(self, silent_s: float) -> None:
+        reason = f"the engine has given no sign of life for {silent_s:.0f} s"
+        consequence = "calls are refused until it does"
+        self._log.error("engine_hangs", silent_s=round(silent_s, 1), consequence=consequence)
+        self._vitals.supervisor.hangs("connection", reason)
+        self._engine.suspend(f"{reason}; {consequence}")
+
+    def _engine_sounds(self) -> None:
+        self._log.warning("engine_resumed")
+        self._vitals.faults.clear("connection")
+        self._engine.resume()
+
+    def _set_fault(self, part: str, reason: str) -> None:
+        if reason:
+            self._vitals.faults.report(part, reason)
+        else:
+            self._vitals.faults.clear(part)
+
+    def _reported(self, task: asyncio.Task[None]) -> None:
+        """Look at the end of a report; the engine counts one that is missed."""
+        self._reporting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._vitals.supervisor.failed("report", error, remedy="the next one says all")
 
     async def _report(self) -> None:
         async with self._one_report:  # on a thread, because it takes some milliseconds
@@ -125,23 +204,20 @@ class Frontend:
 
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the engine hears them, too, and says when to stop
+    signals.ignore()
     disable_created_metrics()  # type: ignore[no-untyped-call] # as in the engine
     end, memory = map(int, sys.argv[1:])
 
     async def run() -> None:
-        code = await Frontend(memory).run(socket.socket(fileno=end))
+        frontend = Frontend(memory)
+        code = await frontend.run(socket.socket(fileno=end))
+        frontend.flush_log()
         # As `modelzoo serve` does: a thread that still decodes would hold up the interpreter's own way out.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
     uvloop.run(run())
-
-
-def _logger(settings: Settings, number: int) -> FilteringBoundLogger:
-    return logs.make(settings.log_format, sys.stderr).bind(frontend=number)
 
 
 if __name__ == "__main__":

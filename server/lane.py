@@ -1,4 +1,8 @@
-"""The threads of one device, which run its batches and open its sessions."""
+"""The threads of one device, which run its batches and open its sessions.
+
+A thread that fails for a reason of its own fails what it had under way, and goes on; `Watchdog` looks for
+batches that do not end.
+"""
 
 import itertools
 import math
@@ -14,6 +18,10 @@ from server.batches import Batch
 
 Result = TypeVar("Result")
 
+# A thread that fails so often in a row, each time so soon, would do so again and again.
+_SOON_S = 10.0
+_MOST_SOON = 5
+
 
 class Lane:
     """Runs batches, the next one the moment a thread is free, and whatever else the device must do.
@@ -23,19 +31,30 @@ class Lane:
         batcher: gives the batches.
         threads: one for a CUDA device, whose graphs belong to a thread; on the CPU they share each
             model's session.
+        on_failure: called on a thread that failed, with the cause and whether it goes on.
 
     Attributes:
         threads: batches that run at the same time.
     """
 
-    def __init__(self, wake: threading.Condition, batcher: Batcher, threads: int) -> None:
+    def __init__(
+        self,
+        wake: threading.Condition,
+        batcher: Batcher,
+        threads: int,
+        on_failure: Callable[[BaseException, bool], None] = lambda _error, _goes_on: None,
+    ) -> None:
+        self._on_failure = on_failure
         self._wake = wake
         self._batcher = batcher
         self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
         self.threads = threads
+        # By the number of a thread: what is on its way there, in the order in which it was started. The
+        # thread itself replaces the tuple; any may read it.
+        self._under_way: list[tuple[tuple[int, Batch], ...]] = [()] * threads
         self._threads = [
-            threading.Thread(target=self._loop, args=(number,), name=f"lane-{number}", daemon=True)
+            threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
             for number in range(threads)
         ]
         for thread in self._threads:
@@ -54,8 +73,11 @@ class Lane:
                 return
             try:
                 future.set_result(function())
-            except Exception as error:  # noqa: BLE001 - it is for whoever waits for the future
+            except Exception as error:  # noqa: BLE001 - the future has it
                 future.set_exception(error)
+            except BaseException as error:
+                future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+                raise
 
         with self._wake:
             if self._stopping:
@@ -78,23 +100,50 @@ class Lane:
             thread.join(max(0.0, ends_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    def running(self) -> list[tuple[int, Batch]]:
+        """Give the batches that are under way, each with the ident of its thread; on any thread."""
+        return [
+            (thread.ident or 0, batch)
+            for thread, under_way in zip(self._threads, self._under_way, strict=True)
+            for _, batch in under_way
+        ]
+
+    def _keep(self, number: int) -> None:
+        """Run batches until the lane stops; begin again where that fails."""
+        soon, goes_on = 0, True
+        while goes_on:
+            began_s = time.monotonic()
+            try:
+                self._loop(number)
+                goes_on = False
+            except BaseException as error:  # noqa: BLE001 - no failure of one batch may end the lane
+                soon = soon + 1 if time.monotonic() < began_s + _SOON_S else 0
+                goes_on = soon <= _MOST_SOON
+                for own, batch in self._under_way[number]:
+                    batch.fail(error)
+                    with self._wake:
+                        self._batcher.release(own)
+                self._under_way[number] = ()
+                self._on_failure(error, goes_on)
+
     def _loop(self, number: int) -> None:
         """Start batches; finish each once as many are on their way as its network takes."""
-        on_their_way: deque[tuple[int, Batch]] = deque()
         free_s = -math.inf  # when the last batch left the device
         # The batcher tells what is on its way by numbers, of which a thread needs two.
         numbers = itertools.cycle((number, number + self.threads))
         own = next(numbers)
-        while (work := self._next(own, busy=bool(on_their_way))) is not None or on_their_way:
+        under_way = self._under_way
+        while (work := self._next(own, busy=bool(under_way[number]))) is not None or under_way[number]:
             most = 0  # before a call, or where there is nothing to do, all that is on its way comes first
             if isinstance(work, Batch):
+                under_way[number] += ((own, work),)
                 work.start()
-                on_their_way.append((own, work))
                 own = next(numbers)
                 most = work.depth - 1
-            while len(on_their_way) > most:
-                ended, batch = on_their_way.popleft()
+            while len(under_way[number]) > most:
+                ended, batch = under_way[number][0]
                 free_s = batch.finish(free_s)
+                under_way[number] = under_way[number][1:]
                 with self._wake:
                     self._batcher.release(ended)
                 del batch  # a thread that waits keeps no network in memory
@@ -106,7 +155,7 @@ class Lane:
         """Wait for the next thing to do.
 
         Args:
-            busy: whether something is on its way; then nobody waits here.
+            busy: whether something is on its way; then this does not wait.
 
         Returns:
             None when the lane stops, and where there is nothing to do now but what is on its way.

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 
 from artifact import layout
-from server.errors import ModelNotFoundError, ModelNotReadyError
+from server.errors import ModelNotFoundError, ModelNotReadyError, ModelZooError
 from server.models import shown
 from server.repository import Repository
 
@@ -85,5 +85,8 @@ class Turnover:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at here, because whoever asked may be gone
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # Looked at here, because the caller may be gone, or there was none.
+        if not isinstance(error, ModelZooError):
+            self._repository.log.error("change_failed", exc_info=error)

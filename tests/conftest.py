@@ -21,10 +21,10 @@ from torch.onnx._internal._lazy_import import onnxscript_apis
 from client import Client
 from export import pipeline
 from export.recipes import Recipe
-from server import logs
 from server.app import Server
 from server.config import Settings
 from server.network import OnnxNetwork, OpenNetwork
+from server.observability import logs
 from zoo import catalog
 
 # A minute of training is for the slow tests; these networks only have to be real.

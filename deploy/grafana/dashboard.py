@@ -288,6 +288,47 @@ MODELS = (
     ),
 )
 
+VITAL = (
+    Panel(
+        "Faults",
+        "none",
+        "Vital parts of a server that are out of order: 0 unless health says NOT_SERVING because of one. The"
+        " log says which.",
+        {"{{instance}}": total("instance", "modelzoo_faults")},
+        width=12,
+    ),
+    Panel(
+        "Failures of vital tasks",
+        "suffix: failures/s",
+        "Unexpected ends and hangs of tasks that a server cannot do without, its front ends' included. The"
+        " log's lines `vital_task_ended`, `lane_hangs`, `frontend_hangs`, `engine_hangs` and"
+        " `event_loop_blocked` have the causes.",
+        {"{{instance}} {{task}}": rate("instance, task", "modelzoo_vital_task_failures_total") + " > 0"},
+        width=12,
+    ),
+    Panel(
+        "Log events dropped",
+        "suffix: events/s",
+        "Events that were not written to the log, because they came too fast or it cannot be written.",
+        {"{{instance}} {{reason}}": rate("instance, reason", "modelzoo_log_events_dropped_total") + " > 0"},
+        width=8,
+    ),
+    Panel(
+        "Images that run",
+        "suffix: images",
+        "Images in batches that run at the moment of the scrape.",
+        {"{{instance}}": total("instance", "modelzoo_running_images")},
+        width=8,
+    ),
+    Panel(
+        "Oldest batch",
+        "s",
+        "How long the oldest batch that runs has been running: one that only grows hangs.",
+        {"{{instance}}": highest("instance", "modelzoo_oldest_batch_seconds")},
+        width=8,
+    ),
+)
+
 DASHBOARD = Dashboard(
     uid="modelzoo-overview",
     title="modelzoo",
@@ -303,6 +344,7 @@ DASHBOARD = Dashboard(
         "Batching and queues": BATCHING,
         "Memory and cores": MEMORY,
         "Models and device": MODELS,
+        "Vital parts": VITAL,
     },
 )
 

@@ -43,7 +43,7 @@ class Listener:
         methods: Methods,
         unknown: Method,
         log: FilteringBoundLogger,
-        on_crash: Callable[[Exception], None] = lambda _: None,
+        on_crash: Callable[[Exception], None],
     ) -> None:
         self._address = address
         self._options = options
@@ -84,7 +84,6 @@ class Listener:
         """Open the port anew; what the crashed server has in hand goes on."""
         if self.server is not server:
             return
-        self._log.error("accept_loop_crashed", exc_info=error)
         self._on_crash(error)
         self._crashed_servers.append(server)
         task = asyncio.get_running_loop().create_task(self._reopen())

@@ -33,6 +33,7 @@ class Health:
         self._whole = (SERVER, *services)
         self._serving: dict[str, bool] = dict.fromkeys(self._whole, False)
         self._draining = False
+        self._fault = False
         self._watchers: set[asyncio.Event] = set()
 
     def set_model(self, name: str, state: "classifier_pb2.ModelState.ValueType") -> None:
@@ -44,9 +45,15 @@ class Health:
         for name in self._whole:
             self._set(name, serving=serving)
 
+    def set_fault(self, reason: str) -> None:
+        """Report NOT_SERVING for everything while there is a reason; empty where there is none any more."""
+        self._fault = bool(reason)
+        for changed in self._watchers:
+            changed.set()
+
     def is_serving(self, name: str) -> bool:
         """Tell what is reported."""
-        return self._serving.get(name, False)
+        return self._serving.get(name, False) and not self._fault
 
     def drain(self) -> None:
         """Report NOT_SERVING for everything, for good, and end what watches."""
@@ -70,7 +77,7 @@ class Health:
     def _status(self, name: str) -> int:
         if name not in self._serving:
             return Response.SERVICE_UNKNOWN
-        return Response.SERVING if self._serving[name] else Response.NOT_SERVING
+        return Response.SERVING if self.is_serving(name) else Response.NOT_SERVING
 
     async def _check(self, request: Request, deadline_s: float | None) -> Response:
         del deadline_s

@@ -59,7 +59,7 @@ class GatedNetwork:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[int] = []
-        self.failures: deque[Exception | None] = deque()
+        self.failures: deque[BaseException | None] = deque()
         self.rows_missing = 0
 
     def infer(self, rows: Sequence[Pixels]) -> Probabilities:
@@ -139,6 +139,7 @@ class Wired:
     log_failure: Callable[[str, Exception], None] | None = None
     network: GatedNetwork = field(default_factory=lambda: GatedNetwork(Echo()))
     logged: list[tuple[str, Exception]] = field(default_factory=list)
+    lane_failures: list[tuple[str, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         metrics = Metrics(CollectorRegistry())
@@ -159,7 +160,12 @@ class Wired:
         )
         metrics.watch_queue(MODEL, self.queue)
         self.batcher.add(self.queue)
-        self.lane = Lane(self.wake, self.batcher, self.lanes)
+        self.lane = Lane(
+            self.wake,
+            self.batcher,
+            self.lanes,
+            lambda error, goes_on: self.lane_failures.append((type(error).__name__, goes_on)),
+        )
 
     def unanswered(self, reason: str) -> float | None:
         """Read how many images were not answered."""

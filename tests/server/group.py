@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import Client
-from server.keeper import Keeper
+from server.frontends.supervisor import Keeper
 
 
 def keepers(running) -> list[Keeper]:

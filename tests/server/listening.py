@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import grpc
 from prometheus_client import CollectorRegistry
 
-from server import logs
 from server.in_flight import InFlight
 from server.metrics import Metrics
+from server.observability import logs
 from server.ports import reserve
 from server.rpc.calls import Calls
 from server.rpc.guard import Guard
@@ -26,12 +26,14 @@ class Port:
 
     Attributes:
         channel: to it.
+        crashes: of its accept loop.
     """
 
     channel: grpc.aio.Channel
     address: str
 
     def __init__(self, limits: Limits, max_bytes: int, form: str) -> None:
+        self.crashes: list[Exception] = []
         self.registry, self.log = CollectorRegistry(), io.StringIO()
         self.in_flight = InFlight(max_bytes)
         log = logs.make(form, self.log)
@@ -59,6 +61,7 @@ async def listening(
             methods(port.handlers),
             port.handlers.unknown(),
             logs.make(form, port.log),
+            port.crashes.append,
         )
         await port.listener.open()
         guard = Guard(port.calls, logs.make(form, port.log))

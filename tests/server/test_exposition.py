@@ -21,9 +21,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server import logs
 from server.app import Server
 from server.config import Settings
+from server.observability import logs
 from server.observability.exposition import MetricsPort
 from server.observability.guarded import Guarded
 from server.reports import Asked, Sum
@@ -441,7 +441,7 @@ def test_a_process_that_has_no_descriptor_left_still_answers(crowd) -> None:
     code = f"""
 import resource, sys
 from prometheus_client import CollectorRegistry
-from server import logs
+from server.observability import logs
 from server.observability.exposition import MetricsPort
 log = logs.make("json", sys.stderr)
 port = MetricsPort(CollectorRegistry(), {HOST!r}, 0, healthy=str, ready=str, log=log)

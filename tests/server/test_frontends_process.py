@@ -103,9 +103,10 @@ def test_front_ends_end_with_an_engine_that_is_killed_and_say_why(repository: Pa
 def test_with_frontend_exit_stop_the_server_ends_with_a_front_end(repository: Path) -> None:
     with started(repository, MODELZOO_FRONTEND_EXIT="stop") as group:
         os.kill(group.frontends[2], signal.SIGKILL)
-        *_, last = group.rest().splitlines()
+        *_, last = map(json.loads, group.rest().splitlines())
         assert group.process.wait(60) == 1
-        assert last == ("modelzoo: front end 2 ended (signal 9 (SIGKILL)), and frontend_exit is stop")
+        assert last["event"] == "ended"
+        assert last["reason"] == "front end 2 ended (signal 9 (SIGKILL)), and frontend_exit is stop"
         assert not lives(group.frontends[1])
         expect_free(group.address)
 
@@ -135,6 +136,6 @@ def test_a_front_end_that_ends_again_and_again_ends_the_server(repository: Path)
             assert ended["cause"] == "signal 9 (SIGKILL)"
             if times < 6:
                 group.until("frontend_listening")
-        *_, last = group.rest().splitlines()
+        *_, last = map(json.loads, group.rest().splitlines())
         assert group.process.wait(60) == 1
-        assert last == "modelzoo: front end 1 ended 6 times in a row, at last with signal 9 (SIGKILL)"
+        assert last["reason"] == "front end 1 ended 6 times in a row, at last with signal 9 (SIGKILL)"

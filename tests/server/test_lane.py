@@ -13,6 +13,9 @@ from export import pipeline
 from modelzoo.v1 import manifest_pb2
 from server import opening
 from server.device import Device, open_session
+from server.errors import InferenceError
+from tests.server.by_hand import Echo
+from tests.server.conftest import GatedNetwork
 from tests.server.progress import CountingCondition
 
 MODEL = "lenet5-digits"
@@ -85,6 +88,82 @@ def test_stopping_finishes_what_was_queued(lane) -> None:
     holder.gate.set()
     assert one.stop(60)
     assert made == [0, 1, 2]
+
+
+class Crash(BaseException):
+    """What no code expects, as SystemExit is."""
+
+
+class Odd:
+    """A network that answers with anything."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def infer(self, rows: object) -> object:
+        return self.answer
+
+
+IMAGE = np.full((1, 1, 1), 255, np.uint8)
+
+
+@pytest.mark.parametrize("answer", [None, "text", [[1.0, 0.0]], np.array([["a", "b"]], object)])
+def test_a_network_that_answers_with_something_else_fails_its_batch_and_not_the_lane(wire, answer) -> None:
+    async def scenario() -> None:
+        wired = wire(network=GatedNetwork(Echo()))
+        wired.queue.network = Odd(answer)
+        with pytest.raises(InferenceError):
+            await asyncio.wait_for(wired.batcher.submit(wired.queue, [IMAGE]), 60)
+        wired.queue.network = Echo()
+        answered = await asyncio.wait_for(wired.batcher.submit(wired.queue, [IMAGE]), 60)
+        assert answered.probabilities.tolist() == [[1.0, 0.0]]
+        assert len(wired.logged) == 1
+        assert wired.lane_failures == []
+
+    asyncio.run(scenario())
+
+
+def test_a_lane_that_fails_settles_its_batch_and_goes_on(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        wired.network.failures.extend([Crash("out of order"), None])
+        with pytest.raises(InferenceError):
+            await asyncio.wait_for(wired.batcher.submit(wired.queue, [IMAGE]), 60)
+        answered = await asyncio.wait_for(wired.batcher.submit(wired.queue, [IMAGE]), 60)
+        assert answered.probabilities.tolist() == [[1.0, 0.0]]
+        assert wired.lane_failures == [("Crash", True)]
+        assert [str(error) for _, error in wired.logged] == ["Crash: out of order"]
+        assert wired.lane.running() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_fails_oddly_gives_an_exception_and_the_lane_goes_on(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+
+        def crash() -> None:
+            raise Crash("out of order")
+
+        with pytest.raises(RuntimeError, match=r"^Crash: out of order$"):
+            await asyncio.wait_for(asyncio.wrap_future(wired.lane.call(crash)), 60)
+        assert await asyncio.wait_for(asyncio.wrap_future(wired.lane.call(lambda: 3)), 60) == 3
+        assert wired.lane_failures == [("Crash", True)]
+
+    asyncio.run(scenario())
+
+
+def test_a_lane_that_fails_again_and_again_gives_up_and_says_so(wire) -> None:
+    async def scenario() -> None:
+        wired = wire()
+        wired.network.failures.extend([Crash()] * 6)
+        for _ in range(6):
+            with pytest.raises(InferenceError):
+                await asyncio.wait_for(wired.batcher.submit(wired.queue, [IMAGE]), 60)
+        assert await asyncio.to_thread(wired.lane.stop, 60)  # its thread has ended
+        assert wired.lane_failures == [("Crash", True)] * 5 + [("Crash", False)]
+
+    asyncio.run(scenario())
 
 
 def test_stopping_answers_the_batches_that_wait(wire) -> None:

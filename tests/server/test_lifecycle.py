@@ -257,7 +257,9 @@ def test_a_process_that_is_told_to_stop_while_it_loads_exits_0(repository: Path)
     assert events[-2:] == ["stopping", "stopped"]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGHUP]
+)
 def test_a_process_that_is_told_to_stop_logs_its_life_and_exits_0(
     repository: Path, signal_number: signal.Signals
 ) -> None:
@@ -267,9 +269,12 @@ def test_a_process_that_is_told_to_stop_logs_its_life_and_exits_0(
         for line in process.stderr:
             events.append(json.loads(line))
             if events[-1]["event"] == "serving":
+                for ignored in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+                    process.send_signal(ignored)
                 process.send_signal(signal_number)
         assert process.wait() == 0
         assert process.stdout.read() == ""
+    assert events[-2]["cause"] == signal_number.name
     names = [event["event"] for event in events]
     assert names[-6:] == ["model_ready", "model_ready", "model_ready", "serving", "stopping", "stopped"]
     assert "listening" in names
@@ -283,3 +288,43 @@ def test_a_process_that_cannot_start_says_why_in_one_line_and_exits_1(repository
     assert output == ""
     assert log.splitlines()[-1].startswith("modelzoo: cannot listen on 127.0.0.1:")
     assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_with_json_what_ends_a_start_is_a_line_of_json_too(repository: Path, server) -> None:
+    options = ["--grpc-port", str(server.server.grpc_port), "--device", "cpu", "--log-format", "json"]
+    with start_process(repository, *options) as process:
+        output, log = process.communicate()
+    assert (process.returncode, output) == (1, "")
+    last = json.loads(log.splitlines()[-1])
+    assert last["event"] == "ended"
+    assert last["reason"].startswith("cannot listen on 127.0.0.1:")
+
+
+EARLY = """
+import os, signal, sys
+from server import signals
+signals.heed(lambda number: os._exit(0))
+assert not any(name.startswith(("grpc", "onnxruntime")) for name in sys.modules)  # as early as can be
+for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+    os.kill(os.getpid(), number)
+print("heeds", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_a_server_opens_ends_it_without_a_word(number: signal.Signals) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", EARLY], **pipes) as process:
+        assert process.stdout.readline() == "heeds\n"
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_server_under_nohup_outlives_its_terminal() -> None:
+    heeding = "from server import signals; signals.heed(print); print(signal.getsignal(signal.SIGHUP))"
+    under_nohup = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {heeding}"
+    done = subprocess.run([sys.executable, "-c", under_nohup], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{signal.Handlers.SIG_IGN}\n"

@@ -19,14 +19,16 @@ class Child:
     Args:
         end: its end of the connection; closed here.
         memory: descriptor of the shared memory.
+        stderr: descriptor that its log goes to; None for this process's standard error.
     """
 
-    def __init__(self, end: socket.socket, memory: int) -> None:
+    def __init__(self, end: socket.socket, memory: int, stderr: int | None = None) -> None:
         files = (end.fileno(), memory)
         with end:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-P", "-m", _MODULE, *map(str, files)],
                 stdin=subprocess.DEVNULL,
+                stderr=stderr,
                 pass_fds=files,
                 # The same code, wherever this process has it from. A Ctrl-C in a terminal is for this process
                 # alone, which tells the others.

@@ -6,17 +6,20 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from server import arena
-from server.child import Child
 from server.config import Settings
 from server.errors import StartError
 from server.frontend_metrics import FrontendMetrics
-from server.link import Link
+from server.frontends.connection import Link
+from server.frontends.spawn import Child
+from server.observability import logs
 from server.reports import Tally
+from server.supervision import Supervisor
 
 _START_S = 60.0  # that a process has until it listens
 # A front end that ends so soon would do so again, and again.
@@ -49,8 +52,10 @@ class Keeper:
         welcome: Callable[[Link], None],
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
+        supervisor: Supervisor,
         on_failure: Callable[[str], None],
     ) -> None:
+        self._supervisor = supervisor
         self._number = number
         self._settings = settings
         self._meet = meet
@@ -89,7 +94,7 @@ class Keeper:
         """End the server rather than serve on with a front end that nobody keeps."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self._log.error("frontend_not_kept", exc_info=error)
+        self._supervisor.failed("supervisor", error, remedy="the process ends")
         if self.listens.done():
             self._on_failure(f"front end {self._number} could not be kept; the log has the cause")
         else:
@@ -119,6 +124,14 @@ class Keeper:
             await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**soon))
             self._metrics.restarts.inc()
 
+    def _end_silent(self, link: Link, child: Child, silent_s: float) -> None:
+        """End a process that listens and gives no sign of life; another takes its place."""
+        if not link.listening.done():
+            return  # it has longer for its start
+        self._supervisor.hangs("frontend")
+        self._log.error("frontend_hangs", pid=child.pid, silent_s=round(silent_s, 1), remedy="it is replaced")
+        child.kill()
+
     async def _live(self) -> str:
         """Have one process, until it has ended; tell why it has."""
         with ExitStack() as stack:
@@ -127,7 +140,7 @@ class Keeper:
             ours, theirs = socket.socketpair()
             link = self._meet(self._number, memory)
             try:
-                child = Child(theirs, memory)
+                child = Child(theirs, memory, logs.descriptor(self._log))
             except OSError:
                 ours.close()
                 raise
@@ -137,6 +150,7 @@ class Keeper:
         try:
             await link.connect(ours)
             self._welcome(link)
+            link.watch(self._settings.heartbeat_timeout_s, partial(self._end_silent, link, child))
             waiting: list[asyncio.Future[Any]] = [ended, link.listening]
             done, _ = await asyncio.wait(waiting, timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
             if not done:

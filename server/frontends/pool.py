@@ -17,12 +17,13 @@ from server.batcher import Batcher
 from server.config import Settings
 from server.errors import ModelZooError
 from server.frontend_metrics import FrontendMetrics
+from server.frontends.connection import Link
+from server.frontends.supervisor import Keeper
 from server.grace import Grace
-from server.keeper import Keeper
-from server.link import Link
 from server.model import Model, State
 from server.models import Models
 from server.reports import Series, Tally, add_statistics
+from server.supervision import Supervisor
 
 REPORT_S = 1.0  # that a front end has to say what it counted
 _AGREE_S = 5.0  # that front ends have to take note of a change
@@ -44,6 +45,7 @@ class Frontends:
         changes: Changes,
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
+        supervisor: Supervisor,
         on_failure: Callable[[str], None],
     ) -> None:
         self._settings = settings
@@ -52,6 +54,7 @@ class Frontends:
         self._changes = changes
         self._metrics = metrics
         self._log = log
+        self._supervisor = supervisor
         self._on_failure = on_failure
         self._keepers: list[Keeper] = []
         self._serials = itertools.count(1)
@@ -59,6 +62,7 @@ class Frontends:
         self._held: dict[str, int] = {}  # serials of the models that are held, by name
         self._state = 0  # counts the changes of the models
         self._serving = False
+        self._fault = ""
         self._port = 0
 
     async def open(self, port: int) -> int:
@@ -80,6 +84,7 @@ class Frontends:
                 self._welcome,
                 self._metrics,
                 self._log,
+                self._supervisor,
                 self._on_failure,
             )
             for number in range(1, self._settings.frontends + 1)
@@ -115,6 +120,12 @@ class Frontends:
         for link in self._links():
             link.pending.serving = serving
             link.pending.state = self._state
+
+    def set_fault(self, reason: str) -> None:
+        """Tell all what is out of order in the engine; empty where nothing is."""
+        self._fault = reason
+        for link in self._links():
+            link.pending.fault = reason
 
     async def agree(self) -> None:
         """Wait until all know of the models what is known now; not for ever for one that hangs."""
@@ -178,7 +189,7 @@ class Frontends:
 
     def _meet(self, number: int, memory: int) -> Link:
         size_bytes = self._settings.frontend_memory_bytes
-        return Link(number, self._known, self._batcher, self, memory, size_bytes, self._log)
+        return Link(number, self._known, self._batcher, self, memory, size_bytes, self._log, self._supervisor)
 
     def _welcome(self, link: Link) -> None:
         link.pending.welcome.CopyFrom(
@@ -192,6 +203,7 @@ class Frontends:
         for serial in self._held.values():
             link.tell(serial)
         link.pending.serving = self._serving
+        link.pending.fault = self._fault
         link.pending.state = self._state
 
     def _links(self) -> list[Link]:

@@ -7,6 +7,7 @@ requests holds it any more, or ends.
 import asyncio
 import math
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -18,9 +19,11 @@ from server.arena import Arena
 from server.batcher import Batcher
 from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
+from server.frontends.heartbeat import Heartbeat
 from server.model import Model
 from server.reports import Tally
 from server.submissions import Answer, Priority, Submission
+from server.supervision import Supervisor
 
 
 class Calls(Protocol):
@@ -54,6 +57,7 @@ class Link:
         memory: int,
         size_bytes: int,
         log: FilteringBoundLogger,
+        supervisor: Supervisor,
     ) -> None:
         self.number = number
         self._models = models
@@ -61,7 +65,11 @@ class Link:
         self._calls = calls
         self._arena = Arena(memory, size_bytes)
         self._log = log
-        self._channel = Channel(frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._hear)
+        self._supervisor = supervisor
+        self._channel = Channel(
+            frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._hear, self._broken
+        )
+        self._heartbeat: Heartbeat | None = None
         self._submissions: dict[int, Submission] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[int] = set()  # serials of models that are held for it
@@ -74,6 +82,16 @@ class Link:
     async def connect(self, end: socket.socket) -> None:
         """Take this end of the connection."""
         await self._channel.connect(end)
+
+    def watch(self, timeout_s: float, on_silence: Callable[[float], None]) -> None:
+        """Exchange signs of life with it from now on.
+
+        Args:
+            timeout_s: of silence.
+            on_silence: called once it has given no sign for so long, with the seconds.
+        """
+        self._heartbeat = Heartbeat(self._channel.beat, timeout_s, on_silence)
+        self._heartbeat.start()
 
     def close(self) -> None:
         """Hang up; then it has `ended`."""
@@ -109,6 +127,8 @@ class Link:
     async def ended(self) -> int:
         """Wait until it is gone, and give up what it had sent; tell how many submissions that were."""
         await self._channel.ended.wait()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         unanswered = len(self._submissions)
         for submission in list(self._submissions.values()):
             submission.cancel()
@@ -124,7 +144,13 @@ class Link:
         self.changed.set()
         return unanswered
 
+    def _broken(self, error: Exception) -> None:
+        remedy = "the front end is replaced"
+        self._supervisor.failed("connection", error, remedy=remedy)
+
     def _hear(self, frame: frontend_pb2.FrontendFrame) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.received()
         for sent in frame.submissions:
             self._queue(sent)
         for number in frame.cancelled:
@@ -192,7 +218,12 @@ class Link:
             end.error.CopyFrom(sent_errors.sent(error))
             return
         answer = future.result()
-        self._arena.probabilities(sent.answer_at, answer.probabilities.shape)[:] = answer.probabilities
+        try:
+            self._arena.probabilities(sent.answer_at, answer.probabilities.shape)[:] = answer.probabilities
+        except Exception as unexpected:  # noqa: BLE001 - its caller must not wait for ever
+            self._log.exception("call_failed", frontend=self.number)
+            end.error.CopyFrom(sent_errors.sent(unexpected))
+            return
         end.queue_s, end.infer_s, end.batch_size = answer[1:]
 
     def _free(self, number: int, submission: Submission) -> None:
