@@ -52,7 +52,7 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> str:
     """
     from artifact import golden
     from artifact.errors import first_line
-    from server import loading
+    from server.repository import loading
 
     begun: tuple[str, ...] = (entry.name, str(entry.version))
     try:

@@ -22,13 +22,13 @@ _DEPENDENTS = "unload_dependents"  # no model has any
 
 
 class Changes(Protocol):
-    """Loads and unloads models: `turnover`, or in a front end what asks for it."""
+    """Loads and unloads models: `Lifecycle`, or in a front end what asks for it."""
 
     async def load(self, name: str) -> None:
-        """Load the newest version of a model; see `Turnover.load`."""
+        """Load the newest version of a model; see `Lifecycle.load`."""
 
     async def unload(self, name: str) -> None:
-        """Let a model answer what it accepted, and free it; see `Turnover.unload`."""
+        """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
 
 
 class Administration:

@@ -38,8 +38,8 @@ from server.model import ReadyModel, State
 from server.network import OpenNetwork
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
-from server.repository import Memory, Repository
-from server.turnover import Turnover
+from server.repository.lifecycle import Lifecycle
+from server.repository.repository import Memory, Repository
 
 
 class Server:
@@ -111,7 +111,7 @@ class Server:
             log=self._log,
             on_state=self._on_state,
         )
-        self._turnover = Turnover(self._repository)
+        self._turnover = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
         if settings.frontends:
             self._front: Front | Frontends = Frontends(

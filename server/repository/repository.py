@@ -16,12 +16,10 @@ from structlog.typing import FilteringBoundLogger
 from artifact import layout, manifest
 from artifact.errors import ArtifactError
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server import loading
 from server.batcher import Batcher
 from server.costs import Costs, default_sizes, up_to_knee
 from server.device import Device
 from server.lane import Lane
-from server.loading import Proof
 from server.metrics import Metrics
 from server.model import Model, State, accuracy_text, state_name
 from server.models import Models
@@ -29,6 +27,8 @@ from server.network import Network, OnnxNetwork, OpenNetwork
 from server.opening import close_network
 from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
+from server.repository import loading
+from server.repository.loading import Proof
 
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.
 _MEASURING_S = 1.0

@@ -10,10 +10,10 @@ from collections.abc import Coroutine
 from artifact import layout
 from server.errors import ModelNotFoundError, ModelNotReadyError
 from server.models import shown
-from server.repository import Repository
+from server.repository.repository import Repository
 
 
-class Turnover:
+class Lifecycle:
     """Loads, replaces and unloads the models of a repository."""
 
     def __init__(self, repository: Repository) -> None:
