@@ -194,8 +194,8 @@ def _problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
 def _file_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
     if manifest.label_count > MAX_LABELS:
         yield f"label_count is {manifest.label_count}, at most {MAX_LABELS} allowed"
-    limits_bytes = (MAX_LABELS_BYTES, golden.MAX_FILE_BYTES)
-    limits_bytes += (MAX_MODEL_FILE_BYTES,) * len(manifest.precisions)
+    networks = len(manifest.precisions)
+    limits_bytes = (MAX_LABELS_BYTES, golden.MAX_FILE_BYTES, *(MAX_MODEL_FILE_BYTES,) * networks)
     for file, limit_bytes in zip(_files(manifest), limits_bytes, strict=True):
         if not _FILE_NAME.fullmatch(file.name):
             yield f"{file.name!r} is not a plain file name"

@@ -74,13 +74,14 @@ class Administration:
     async def index(
         self, request: messages.RepositoryIndexRequest, deadline_s: float | None
     ) -> messages.RepositoryIndexResponse:
-        """List the models.
+        """List every model on disk or in memory, whatever its state.
 
         Raises:
             UnsupportedError: a repository is named.
         """
         del deadline_s
         _require_no_name(request.repository_name)
+        await self._models.refresh()
         models = [model for model in self._models if model.is_ready or not request.ready]
         return messages.RepositoryIndexResponse(models=map(_indexed, models))
 

@@ -39,7 +39,8 @@ from server.network import OpenNetwork
 from server.ports import address_of, require_free
 from server.reports import Series, Sum
 from server.repository.lifecycle import Lifecycle
-from server.repository.repository import Memory, Repository
+from server.repository.loader import Loader, Memory
+from server.repository.repository import Repository
 
 
 class Server:
@@ -95,8 +96,7 @@ class Server:
             max_queue_delay_s=settings.max_queue_delay_s,
         )
         self._lane = Lane(wake, self._batcher, lanes)
-        self._repository = Repository(
-            folder=settings.repository,
+        loader = Loader(
             device=device,
             lane=self._lane,
             batcher=self._batcher,
@@ -109,7 +109,10 @@ class Server:
             model_precisions=settings.model_precisions,
             model_batch_sizes=settings.model_batch_sizes,
             log=self._log,
-            on_state=self._on_state,
+            timeout_s=settings.load_timeout_s,
+        )
+        self._repository = Repository(
+            settings.repository, loader, metrics, self._log, self._on_state, self._on_gone
         )
         self._turnover = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
@@ -214,6 +217,9 @@ class Server:
         self._told.set_model(name, state)
         if self._tried_all:
             self._told.set_server(serving=any(model.is_ready for model in self._repository))
+
+    def _on_gone(self, name: str) -> None:
+        self._told.forget_model(name)
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:

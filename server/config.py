@@ -84,6 +84,10 @@ class Settings(BaseSettings):
     """Batches that run at the same time on the CPU; a CUDA device always has one lane."""
     intra_op_threads: Annotated[int, Field(ge=1)] = Field(default_factory=core_count)
     """Threads of a model on the CPU, which its batches share; a tiny network has one."""
+    load_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """Time that reading a model, and then opening and proving it, may take; then it is FAILED."""
+    max_model_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 4 << 30
+    """Memory that the weights and the largest batch of a model may take, as its graph states."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""
 

@@ -124,6 +124,10 @@ class Engine:
         """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
         await self._call(unload=name)
 
+    async def refresh(self) -> None:
+        """Look for models that came or went on disk; see `Models.refresh`."""
+        await self._call(refresh=True)
+
     async def statistics(self, models: Sequence[ReadyModel]) -> Sequence[open_inference_pb2.ModelStatistics]:
         """Tell what models have done, in all front ends together.
 

@@ -1,23 +1,26 @@
 """From an artifact's folder to a network that has proved itself on this device, and what its batches take."""
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import onnxruntime
 
 from artifact import golden, manifest
-from artifact.errors import GoldenError, MissingPrecisionError
+from artifact.errors import ArtifactError, GoldenError, MissingPrecisionError
 from artifact.golden import Comparison, Golden
 from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
 from server.device import Device
-from server.network import Network, OpenNetwork, Pipelined
+from server.network import Network, OnnxNetwork, OpenNetwork, Pipelined
 from server.opening import close_network
 from server.opening import open_network as open_best
 
@@ -45,11 +48,17 @@ def read(folder: Path) -> Artifact:
     described = manifest.read(folder)
     manifest.check_files(described, folder)
     labels = manifest.read_labels(described, folder)
-    expected = golden.read(folder / described.golden.name)
     shape = (described.input.height, described.input.width, described.input.channels)
-    if expected.images.shape[1:] != shape or expected.probabilities.shape[1] != described.label_count:
-        raise GoldenError(f"{described.golden.name} does not fit the manifest's input and labels")
+    expected = golden.read(folder / described.golden.name, shape, described.label_count)
     return Artifact(folder, described, labels, expected)
+
+
+def cost(folder: Path) -> int:
+    """Return how many bytes `read` would read; 0 for an artifact that it will refuse at once."""
+    try:
+        return manifest.check_sizes(manifest.read(folder), folder)
+    except ArtifactError:
+        return 0
 
 
 def choose_precision(described: manifest_pb2.Manifest, wanted: str, device: Device) -> manifest_pb2.Precision:
@@ -96,6 +105,7 @@ def open_and_prove(
     *,
     lanes: int = 1,
     keep: Callable[[dict[int, float]], dict[int, float]] = dict,
+    timeout_s: float = math.inf,
 ) -> tuple[Network, Proof]:
     """Open an artifact's network on a device and hold its answers against the golden ones.
 
@@ -103,24 +113,73 @@ def open_and_prove(
         budget_s: see `prove`.
         lanes: batches that will run at the same time.
         keep: chooses, by the time that a batch of each size takes, the sizes that will.
+        timeout_s: of all of it.
 
     Raises:
         GoldenError: an answer is not the expected one, or the graph is not what the manifest says.
+        TimeoutError: it takes longer.
         Exception: whatever ONNX Runtime raises.
     """
     tolerance = _tolerance(precision, device.provider)
+    limit = Limit(timeout_s)
     path = artifact.folder / precision.file.name
     network = open_network(path, artifact.manifest, device, batch_sizes)
     expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
     try:
-        proof = prove(network, expected, batch_sizes, tolerance, budget_s)
-        proof = replace(proof, latency_s=keep(proof.latency_s))
-        if lanes > 1:
-            prove_at_once(network, expected, max(proof.latency_s), tolerance, lanes)
+        with limit.on(network):
+            proof = prove(network, expected, batch_sizes, tolerance, budget_s, require_time=limit.require)
+            proof = replace(proof, latency_s=keep(proof.latency_s))
+            if lanes > 1:
+                prove_at_once(network, expected, max(proof.latency_s), tolerance, lanes)
     except Exception:
         close_network(network)
         raise
     return network, proof
+
+
+class Limit:
+    """Time that opening and proving a network may take.
+
+    ONNX Runtime ends a run between two of its nodes; how much one node may compute, `graph_limits` bounds.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._ends_s = time.monotonic() + timeout_s
+
+    def require(self) -> None:
+        """Require that some time is left.
+
+        Raises:
+            TimeoutError: none is.
+        """
+        if time.monotonic() >= self._ends_s:
+            raise TimeoutError
+
+    @contextmanager
+    def on(self, network: Network) -> Iterator[None]:
+        """End the runs of a network when the time is over.
+
+        Raises:
+            TimeoutError: it was.
+        """
+        if not isinstance(network, OnnxNetwork) or self._ends_s == math.inf:
+            yield
+            return
+        options = onnxruntime.RunOptions()
+        alarm = threading.Timer(
+            max(0.0, self._ends_s - time.monotonic()), setattr, (options, "terminate", True)
+        )
+        alarm.daemon = True
+        alarm.start()
+        network.run_with(options)
+        try:
+            yield
+        except Exception:
+            self.require()  # what ONNX Runtime calls a run that was ended
+            raise
+        finally:
+            alarm.cancel()
+            network.run_with(None)
 
 
 def prove(
@@ -130,6 +189,7 @@ def prove(
     tolerance: float,
     budget_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    require_time: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Run a network at every batch size, hold its answers against the golden ones, and take its times.
 
@@ -140,9 +200,11 @@ def prove(
 
     Args:
         budget_s: time for runs that are for the times' sake only.
+        require_time: raises TimeoutError when there is no more time for any run.
 
     Raises:
         GoldenError: an answer is not the expected one.
+        TimeoutError: `require_time`'s.
         Exception: whatever the network raises.
     """
     worst: Comparison | None = None
@@ -153,6 +215,7 @@ def prove(
         rows, right = _filled(expected, batch_size)
         runs_s: list[float] = []
         while len(runs_s) < least or not _stable(runs_s, budget_s / len(sizes)):
+            require_time()
             started_s = clock()
             answers = network.infer(rows)
             runs_s.append(clock() - started_s)

@@ -101,6 +101,7 @@ class EngineFrame(_message.Message):
     REPORT_WANTED_FIELD_NUMBER: _builtins.int
     STOP_BY_S_FIELD_NUMBER: _builtins.int
     HURRY_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     """Whether the server serves; absent where that did not change."""
     state: _builtins.int
@@ -131,6 +132,10 @@ class EngineFrame(_message.Message):
     def call_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallEnd]:
         """Calls that were answered, or not."""
 
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of models that are gone, to be dropped after `models` was read."""
+
     def __init__(
         self,
         *,
@@ -144,10 +149,11 @@ class EngineFrame(_message.Message):
         report_wanted: _builtins.bool = ...,
         stop_by_s: _builtins.float | None = ...,
         hurry: _builtins.bool = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "call_ends", b"call_ends", "ends", b"ends", "freed", b"freed", "hurry", b"hurry", "models", b"models", "report_wanted", b"report_wanted", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "call_ends", b"call_ends", "ends", b"ends", "freed", b"freed", "hurry", b"hurry", "models", b"models", "removed", b"removed", "report_wanted", b"report_wanted", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serving: _TypeAlias = _typing.Literal["serving"]  # noqa: Y015
     _WhichOneofArgType__serving: _TypeAlias = _typing.Literal["_serving", b"_serving"]  # noqa: Y015
@@ -374,12 +380,15 @@ class EngineCall(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     UNLOAD_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Tells it from all others of this front end."""
     load: _builtins.str
     """Load the newest version of the model of this name."""
     unload: _builtins.str
     """Unload the model of this name."""
+    refresh: _builtins.bool
+    """Look for models that came or went on disk."""
     @_builtins.property
     def statistics(self) -> Global___StatisticsCall:
         """Tell what these models have done."""
@@ -391,12 +400,13 @@ class EngineCall(_message.Message):
         load: _builtins.str = ...,
         unload: _builtins.str = ...,
         statistics: Global___StatisticsCall | None = ...,
+        refresh: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "load", b"load", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "load", b"load", "refresh", b"refresh", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "id", b"id", "load", b"load", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "id", b"id", "load", b"load", "refresh", b"refresh", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["load", "unload", "statistics"]  # noqa: Y015
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["load", "unload", "statistics", "refresh"]  # noqa: Y015
     _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
 
