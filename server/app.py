@@ -110,6 +110,7 @@ class Server:
             model_batch_sizes=settings.model_batch_sizes,
             log=self._log,
             timeout_s=settings.load_timeout_s,
+            max_model_bytes=settings.max_model_bytes,
         )
         self._repository = Repository(
             settings.repository, loader, metrics, self._log, self._on_state, self._on_gone

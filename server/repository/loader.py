@@ -8,7 +8,7 @@ from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
-from artifact import manifest
+from artifact import layout, manifest
 from artifact.errors import ArtifactError, first_line
 from modelzoo.v1 import manifest_pb2
 from server.batcher import Batcher
@@ -66,6 +66,7 @@ class Loader:
         model_batch_sizes: allowed batch sizes of single models, by name; the others' are powers of two, as
             far as they bring more images per second.
         timeout_s: of reading a model, and then of opening and proving it.
+        max_model_bytes: that its weights and its largest batch may take, as the graph states.
     """
 
     device: Device
@@ -81,6 +82,7 @@ class Loader:
     model_batch_sizes: Mapping[str, Sequence[int]]
     log: FilteringBoundLogger
     timeout_s: float
+    max_model_bytes: int
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load(self, model: Model, report: Report) -> None:
@@ -94,10 +96,11 @@ class Loader:
         report(model, State.MODEL_STATE_LOADING)
         started_s = time.monotonic()
         try:
-            artifact = await in_thread(partial(loading.read, entry.folder), self.timeout_s)
-            model.manifest, model.labels = artifact.manifest, artifact.labels
+            model.manifest = await in_thread(partial(manifest.read, entry.folder), self.timeout_s)
+            artifact, precision = await in_thread(partial(self._read, entry, model.manifest), self.timeout_s)
+            model.labels = artifact.labels
             async with self._opening:
-                loaded = await self._open(artifact)
+                loaded = await self._open(artifact, precision)
         except ArtifactError as error:
             self._fail(model, report, str(error), str(error))
             return
@@ -170,7 +173,6 @@ class Loader:
             reason: for clients.
             cause: for the log.
         """
-        model.manifest, model.labels = None, ()
         model.status.reason = printable(reason)
         self.metrics.models.load_failed(model.entry.name)
         self.log.error(
@@ -178,7 +180,25 @@ class Loader:
         )
         report(model, State.MODEL_STATE_FAILED)
 
-    async def _open(self, artifact: Artifact) -> _Loaded:
+    def _read(
+        self, entry: layout.Entry, described: manifest_pb2.Manifest
+    ) -> tuple[Artifact, manifest_pb2.Precision]:
+        """Read an artifact and find the precision to serve; on any thread.
+
+        Raises:
+            ArtifactError: it is not what was published, or would take too much.
+        """
+        artifact = loading.read(entry.folder, described)
+        wanted = self.model_precisions.get(entry.name, self.precision)
+        precision = loading.choose_precision(described, wanted, self.device)
+        sizes = self._batch_sizes(entry.name)
+        loading.require_bounded(artifact, precision, self.device, sizes, self.max_model_bytes, self.timeout_s)
+        return artifact, precision
+
+    def _batch_sizes(self, name: str) -> Sequence[int]:
+        return self.model_batch_sizes.get(name) or default_sizes(self.max_batch_size)
+
+    async def _open(self, artifact: Artifact, precision: manifest_pb2.Precision) -> _Loaded:
         """Open an artifact and prove it.
 
         Raises:
@@ -187,9 +207,7 @@ class Loader:
             Exception: whatever ONNX Runtime raises.
         """
         name = artifact.manifest.name
-        wanted = self.model_precisions.get(name, self.precision)
-        precision = loading.choose_precision(artifact.manifest, wanted, self.device)
-        batch_sizes = self.model_batch_sizes.get(name) or default_sizes(self.max_batch_size)
+        batch_sizes = self._batch_sizes(name)
 
         def open_and_prove() -> _Loaded:
             host_before, device_before = self.memory.host(), self._device_bytes()

@@ -23,6 +23,7 @@ from server.device import Device
 from server.network import Network, OnnxNetwork, OpenNetwork, Pipelined
 from server.opening import close_network
 from server.opening import open_network as open_best
+from server.repository import graph_limits, trial
 
 # A time is stable when another run hardly moves the median of the last ones.
 _LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20
@@ -39,13 +40,16 @@ class Artifact:
     golden: Golden
 
 
-def read(folder: Path) -> Artifact:
+def read(folder: Path, described: manifest_pb2.Manifest | None = None) -> Artifact:
     """Read an artifact and check every file of it.
+
+    Args:
+        described: its manifest, where that was read already.
 
     Raises:
         ArtifactError: it is not what was published, or contradicts itself.
     """
-    described = manifest.read(folder)
+    described = described or manifest.read(folder)
     manifest.check_files(described, folder)
     labels = manifest.read_labels(described, folder)
     shape = (described.input.height, described.input.width, described.input.channels)
@@ -59,6 +63,28 @@ def cost(folder: Path) -> int:
         return manifest.check_sizes(manifest.read(folder), folder)
     except ArtifactError:
         return 0
+
+
+def require_bounded(
+    artifact: Artifact,
+    precision: manifest_pb2.Precision,
+    device: Device,
+    batch_sizes: Sequence[int],
+    max_bytes: int,
+    timeout_s: float,
+) -> None:
+    """Require that a network takes no more memory and time than it may, before it is opened here.
+
+    Raises:
+        UnsafeGraphError: it takes more, or is no artifact's graph.
+    """
+    path = artifact.folder / precision.file.name
+    pixels = artifact.manifest.input
+    shape = (pixels.height, pixels.width, pixels.channels)
+    if not graph_limits.require_bounded(path, (max(batch_sizes), *shape), max_bytes):
+        # A large batch may take a processor minutes, and is not what a CUDA device's memory depends on.
+        sizes = (1,) if device.ordinal is not None else (1, max(batch_sizes))
+        trial.require(path, shape, sizes, max_bytes, timeout_s)
 
 
 def choose_precision(described: manifest_pb2.Manifest, wanted: str, device: Device) -> manifest_pb2.Precision:
