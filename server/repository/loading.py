@@ -3,15 +3,13 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime
 
 from artifact import golden, manifest
 from artifact.errors import ArtifactError, GoldenError, MissingPrecisionError
@@ -20,10 +18,11 @@ from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
 from server.device import Device
-from server.network import Network, OnnxNetwork, OpenNetwork, Pipelined
+from server.network import Network, OpenNetwork, Pipelined
 from server.opening import close_network
 from server.opening import open_network as open_best
 from server.repository import graph_limits, trial
+from server.repository.time_limit import TimeLimit
 
 # A time is stable when another run hardly moves the median of the last ones.
 _LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20
@@ -147,7 +146,7 @@ def open_and_prove(
         Exception: whatever ONNX Runtime raises.
     """
     tolerance = _tolerance(precision, device.provider)
-    limit = Limit(timeout_s)
+    limit = TimeLimit(timeout_s)
     path = artifact.folder / precision.file.name
     network = open_network(path, artifact.manifest, device, batch_sizes)
     expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
@@ -161,51 +160,6 @@ def open_and_prove(
         close_network(network)
         raise
     return network, proof
-
-
-class Limit:
-    """Time that opening and proving a network may take.
-
-    ONNX Runtime ends a run between two of its nodes; how much one node may compute, `graph_limits` bounds.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._ends_s = time.monotonic() + timeout_s
-
-    def require(self) -> None:
-        """Require that some time is left.
-
-        Raises:
-            TimeoutError: none is.
-        """
-        if time.monotonic() >= self._ends_s:
-            raise TimeoutError
-
-    @contextmanager
-    def on(self, network: Network) -> Iterator[None]:
-        """End the runs of a network when the time is over.
-
-        Raises:
-            TimeoutError: it was.
-        """
-        if not isinstance(network, OnnxNetwork) or self._ends_s == math.inf:
-            yield
-            return
-        options = onnxruntime.RunOptions()
-        alarm = threading.Timer(
-            max(0.0, self._ends_s - time.monotonic()), setattr, (options, "terminate", True)
-        )
-        alarm.daemon = True
-        alarm.start()
-        network.run_with(options)
-        try:
-            yield
-        except Exception:
-            self.require()  # what ONNX Runtime calls a run that was ended
-            raise
-        finally:
-            alarm.cancel()
-            network.run_with(None)
 
 
 def prove(
