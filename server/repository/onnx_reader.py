@@ -159,14 +159,14 @@ class _Reader:
                 node.outputs.append(self._text(content))
             elif number == 4:
                 node.operator = self._text(content)
+                if node.operator in _CONTROL_FLOW:
+                    raise UnsafeGraphError(f"holds control flow ({node.operator}), which no artifact may")
             elif number == 5:
                 self._attribute(content, node)
             elif number == 7:
                 domain = self._text(content)
         if domain not in _STANDARD:
             raise UnsafeGraphError(f"holds {node.operator!r} of {domain!r}, which no artifact may")
-        if node.operator in _CONTROL_FLOW:
-            raise UnsafeGraphError(f"holds control flow ({node.operator}), which no artifact may")
         return node
 
     def _attribute(self, span: Span, node: Node) -> None:  # noqa: C901 - a branch a field
@@ -279,8 +279,8 @@ class _Reader:
 
 def _is_there(tensor: Tensor, data_bytes: int, raw: Span | None, *, half: bool) -> bool:
     """Tell whether a file holds the numbers that a constant declares."""
-    if raw is None:
-        return math.prod(tensor.shape) <= data_bytes  # a number takes a byte or more
+    if raw is None:  # a number takes a byte or more, or two of four bits share one
+        return math.prod(tensor.shape) <= data_bytes * (1 + half)
     stored_bytes = (tensor.size_bytes + 1) // 2 if half else tensor.size_bytes
     return raw[1] - raw[0] == stored_bytes
 
