@@ -155,7 +155,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         one.stop()
 
 
-@pytest.fixture(params=[0, 2])
+@pytest.fixture(params=[0, pytest.param(2, marks=pytest.mark.slow)])
 def fronted(request: pytest.FixtureRequest) -> int:
     """How many front ends the server has."""
     return request.param

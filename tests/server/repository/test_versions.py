@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from modelzoo.v1 import classifier_pb2
 from tests.server.repository import small
 
@@ -97,20 +95,21 @@ def test_so_many_older_versions_are_tried_and_no_more(serve, tmp_path: Path) -> 
     assert [event["version"] for event in served.logged("model_failed")] == [4, 3, 2]
 
 
-@pytest.mark.parametrize("folder", ["net/02", "net/1.0", "net/1234567890", "Net/1", "empty"])
-def test_a_folder_that_is_passed_over_is_warned_of_once(serve, tmp_path: Path, folder: str) -> None:
+def test_folders_that_are_passed_over_are_warned_of_once(serve, tmp_path: Path) -> None:
     small.publish(tmp_path, "net")
-    (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "net/.staging-x").mkdir()
+    for folder in ("net/02", "net/1.0", "net/1234567890", "Net/1", "empty", "net/.staging-x", ".git/1"):
+        (tmp_path / folder).mkdir(parents=True)
     served = serve()
     for _ in range(2):
         served.index()
-    [event] = served.logged("ignored_folder")
-    assert event["folder"] == folder.removesuffix("/1")
-    assert event["level"] == "warning"
+    events = served.logged("ignored_folder")
+    assert {event["folder"] for event in events} == {"net/02", "net/1.0", "net/1234567890", "Net", "empty"}
+    assert len(events) == 5
+    assert {event["level"] for event in events} == {"warning"}
+    assert all(event["reason"] for event in events)
     (tmp_path / "later-02").mkdir()
     assert served.load("later-02").startswith("the repository has no model called 'later-02'")
-    assert [event["folder"] for event in served.logged("ignored_folder")][1:] == ["later-02"]
+    assert [event["folder"] for event in served.logged("ignored_folder")][5:] == ["later-02"]
 
 
 def test_a_reason_is_one_short_line_whatever_a_manifest_holds(serve, tmp_path: Path) -> None:
