@@ -48,6 +48,7 @@ class Repository(Models):
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.folder, self.log)
+        self._not_listed = ""  # why, the last time
 
     def find(self) -> None:
         """Take note of the newest version of every model in the folder; load none.
@@ -82,9 +83,14 @@ class Repository(Models):
         """Hold what came to the folder as UNLOADED, and drop what went; what serves goes on serving."""
         try:
             found = (await self.disk.scan(_REFRESH_S)).models
-        except (OSError, TimeoutError) as error:
-            self.log.warning("repository_not_listed", reason=files.reason(error))
+        except OSError as error:  # a TimeoutError is one
+            late = isinstance(error, TimeoutError) and not error.errno
+            reason = f"no answer within {_REFRESH_S:g} s" if late else files.reason(error)
+            if reason != self._not_listed:  # once, however many ask
+                self.log.warning("repository_not_listed", reason=reason)
+            self._not_listed = reason
             return
+        self._not_listed = ""
         if self.draining:
             return
         for name in found.keys() | self._models.keys():

@@ -45,6 +45,7 @@ def require(
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         reason = lines[-1] if lines and done.returncode > 0 else f"ended with signal {-done.returncode}"
+        reason = reason.replace(str(path), path.name)  # clients need not know where it lies
         raise UnsafeGraphError(
             printable(
                 f"{path.name}: its trial within {max_bytes} bytes (setting max_model_bytes) failed: {reason}"

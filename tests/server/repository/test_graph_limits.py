@@ -186,6 +186,13 @@ def test_a_trial_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         trial.require(tmp_path / "model.onnx", (4, 4, 1), [1], GIB, 3)
 
 
+def test_what_a_trial_says_holds_no_path(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(UnsafeGraphError, match=r"model\.onnx: its trial within .* failed: ") as caught:
+        trial.require(tmp_path / "model.onnx", (4, 4, 1), [1], GIB, 60)
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_a_load_that_takes_too_long_is_ended_and_its_lane_serves_on(
     serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

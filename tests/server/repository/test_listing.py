@@ -115,6 +115,9 @@ def test_a_disk_that_hangs_leaves_the_list_as_it_was(
         assert list(served.listed()) == ["a"]
     assert served.classify("a") == 1
     assert sum(thread.name == "disk" for thread in threading.enumerate()) == 1
+    assert [event["reason"] for event in served.logged("repository_not_listed")] == [
+        "no answer within 0.05 s"
+    ]
     hangs.set()
     progress.wait_for(lambda: list(served.listed()) == ["a", "b"])
 
