@@ -38,7 +38,7 @@ class Disk:
     async def scan(self, timeout_s: float) -> layout.Scan:
         """List the repository as it is now.
 
-        Those who ask while a scan is under way share the next one, so that there is one at a time.
+        Calls that come while a scan is under way share the next one, so that there is one at a time.
 
         Raises:
             OSError: it cannot be read.

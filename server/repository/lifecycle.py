@@ -18,7 +18,7 @@ from server.repository.disk import in_thread
 from server.repository.repository import Repository
 
 _MOST_OLDER = 2  # versions that are tried where the newest fails; each may take a full load's time
-_SIDE_BY_SIDE = 4  # models whose files are read at the same time: a slow disk under one leaves three
+_SIDE_BY_SIDE = 4  # models that are read at the same time: a slow disk under one leaves three
 _COST_S = 1.0  # that finding out the size of every model may take, before the first is loaded
 _SCAN_S = 10.0  # that listing the repository may take before a change is refused
 
