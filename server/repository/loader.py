@@ -31,6 +31,8 @@ _MEASURING_S = 1.0
 # What libraries say where an allocation failed.
 _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
 
+_CAUSE_CHARACTERS = 1_000  # in the log; ONNX Runtime names two files before it says what is wrong
+
 Report = Callable[[Model, "State.ValueType"], None]
 
 
@@ -176,7 +178,10 @@ class Loader:
         model.status.reason = printable(reason)
         self.metrics.models.load_failed(model.entry.name)
         self.log.error(
-            "model_failed", model=model.entry.name, version=model.entry.version, reason=printable(cause)
+            "model_failed",
+            model=model.entry.name,
+            version=model.entry.version,
+            reason=printable(cause, _CAUSE_CHARACTERS),
         )
         report(model, State.MODEL_STATE_FAILED)
 
