@@ -3,6 +3,7 @@
 ArtifactError              an artifact that must not be served
 ├── ManifestError          manifest.json is missing, malformed or contradicts itself
 ├── DamagedFileError       a file is missing, or is not the one that was published
+├── UnsafeGraphError       the graph holds what no artifact may, or would take too much memory or time
 ├── GoldenError            the network does not give the reference's answers
 └── MissingPrecisionError  there is no file of the precision that was asked for
 PictureError               a picture that cannot be decoded, or is too large to try
@@ -19,6 +20,10 @@ class ManifestError(ArtifactError):
 
 class DamagedFileError(ArtifactError):
     """A file of the artifact is missing, or is not the one that was published."""
+
+
+class UnsafeGraphError(ArtifactError):
+    """The graph holds what no artifact may hold, or would take too much memory or time to run."""
 
 
 class GoldenError(ArtifactError):

@@ -4,23 +4,25 @@
 was not checked here: every name is a plain file name, every file is the one that was published.
 """
 
-import errno
-import hashlib
 import math
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import json_format
 
-from artifact import layout
-from artifact.errors import DamagedFileError, ManifestError, first_line
+from artifact import files, golden, layout
+from artifact.errors import DamagedFileError, ManifestError
 from modelzoo.v1 import manifest_pb2
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # no separator, no leading dot: stays in its folder
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HASH_CHUNK_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 20  # those of the catalog have 8 kB; as parsed objects it takes some 60 times that
+MAX_LABELS = 100_000  # ImageNet in full has 21,841
+MAX_LABEL_CHARACTERS = 1_000  # the longest of ImageNet's have 121
+MAX_LABELS_BYTES = 16 << 20
+MAX_MODEL_FILE_BYTES = (1 << 31) - 1  # a protobuf message's own limit, and `File.size_bytes`'s
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # where `str.splitlines` splits
 MAX_SIDE_PX = 4096  # far above any classifier of the catalog (Inception v3: 299)
 
 
@@ -30,17 +32,18 @@ def read(folder: Path) -> manifest_pb2.Manifest:
     The files that it names are not looked at; see `check_files`.
 
     Raises:
-        ManifestError: the file is missing or is no JSON, holds an unknown field, a value is missing or
-            out of range, or it describes another model or version than the folder's.
+        ManifestError: the file is missing, too large or no JSON, holds an unknown field, a value is missing
+            or out of range, or it describes another model or version than the folder's.
     """
-    path = folder / layout.MANIFEST
     try:
-        _require_file(path)
-        manifest = json_format.Parse(path.read_text("utf-8"), manifest_pb2.Manifest())
+        content = files.read(folder / layout.MANIFEST, MAX_MANIFEST_BYTES)
+        manifest = json_format.Parse(content.decode("utf-8"), manifest_pb2.Manifest())
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{layout.MANIFEST} cannot be read: {_reason(error)}") from error
-    except json_format.ParseError as error:
-        raise ManifestError(f"{layout.MANIFEST} is not a manifest: {_reason(error)}") from error
+        raise ManifestError(f"{layout.MANIFEST} cannot be read: {files.reason(error)}") from error
+    except RecursionError as error:
+        raise ManifestError(f"{layout.MANIFEST} is not a manifest: nested too deeply") from error
+    except (json_format.ParseError, ValueError) as error:
+        raise ManifestError(f"{layout.MANIFEST} is not a manifest: {files.reason(error)}") from error
     check(manifest)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise ManifestError(
@@ -76,54 +79,79 @@ def check(manifest: manifest_pb2.Manifest) -> None:
         raise ManifestError(f"{layout.MANIFEST}: {problem}")
 
 
-def check_files(manifest: manifest_pb2.Manifest, folder: Path) -> None:
-    """Check that every file the manifest names is there and unchanged.
+def check_sizes(manifest: manifest_pb2.Manifest, folder: Path) -> int:
+    """Compare the size of every file the manifest names; none is read.
+
+    Returns:
+        Bytes of all files together, as they are on disk.
 
     Raises:
         DamagedFileError: names the file.
     """
+    total_bytes = 0
     for file in _files(manifest):
-        path = folder / file.name
         try:
-            found = describe_file(path)
+            found_bytes = files.size_bytes(folder / file.name)
         except OSError as error:
-            raise DamagedFileError(f"{file.name} cannot be read: {_reason(error)}") from error
-        if found.sha256 != file.sha256:
+            raise DamagedFileError(f"{file.name} cannot be read: {files.reason(error)}") from error
+        if found_bytes != file.size_bytes:
             raise DamagedFileError(
-                f"{file.name} is not the file that was published: sha256 {found.sha256[:12]}…, "
+                f"{file.name} is not the file that was published: {found_bytes} bytes, "
+                f"the manifest says {file.size_bytes}"
+            )
+        total_bytes += found_bytes
+    return total_bytes
+
+
+def check_files(manifest: manifest_pb2.Manifest, folder: Path) -> None:
+    """Check that every file the manifest names is there and unchanged: all sizes first, then all hashes.
+
+    Raises:
+        DamagedFileError: names the file.
+    """
+    check_sizes(manifest, folder)
+    for file in _files(manifest):
+        try:
+            found, _ = files.sha256(folder / file.name, file.size_bytes)
+        except OSError as error:
+            raise DamagedFileError(f"{file.name} cannot be read: {files.reason(error)}") from error
+        if found != file.sha256:
+            raise DamagedFileError(
+                f"{file.name} is not the file that was published: sha256 {found[:12]}…, "
                 f"the manifest says {file.sha256[:12]}…"
             )
 
 
-def describe_file(path: Path) -> manifest_pb2.File:
+def describe_file(path: Path, limit_bytes: int = MAX_MODEL_FILE_BYTES) -> manifest_pb2.File:
     """Hash and measure a file.
 
     Raises:
-        OSError: the file cannot be read, or is something else than a file.
+        OSError: the file cannot be read, is too large, or is something else than a file.
     """
-    _require_file(path)
-    digest = hashlib.sha256()
-    size_bytes = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-    return manifest_pb2.File(name=path.name, sha256=digest.hexdigest(), size_bytes=size_bytes)
+    found, size_bytes = files.sha256(path, limit_bytes)
+    return manifest_pb2.File(name=path.name, sha256=found, size_bytes=size_bytes)
 
 
 def read_labels(manifest: manifest_pb2.Manifest, folder: Path) -> tuple[str, ...]:
     """Read the labels, in the order of the network's outputs.
 
     Raises:
-        DamagedFileError: the file cannot be read, or holds another number of labels than it should.
+        DamagedFileError: the file cannot be read, holds another number of labels than it should, or a label
+            that is too long.
     """
+    name = manifest.labels.name
     try:
-        labels = tuple((folder / manifest.labels.name).read_text("utf-8").splitlines())
+        text = files.read(folder / name, MAX_LABELS_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{manifest.labels.name} cannot be read: {_reason(error)}") from error
+        raise DamagedFileError(f"{name} cannot be read: {files.reason(error)}") from error
+    if sum(map(text.count, _LINE_ENDS)) > 2 * MAX_LABELS:  # a line end may be two characters
+        raise DamagedFileError(f"{name} holds more than {MAX_LABELS:,} labels")
+    labels = tuple(text.splitlines())
     if len(labels) != manifest.label_count:
+        raise DamagedFileError(f"{name} holds {len(labels)} labels, the manifest says {manifest.label_count}")
+    if (longest := max(map(len, labels))) > MAX_LABEL_CHARACTERS:
         raise DamagedFileError(
-            f"{manifest.labels.name} holds {len(labels)} labels, the manifest says {manifest.label_count}"
+            f"{name} holds a label of {longest:,} characters, at most {MAX_LABEL_CHARACTERS:,} allowed"
         )
     return labels
 
@@ -160,11 +188,21 @@ def _problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
     yield from _provenance_problems(manifest)
     yield from _input_problems(manifest)
     yield from _precision_problems(manifest)
-    for file in _files(manifest):
+    yield from _file_problems(manifest)
+
+
+def _file_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
+    if manifest.label_count > MAX_LABELS:
+        yield f"label_count is {manifest.label_count}, at most {MAX_LABELS} allowed"
+    networks = len(manifest.precisions)
+    limits_bytes = (MAX_LABELS_BYTES, golden.MAX_FILE_BYTES, *(MAX_MODEL_FILE_BYTES,) * networks)
+    for file, limit_bytes in zip(_files(manifest), limits_bytes, strict=True):
         if not _FILE_NAME.fullmatch(file.name):
             yield f"{file.name!r} is not a plain file name"
         if not _SHA256.fullmatch(file.sha256):
             yield f"the sha256 of {file.name!r} is not 64 hexadecimal digits"
+        if not 1 <= file.size_bytes <= limit_bytes:
+            yield f"the size_bytes of {file.name!r} is {file.size_bytes}, not in 1..{limit_bytes}"
 
 
 def _provenance_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
@@ -224,18 +262,3 @@ def _figure_problems(precision: manifest_pb2.Precision) -> Iterator[str]:
                 f"the tolerance of {precision.name!r} with {tolerance.provider!r} is "
                 f"{tolerance.max_abs_difference:g}, not above 0 and at most 1"
             )
-
-
-def _require_file(path: Path) -> None:
-    """Refuse what would be read for ever, a pipe say.
-
-    Raises:
-        OSError: it is not there, or something else than a file.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-
-
-def _reason(error: Exception) -> str:
-    """Say it in one line, without a path: protobuf lists all fields after an unknown one."""
-    return getattr(error, "strerror", None) or first_line(error)

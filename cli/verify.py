@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from artifact import layout
     from server.device import Device
 
+_TIMEOUT_S = 300.0  # of one precision's trial, where its graph needs one
+
 
 def run(names: list[str], repository: Path, device: str) -> None:
     """Check the newest version of every named model, or of all; refuse if one fails."""
@@ -52,8 +54,10 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> str:
     """
     from artifact import golden
     from artifact.errors import first_line
-    from server import loading
+    from server.config import Settings
+    from server.repository import loading
 
+    max_bytes: int = Settings.model_fields["max_model_bytes"].default
     name = one_line(entry.name)
     begun: tuple[str, ...] = (name, str(entry.version))
     try:
@@ -63,6 +67,7 @@ def _verify(entry: "layout.Entry", device: "Device", table: Table) -> str:
             if not any(tolerance.provider == device.provider for tolerance in precision.tolerances):
                 table.add_row(*begun, "-", "-", Text("not meant for this device"))
                 continue
+            loading.require_bounded(artifact, precision, device, golden.BATCH_SIZES, max_bytes, _TIMEOUT_S)
             _, proof = loading.open_and_prove(artifact, precision, device, golden.BATCH_SIZES)
             found = proof.comparison
             figures = (f"{found.max_abs_difference:.1e}", f"{found.tolerance:.0e}")

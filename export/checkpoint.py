@@ -6,6 +6,7 @@ The file is taken for hostile: nothing in it is run, and nothing as large as it 
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from artifact import manifest
+from artifact import files, manifest
+from export import memory
 from export.words import OneLineError
 from zoo import weights
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _MAX_BYTES = (1 << 31) - 1  # of a file; the largest of the catalog, VGG-19's, has 0.57 GB
+_MAX_ENTRIES = 100_000  # of a zip file, one a tensor; the networks of the catalog have up to 1,000
+# What reading may take beyond the process's memory so far: the tensors, and once more while they are copied.
+_MEMORY_BYTES, _MEMORY_FILES = 512 << 20, 2
 _WRAPPINGS = ("state_dict", "model")  # the keys under which training scripts keep it, beside an optimiser
 _PARALLEL = "module."  # what DataParallel puts before every name
+_NO_MEMORY = re.compile("allocate memory|can't allocate|bad_alloc", re.IGNORECASE)  # what torch says then
 _WANTED = re.compile(r"\bGLOBAL ([\w.]+)")  # in torch's page of advice on a pickle that asks for code
 
 
@@ -51,12 +57,15 @@ def read(path: Path) -> Checkpoint:
     if path.suffix not in SUFFIXES:
         raise WeightsError(f"{path.name} is none of {', '.join(SUFFIXES)}")
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise WeightsError(f"{path.name} is larger than 2 GiB")
-        file = manifest.describe_file(path)
+        file = manifest.describe_file(path, _MAX_BYTES)
+    except files.TooLargeError as error:
+        raise WeightsError(f"{path.name} is larger than 2 GiB") from error
     except OSError as error:
-        raise WeightsError(f"{path.name} cannot be read: {error.strerror}") from error
-    tensors = _tensors(_content(path), path.name)
+        raise WeightsError(f"{path.name} cannot be read: {files.reason(error)}") from error
+    with memory.bounded(_MEMORY_BYTES + _MEMORY_FILES * file.size_bytes):
+        _require_stored(path, file.size_bytes)
+        content = _content(path)
+    tensors = _tensors(content, path.name)
     # A tensor can claim any size over a few bytes of storage.
     if sum(value.numel() * value.element_size() for value in tensors.values()) > file.size_bytes:
         raise WeightsError(f"{path.name} claims more numbers than it holds")
@@ -69,6 +78,28 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
+def _require_stored(path: Path, size_bytes: int) -> None:
+    """Require that a zip file, which torch writes without compression, does not inflate.
+
+    Raises:
+        WeightsError: it would, or has very many entries.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:
+        raise WeightsError(f"{path.name} is damaged or truncated, or holds no weights") from error
+    if len(entries) > _MAX_ENTRIES:
+        raise WeightsError(f"{path.name} holds {len(entries):,} files; at most {_MAX_ENTRIES:,} are taken")
+    if (inflated_bytes := sum(entry.file_size for entry in entries)) > size_bytes:
+        raise WeightsError(
+            f"{path.name} has {size_bytes:,} bytes and would inflate to {inflated_bytes:,}; "
+            "torch saves tensors as they are"
+        )
+
+
 def _content(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
@@ -79,7 +110,11 @@ def _content(path: Path) -> object:
         wanted = _WANTED.search(str(error))
         what = f"asks for {wanted[1]}" if wanted else "is no pickle of torch's"
         raise WeightsError(f"{path.name} {what}; only tensors are taken from a file") from error
+    except MemoryError as error:
+        raise WeightsError(f"{path.name} asks for more memory than a file of its size may") from error
     except Exception as error:  # KeyError, EOFError, RuntimeError, whatever the bytes lead to
+        if _NO_MEMORY.search(str(error)):
+            raise WeightsError(f"{path.name} asks for more memory than a file of its size may") from error
         raise WeightsError(f"{path.name} is damaged or truncated, or holds no weights") from error
     return content
 
@@ -90,7 +125,9 @@ def _tensors(content: object, file_name: str) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{file_name} holds no state dict, which is names with tensors")
-    tensors = {str(name): value for name, value in content.items()}
+    if strays := [name for name in content if not isinstance(name, str)]:
+        raise WeightsError(f"{file_name} holds no state dict: {len(strays)} of its names are no text")
+    tensors = dict(content)
     if strays := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise WeightsError(f"{file_name} holds no state dict: {some(strays)} is no tensor")
     if odd := [name for name, value in tensors.items() if value.layout != torch.strided or value.is_meta]:

@@ -14,9 +14,9 @@ import onnx.version_converter
 from onnx import helper
 
 from artifact import golden
+from artifact.manifest import MAX_LABELS
 from artifact.pictures import Pixels
 from export import cleaning, graph, rewiring, wrapping
-from export.labels import MAX_LABELS
 from export.onnx_file import STANDARD, Array, ForeignModelError, Session, read, reason
 from export.signature import ForeignRequest, Images, images_of, output_of
 from export.verify import Run

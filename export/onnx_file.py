@@ -4,12 +4,10 @@ It is taken for hostile: what could open other files, run other code or never en
 Runtime sees it, and what it may cost to run is bounded. A few bytes of graph can ask for gigabytes.
 """
 
-import contextlib
 import re
-import resource
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 
 from artifact.golden import CPU_PROVIDER
-from export import session
+from export import memory, session
 from export.words import OneLineError
 
 _MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
@@ -63,9 +61,18 @@ def read(path: Path) -> onnx.ModelProto:
         raise ForeignModelError(f"{path.name} cannot be read: {error.strerror}") from error
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(content)
+        with memory.bounded(
+            _MEMORY_BYTES + _MEMORY_FILES * len(content)
+        ):  # two bytes make a node of hundreds
+            model.ParseFromString(content)
+    except MemoryError as error:
+        raise ForeignModelError(f"{path.name} has more nodes than memory allows") from error
     except DecodeError as error:
         raise ForeignModelError(f"{path.name} is no ONNX file, or is truncated") from error
+    if len(model.graph.node) > _MAX_NODES:
+        raise ForeignModelError(
+            f"{path.name} has {len(model.graph.node):,} nodes; at most {_MAX_NODES:,} are taken"
+        )
     if not model.graph.node or not model.opset_import:
         raise ForeignModelError(f"{path.name} is no ONNX file: it has no graph")
     _check(model)
@@ -85,7 +92,7 @@ class Session:
         content = model.SerializeToString()
         self._memory_bytes = _MEMORY_BYTES + _MEMORY_FILES * len(content)
         try:
-            with _bounded_memory(self._memory_bytes):
+            with memory.bounded(self._memory_bytes):
                 self._session = onnxruntime.InferenceSession(
                     content, session.options(), providers=[CPU_PROVIDER], enable_fallback=0
                 )
@@ -109,7 +116,7 @@ class Session:
         alarm.daemon = True
         alarm.start()
         try:
-            with _bounded_memory(self._memory_bytes):
+            with memory.bounded(self._memory_bytes):
                 answers: list[Array] = self._session.run(None, feeds, options)
         except Exception as error:
             raise ForeignModelError(f"ONNX Runtime cannot run it: {reason(error)}") from error
@@ -122,20 +129,6 @@ def reason(error: Exception) -> str:
     """Say it in one line."""
     lines = [line.strip() for line in _PLACE.sub("", str(error)).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _bounded_memory(more_bytes: int) -> Iterator[None]:
-    """Let the process allocate so much more; beyond it an allocation fails, and is told as an error."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])  # data and stack
-    bound = pages * resource.getpagesize() + more_bytes
-    known = [limit for limit in (soft, hard, bound) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(known), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -22,13 +22,13 @@ _DEPENDENTS = "unload_dependents"  # no model has any
 
 
 class Changes(Protocol):
-    """Loads and unloads models: `turnover`, or in a front end what asks for it."""
+    """Loads and unloads models: `Lifecycle`, or in a front end what asks for it."""
 
     async def load(self, name: str) -> None:
-        """Load the newest version of a model; see `Turnover.load`."""
+        """Load the newest version of a model; see `Lifecycle.load`."""
 
     async def unload(self, name: str) -> None:
-        """Let a model answer what it accepted, and free it; see `Turnover.unload`."""
+        """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
 
 
 class Administration:
@@ -74,13 +74,14 @@ class Administration:
     async def index(
         self, request: messages.RepositoryIndexRequest, deadline_s: float | None
     ) -> messages.RepositoryIndexResponse:
-        """List the models.
+        """List every model on disk or in memory, whatever its state.
 
         Raises:
             UnsupportedError: a repository is named.
         """
         del deadline_s
         _require_no_name(request.repository_name)
+        await self._models.refresh()
         models = [model for model in self._models if model.is_ready or not request.ready]
         return messages.RepositoryIndexResponse(models=map(_indexed, models))
 

@@ -39,9 +39,10 @@ from server.network import OpenNetwork
 from server.observability.exposition import MetricsPort
 from server.observability.guarded import Guarded
 from server.reports import Asked, Sum
-from server.repository import Memory, Repository
+from server.repository.lifecycle import Lifecycle
+from server.repository.loader import Loader, Memory
+from server.repository.repository import Repository
 from server.services.health import Health
-from server.turnover import Turnover
 from server.vitals import Vitals
 
 
@@ -114,8 +115,7 @@ class Server:
         self._stack.callback(self._vitals.close)
         self._lane = Lane(wake, self._batcher, lanes, self._vitals.lane_failed)
         self._vitals.watch_lane(self._lane.running)
-        self._repository = Repository(
-            folder=settings.repository,
+        loader = Loader(
             device=device,
             lane=self._lane,
             batcher=self._batcher,
@@ -128,9 +128,13 @@ class Server:
             model_precisions=settings.model_precisions,
             model_batch_sizes=settings.model_batch_sizes,
             log=self._log,
-            on_state=self._on_state,
+            timeout_s=settings.load_timeout_s,
+            max_model_bytes=settings.max_model_bytes,
         )
-        self._turnover = Turnover(self._repository)
+        self._repository = Repository(
+            settings.repository, loader, metrics, self._log, self._on_state, self._on_gone
+        )
+        self._turnover = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
         if settings.frontends:
             self._front: Front | Frontends = Frontends(
@@ -286,6 +290,9 @@ class Server:
 
     def _publish_fault(self, reason: str) -> None:
         self._told.set_fault(reason)
+
+    def _on_gone(self, name: str) -> None:
+        self._told.forget_model(name)
 
     def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
         if device.ordinal is None:

@@ -99,8 +99,9 @@ class Classifier:
     async def list_models(
         self, request: classifier_pb2.ListModelsRequest, deadline_s: float | None
     ) -> classifier_pb2.ListModelsResponse:
-        """List every model, whatever its state."""
+        """List every model on disk or in memory, whatever its state."""
         del request, deadline_s
+        await self._models.refresh()
         return classifier_pb2.ListModelsResponse(models=[model.status for model in self._models])
 
     async def get_model(

@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     """Time without a sign of life after which the engine, a front end or an event loop counts as hung."""
     batch_timeout_s: Annotated[float, Field(ge=0.1, le=86400)] = 30.0
     """Time after which a batch counts as hung, or 20 times its predicted time where that is longer."""
+    load_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """Time that reading a model, and then opening and proving it, may take; then it is FAILED."""
+    max_model_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 4 << 30
+    """Memory that the weights and the largest batch of a model may take, as its graph states."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is told to stop."""
 

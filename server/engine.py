@@ -61,7 +61,7 @@ class RemoteAnswer(asyncio.Future[Answer]):
 
 
 class Engine:
-    """Stands for batcher, turnover and statistics; lives on the event loop.
+    """Stands for batcher, lifecycle and statistics; lives on the event loop.
 
     Args:
         size_bytes: of the shared memory.
@@ -119,12 +119,16 @@ class Engine:
         return future
 
     async def load(self, name: str) -> None:
-        """Load the newest version of a model; see `Turnover.load`."""
+        """Load the newest version of a model; see `Lifecycle.load`."""
         await self._call(load=name)
 
     async def unload(self, name: str) -> None:
-        """Let a model answer what it accepted, and free it; see `Turnover.unload`."""
+        """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
         await self._call(unload=name)
+
+    async def refresh(self) -> None:
+        """Look for models that came or went on disk; see `Models.refresh`."""
+        await self._call(refresh=True)
 
     async def statistics(self, models: Sequence[ReadyModel]) -> Sequence[open_inference_pb2.ModelStatistics]:
         """Tell what models have done, in all front ends together.

@@ -107,6 +107,9 @@ class Frontend:
         for sent in frame.models:
             self._models.hear(sent)
             self._front.health.set_model(sent.status.name, sent.status.state)
+        for name in frame.removed:
+            self._models.forget(name)
+            self._front.health.forget_model(name)
         if frame.HasField("serving"):
             self._front.health.set_server(serving=frame.serving)
         if frame.HasField("state"):

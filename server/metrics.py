@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from modelzoo.v1 import classifier_pb2
+from server.observability.model_gauges import ModelGauges
 from server.statistics import Statistics
 
 NAMESPACE = "modelzoo"
@@ -42,11 +42,6 @@ CLASSIFY_CODES = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNAVAILABLE,
-)
-STATES = tuple(  # as people write them: ``ready``
-    name.removeprefix("MODEL_STATE_").lower()
-    for name, number in classifier_pb2.ModelState.items()
-    if number != classifier_pb2.MODEL_STATE_UNSPECIFIED
 )
 
 
@@ -114,6 +109,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._models: set[str] = {UNKNOWN_MODEL}  # those that have series
 
         def counter(name: str, text: str, labels: list[str]) -> Counter:
             return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
@@ -188,24 +184,6 @@ class Metrics:
         )
         self._queue_images = gauge("queue_images", "Images that wait for a batch.", ["model"])
         self._queue_limit = gauge("queue_limit_images", "Images that may wait before refusal.", ["model"])
-        self._model_state = gauge(
-            "model_state",
-            "1 for the state that the model is in, 0 for the others.",
-            ["model", "version", "state"],
-        )
-        self._model_memory = gauge(
-            "model_memory_bytes",
-            "Memory that loading and warming up the model took, measured.",
-            ["model", "version", "device"],
-        )
-        self._model_load = gauge(
-            "model_load_seconds", "Time that loading, warming up and checking took.", ["model", "version"]
-        )
-        self._captured = gauge(
-            "model_captured",
-            "1 where the model's batches replay captured CUDA graphs, else 0.",
-            ["model", "version"],
-        )
         self._peer_limits = counter(
             "peer_limits_total",
             "Calls and connections that were ended although their peers did not: what they ran into.",
@@ -213,6 +191,7 @@ class Metrics:
         )
         for limit in PEER_LIMITS:
             self._peer_limits.labels(limit)
+        self.models = ModelGauges(registry)
         self._device = gauge(
             "device_info", "The device that serves, and the one that was asked for.", ["device", "requested"]
         )
@@ -233,8 +212,10 @@ class Metrics:
 
     def for_requests(self, model: str) -> RequestMetrics:
         """Bind what the classifier counts for a model."""
+        self._models.add(model)
         for code in CLASSIFY_CODES:
             self.request_ended(model, code, 0)
+        self.models.add(model)
         return RequestMetrics(
             duration=self._request_duration.labels(model),
             decode=self._stage_duration.labels(model, "decode"),
@@ -243,8 +224,9 @@ class Metrics:
         )
 
     def request_ended(self, model: str, code: grpc.StatusCode, count: int = 1) -> None:
-        """Count a classification request; ``model`` is a known model's name or `UNKNOWN_MODEL`."""
-        self._requests.labels(model, code.name).inc(count)
+        """Count a classification request; one for a model that is gone meanwhile as `UNKNOWN_MODEL`'s."""
+        known = model if model in self._models else UNKNOWN_MODEL
+        self._requests.labels(known, code.name).inc(count)
 
     def peer_limited(self, limit: PeerLimit) -> None:
         """Count a call or a connection that was ended because of what its peer did, or did not do."""
@@ -273,25 +255,22 @@ class Metrics:
         self._queue_images.labels(model).set_function(lambda: 0)
         self._batch_latency.remove_by_labels({"model": model})
 
-    def forget_version(self, model: str, version: int) -> None:
-        """Drop what is said of one version of a model."""
-        for gauge in (self._model_state, self._model_memory, self._model_load, self._captured):
-            gauge.remove_by_labels({"model": model, "version": str(version)})
-
-    def set_state(self, model: str, version: int, state: str) -> None:
-        """Record the state of a model: one of `STATES`."""
-        for candidate in STATES:
-            self._model_state.labels(model, str(version), candidate).set(candidate == state)
-
-    def set_loaded(self, model: str, version: int, seconds: float, memory_bytes: Mapping[str, int]) -> None:
-        """Record what loading cost; ``memory_bytes`` by device, the host being ``cpu``."""
-        self._model_load.labels(model, str(version)).set(seconds)
-        for device, taken_bytes in memory_bytes.items():
-            self._model_memory.labels(model, str(version), device).set(taken_bytes)
-
-    def set_captured(self, model: str, version: int, *, captured: bool) -> None:
-        """Record whether a model runs from captured graphs."""
-        self._captured.labels(model, str(version)).set(captured)
+    def forget_model(self, model: str) -> None:
+        """Drop every series of a model that is gone; requests that still hold some bring none back."""
+        self._models.discard(model)
+        for family in (
+            self._request_duration,
+            self._stage_duration,
+            self._requests,
+            self._images,
+            self._unanswered,
+            self._batch_size,
+            self._batch_latency,
+            self._queue_images,
+            self._queue_limit,
+        ):
+            family.remove_by_labels({"model": model})
+        self.models.forget(model)
 
     def set_device(self, device: str, requested: str, *, fell_back: bool) -> None:
         """Record which device serves."""

@@ -12,7 +12,11 @@ class Models:
     _models: dict[str, Model]
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        """Yield the models in the order of their names."""
+        return iter([self._models[name] for name in sorted(self._models)])
+
+    async def refresh(self) -> None:
+        """Take note of models that came or went on disk; in vain where that takes too long."""
 
     def held(self, name: str) -> Model | None:
         """Find the model of a name, if there is one."""

@@ -88,6 +88,10 @@ class OnnxNetwork:
         self.not_captured = ""
         self._padded_to = 0 if device.ordinal is None else max(batch_sizes)
 
+    def run_with(self, options: onnxruntime.RunOptions | None) -> None:
+        """Run with these options from now on, which may end a run; None for none."""
+        self._runs.options = options
+
     def infer(self, rows: Rows) -> Probabilities:
         """Stack the rows and run them; see `Network.infer`."""
         padding = [rows[0]] * (self._padded_to - len(rows))

@@ -5,15 +5,19 @@ last such request has ended (`released`).
 """
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from artifact import layout
 from modelzoo.v1 import frontend_pb2
 from server.engine import Engine, EngineChannel
+from server.errors import ModelZooError
 from server.metrics import Metrics
 from server.model import Model, State
 from server.models import Models
+
+_REFRESH_S = 2.0  # above the engine's own limit; then the models are listed as they were
 
 
 class Replica(Models):
@@ -56,6 +60,23 @@ class Replica(Models):
             self._release(self._serials[name], before)
         self._models[name] = model
         self._serials[name] = sent.serial
+
+    async def refresh(self) -> None:
+        """Have the engine look at the disk; see `Models.refresh`."""
+        with suppress(TimeoutError, ModelZooError):
+            async with asyncio.timeout(_REFRESH_S):
+                await self._engine.refresh()
+
+    def forget(self, name: str) -> None:
+        """Hold a model no more, and drop its series: it is gone."""
+        model = self._models.pop(name, None)
+        if model is None:
+            return
+        serial = self._serials.pop(name)
+        if model.is_ready:
+            model.enter(State.MODEL_STATE_UNLOADED)
+            self._release(serial, model)
+        self._metrics.forget_model(name)
 
     def drain(self) -> None:
         """Take no more requests, for any model: the engine has ended."""

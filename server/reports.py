@@ -8,7 +8,7 @@ goes down.
 import asyncio
 import concurrent.futures
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from modelzoo.v1 import frontend_pb2, open_inference_pb2
+from server.metrics import UNKNOWN_MODEL
 
 _SUMMABLE = ("counter", "histogram")
 
@@ -70,6 +71,12 @@ class Tally:
                 mine[key] = mine.get(key, 0.0) + value
         for serial, statistics in other.requests.items():
             add_statistics(self.requests.setdefault(serial, InferStatistics()), statistics)
+
+    def keep_models(self, names: Collection[str]) -> None:
+        """Drop the series of models that are gone: whose ``model`` label is none of these."""
+        for series in self.counts.values():
+            for key in [key for key in series if _model(key[1]) not in (None, UNKNOWN_MODEL, *names)]:
+                del series[key]
 
     def forget(self, serial: int) -> None:
         """Drop the statistics of a model that is gone."""
@@ -129,6 +136,10 @@ class Sum(Collector):
         others = self._others()
         for family in self._own.collect():
             yield _added(family, others.get(family.name, {}))
+
+
+def _model(labels: Sequence[str]) -> str | None:
+    return dict(zip(labels[::2], labels[1::2], strict=True)).get("model")
 
 
 def add_statistics(total: InferStatistics, more: InferStatistics) -> None:

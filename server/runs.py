@@ -37,6 +37,9 @@ class Runs:
     Args:
         threads: of the session's pool, the caller of a run included.
         occupancy: of the device, which all its sessions share.
+
+    Attributes:
+        options: of every run; None for ONNX Runtime's own.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, threads: int, occupancy: Occupancy) -> None:
@@ -44,6 +47,7 @@ class Runs:
         self._own_threads = threads - 1  # of the pool, without the caller
         self._occupancy = occupancy
         self._by_caller = self._in_pool = 0
+        self.options: onnxruntime.RunOptions | None = None
 
     def run(self, outputs: Sequence[str], inputs: Inputs) -> Arrays:
         """Run, as `InferenceSession.run` does.
@@ -54,7 +58,7 @@ class Runs:
         with self._counted() as in_pool:
             if in_pool:
                 return self._run_in_pool(outputs, inputs)
-            arrays: Arrays = self._session.run(outputs, inputs)
+            arrays: Arrays = self._session.run(outputs, inputs, self.options)
             return arrays
 
     @contextmanager
@@ -90,5 +94,5 @@ class Runs:
             else:
                 future.set_result(arrays)
 
-        self._session.run_async(outputs, inputs, ended, None)
+        self._session.run_async(outputs, inputs, ended, None, self.options)
         return future.result()

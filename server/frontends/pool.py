@@ -110,8 +110,20 @@ class Frontends:
             self._forget()
         self._state += 1
         for link in self._links():
+            if name in link.pending.removed:  # it came back before the frame has left
+                link.pending.removed.remove(name)
             link.tell(self._held[name])
             link.pending.state = self._state
+
+    def forget_model(self, name: str) -> None:
+        """Have all drop a model that is gone, and what was counted for it."""
+        if self._held.pop(name, None) is None:
+            return
+        self._state += 1
+        for link in self._links():
+            link.pending.removed.append(name)
+            link.pending.state = self._state
+        self._forget()
 
     def set_server(self, *, serving: bool) -> None:
         """Tell all whether the server serves."""
@@ -150,6 +162,8 @@ class Frontends:
                     for tally in self._tallies():
                         if (more := tally.requests.get(self._held[name])) is not None:
                             add_statistics(told.inference_stats, more)
+            elif call.HasField("refresh"):
+                await self._models.refresh()
             elif call.HasField("load"):
                 await self._changes.load(call.load)
             else:
@@ -166,6 +180,7 @@ class Frontends:
         await self._report()
         total = Tally()
         for tally in self._tallies():
+            tally.keep_models(self._held.keys())
             total.add(tally)
         return total.counts
 

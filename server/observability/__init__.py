@@ -1,1 +1,1 @@
-"""What the server tells of itself: metrics and logs."""
+"""What an operator sees: metrics, logs, statistics."""

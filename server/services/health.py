@@ -40,6 +40,12 @@ class Health:
         """Report a model: SERVING when it is READY."""
         self._set(name, serving=state == classifier_pb2.MODEL_STATE_READY)
 
+    def forget_model(self, name: str) -> None:
+        """Drop the entry of a model that is gone; what watches it gets SERVICE_UNKNOWN."""
+        self._serving.pop(name, None)
+        for changed in self._watchers:
+            changed.set()
+
     def set_server(self, *, serving: bool) -> None:
         """Report the whole server, and with it its services."""
         for name in self._whole:

@@ -62,7 +62,7 @@ def test_status_tells_why_a_model_is_not_ready(show: Show, start_server, scratch
     lines = show(80, "status", "--address", start_server(repository=scratch_repository).address)
     [row, reason] = [line for line in lines if line.startswith(MODELS[0])]
     assert row.split()[1:3] == ["1", "FAILED"]
-    assert reason.startswith(f"{MODELS[0]}: labels.txt is not the file that was published: sha256 ")
+    assert reason.startswith(f"{MODELS[0]}: labels.txt is not the file that was published: 2 bytes, ")
 
 
 def test_list_as_json_has_everything(run: Run, repository: Path) -> None:
@@ -199,7 +199,7 @@ def test_verify_names_what_fails_and_exits_1(run: Run, scratch_repository: Path)
     assert "modelzoo: 1 of 3 models failed" in done.stderr
     [row, reason] = [line for line in done.stdout.splitlines() if line.startswith(MODELS[1])]
     assert row.split()[-1] == "FAILED"
-    assert reason.startswith(f"{MODELS[1]}: labels.txt is not the file that was published: sha256 ")
+    assert reason.startswith(f"{MODELS[1]}: labels.txt is not the file that was published: 2 bytes, ")
     assert done.stdout.count(" ok") == 6
 
 

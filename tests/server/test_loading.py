@@ -9,7 +9,7 @@ import pytest
 
 from artifact.errors import GoldenError
 from artifact.golden import Golden
-from server import loading
+from server.repository import loading
 
 EXPECTED = Golden(np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), np.float32([[0, 1], [0.5, 0.5], [1, 0]]))
 

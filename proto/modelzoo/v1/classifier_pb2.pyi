@@ -414,7 +414,9 @@ class ModelStatus(_message.Message):
     state: Global___ModelState.ValueType
     """Where the model stands."""
     reason: _builtins.str
-    """Why the model is FAILED; empty otherwise."""
+    """Why the model is FAILED; where it is READY, `serving version 1: version 2 failed: …` if an older version serves
+    because a newer one could not be loaded. Empty otherwise. At most 200 characters in one line.
+    """
     precision: _builtins.str
     """Precision that serves, `fp32` say; empty until READY."""
     device: _builtins.str

@@ -86,7 +86,7 @@ class ClassifierServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists every model of the repository, whatever its state, in the order of their names.
+        """Lists every model on disk or in memory, whatever its state, in the order of their names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class ClassifierServiceStub:
     stream goes on. Where too many requests wait for their answers, no more are read.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]
-    """Lists every model of the repository, whatever its state, in the order of their names."""
+    """Lists every model on disk or in memory, whatever its state, in the order of their names."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]
     """Describes one model: its state and, where it could be read, its manifest."""
 
@@ -76,7 +76,7 @@ class ClassifierServiceAsyncStub(ClassifierServiceStub):
     stream goes on. Where too many requests wait for their answers, no more are read.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists every model of the repository, whatever its state, in the order of their names."""
+    """Lists every model on disk or in memory, whatever its state, in the order of their names."""
     GetModel: _aio.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: its state and, where it could be read, its manifest."""
 
@@ -117,7 +117,7 @@ class ClassifierServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _classifier_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ListModelsResponse, _abc.Awaitable[_classifier_pb2.ListModelsResponse]]:
-        """Lists every model of the repository, whatever its state, in the order of their names."""
+        """Lists every model on disk or in memory, whatever its state, in the order of their names."""
 
     @_abc_1.abstractmethod
     def GetModel(

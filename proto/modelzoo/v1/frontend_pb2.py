@@ -27,7 +27,7 @@ from modelzoo.v1 import manifest_pb2 as modelzoo_dot_v1_dot_manifest__pb2
 from modelzoo.v1 import open_inference_pb2 as modelzoo_dot_v1_dot_open__inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amodelzoo/v1/frontend.proto\x12\x0bmodelzoo.v1\x1a\x1cmodelzoo/v1/classifier.proto\x1a\x1amodelzoo/v1/manifest.proto\x1a modelzoo/v1/open_inference.proto\"\xfb\x01\n\rFrontendFrame\x12\x30\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1b.modelzoo.v1.SentSubmission\x12\x11\n\tcancelled\x18\x02 \x03(\x04\x12\x10\n\x08released\x18\x03 \x03(\x04\x12&\n\x05\x63\x61lls\x18\x04 \x03(\x0b\x32\x17.modelzoo.v1.EngineCall\x12\x11\n\x04seen\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12+\n\x06report\x18\x06 \x01(\x0b\x32\x1b.modelzoo.v1.FrontendReport\x12\x11\n\tlistening\x18\x07 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\tB\x07\n\x05_seen\"\xe8\x02\n\x0b\x45ngineFrame\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.modelzoo.v1.Welcome\x12&\n\x06models\x18\x02 \x03(\x0b\x32\x16.modelzoo.v1.SentModel\x12\x14\n\x07serving\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05state\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12(\n\x04\x65nds\x18\x05 \x03(\x0b\x32\x1a.modelzoo.v1.SubmissionEnd\x12\r\n\x05\x66reed\x18\x06 \x03(\x04\x12\'\n\tcall_ends\x18\x07 \x03(\x0b\x32\x14.modelzoo.v1.CallEnd\x12\x15\n\rreport_wanted\x18\x08 \x01(\x08\x12\x16\n\tstop_by_s\x18\t \x01(\x01H\x02\x88\x01\x01\x12\r\n\x05hurry\x18\n \x01(\x08\x12\x12\n\x05\x66\x61ult\x18\x0b \x01(\tH\x03\x88\x01\x01\x42\n\n\x08_servingB\x08\n\x06_stateB\x0c\n\n_stop_by_sB\x08\n\x06_fault\"O\n\x07Welcome\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x10\n\x08settings\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"~\n\tSentModel\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12(\n\x06status\x18\x02 \x01(\x0b\x32\x18.modelzoo.v1.ModelStatus\x12\'\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.modelzoo.v1.Manifest\x12\x0e\n\x06labels\x18\x04 \x03(\t\"\x9b\x01\n\x0eSentSubmission\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\x04\x12\x0e\n\x06images\x18\x03 \x01(\r\x12\x11\n\tpixels_at\x18\x04 \x01(\x04\x12\x11\n\tanswer_at\x18\x05 \x01(\x04\x12\x17\n\ndeadline_s\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x07 \x01(\rB\r\n\x0b_deadline_s\"\x86\x01\n\rSubmissionEnd\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.modelzoo.v1.SentError\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x0f\n\x07infer_s\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x0c\n\x04held\x18\x06 \x01(\x08\"O\n\tSentError\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x15\n\rretry_delay_s\x18\x04 \x01(\x01\"u\n\nEngineCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x04load\x18\x02 \x01(\tH\x00\x12\x10\n\x06unload\x18\x03 \x01(\tH\x00\x12\x31\n\nstatistics\x18\x04 \x01(\x0b\x32\x1b.modelzoo.v1.StatisticsCallH\x00\x42\x06\n\x04\x63\x61ll\" \n\x0eStatisticsCall\x12\x0e\n\x06models\x18\x01 \x03(\t\"l\n\x07\x43\x61llEnd\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.modelzoo.v1.SentError\x12.\n\nstatistics\x18\x03 \x03(\x0b\x32\x1a.inference.ModelStatistics\"n\n\x0e\x46rontendReport\x12*\n\x07samples\x18\x01 \x03(\x0b\x32\x19.modelzoo.v1.MetricSample\x12\x30\n\x08requests\x18\x02 \x03(\x0b\x32\x1e.modelzoo.v1.RequestStatistics\"K\n\x0cMetricSample\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05value\x18\x04 \x01(\x01\"S\n\x11RequestStatistics\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12.\n\nstatistics\x18\x02 \x01(\x0b\x32\x1a.inference.InferStatisticsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amodelzoo/v1/frontend.proto\x12\x0bmodelzoo.v1\x1a\x1cmodelzoo/v1/classifier.proto\x1a\x1amodelzoo/v1/manifest.proto\x1a modelzoo/v1/open_inference.proto\"\xfb\x01\n\rFrontendFrame\x12\x30\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1b.modelzoo.v1.SentSubmission\x12\x11\n\tcancelled\x18\x02 \x03(\x04\x12\x10\n\x08released\x18\x03 \x03(\x04\x12&\n\x05\x63\x61lls\x18\x04 \x03(\x0b\x32\x17.modelzoo.v1.EngineCall\x12\x11\n\x04seen\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12+\n\x06report\x18\x06 \x01(\x0b\x32\x1b.modelzoo.v1.FrontendReport\x12\x11\n\tlistening\x18\x07 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\tB\x07\n\x05_seen\"\xf9\x02\n\x0b\x45ngineFrame\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.modelzoo.v1.Welcome\x12&\n\x06models\x18\x02 \x03(\x0b\x32\x16.modelzoo.v1.SentModel\x12\x14\n\x07serving\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05state\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12(\n\x04\x65nds\x18\x05 \x03(\x0b\x32\x1a.modelzoo.v1.SubmissionEnd\x12\r\n\x05\x66reed\x18\x06 \x03(\x04\x12\'\n\tcall_ends\x18\x07 \x03(\x0b\x32\x14.modelzoo.v1.CallEnd\x12\x15\n\rreport_wanted\x18\x08 \x01(\x08\x12\x16\n\tstop_by_s\x18\t \x01(\x01H\x02\x88\x01\x01\x12\r\n\x05hurry\x18\n \x01(\x08\x12\x12\n\x05\x66\x61ult\x18\x0b \x01(\tH\x03\x88\x01\x01\x12\x0f\n\x07removed\x18\x0c \x03(\tB\n\n\x08_servingB\x08\n\x06_stateB\x0c\n\n_stop_by_sB\x08\n\x06_fault\"O\n\x07Welcome\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x10\n\x08settings\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"~\n\tSentModel\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12(\n\x06status\x18\x02 \x01(\x0b\x32\x18.modelzoo.v1.ModelStatus\x12\'\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.modelzoo.v1.Manifest\x12\x0e\n\x06labels\x18\x04 \x03(\t\"\x9b\x01\n\x0eSentSubmission\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\x04\x12\x0e\n\x06images\x18\x03 \x01(\r\x12\x11\n\tpixels_at\x18\x04 \x01(\x04\x12\x11\n\tanswer_at\x18\x05 \x01(\x04\x12\x17\n\ndeadline_s\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08priority\x18\x07 \x01(\rB\r\n\x0b_deadline_s\"\x86\x01\n\rSubmissionEnd\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.modelzoo.v1.SentError\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x0f\n\x07infer_s\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x0c\n\x04held\x18\x06 \x01(\x08\"O\n\tSentError\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x15\n\rretry_delay_s\x18\x04 \x01(\x01\"\x88\x01\n\nEngineCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x04load\x18\x02 \x01(\tH\x00\x12\x10\n\x06unload\x18\x03 \x01(\tH\x00\x12\x31\n\nstatistics\x18\x04 \x01(\x0b\x32\x1b.modelzoo.v1.StatisticsCallH\x00\x12\x11\n\x07refresh\x18\x05 \x01(\x08H\x00\x42\x06\n\x04\x63\x61ll\" \n\x0eStatisticsCall\x12\x0e\n\x06models\x18\x01 \x03(\t\"l\n\x07\x43\x61llEnd\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.modelzoo.v1.SentError\x12.\n\nstatistics\x18\x03 \x03(\x0b\x32\x1a.inference.ModelStatistics\"n\n\x0e\x46rontendReport\x12*\n\x07samples\x18\x01 \x03(\x0b\x32\x19.modelzoo.v1.MetricSample\x12\x30\n\x08requests\x18\x02 \x03(\x0b\x32\x1e.modelzoo.v1.RequestStatistics\"K\n\x0cMetricSample\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05value\x18\x04 \x01(\x01\"S\n\x11RequestStatistics\x12\x0e\n\x06serial\x18\x01 \x01(\x04\x12.\n\nstatistics\x18\x02 \x01(\x0b\x32\x1a.inference.InferStatisticsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRONTENDFRAME']._serialized_start=136
   _globals['_FRONTENDFRAME']._serialized_end=387
   _globals['_ENGINEFRAME']._serialized_start=390
-  _globals['_ENGINEFRAME']._serialized_end=750
-  _globals['_WELCOME']._serialized_start=752
-  _globals['_WELCOME']._serialized_end=831
-  _globals['_SENTMODEL']._serialized_start=833
-  _globals['_SENTMODEL']._serialized_end=959
-  _globals['_SENTSUBMISSION']._serialized_start=962
-  _globals['_SENTSUBMISSION']._serialized_end=1117
-  _globals['_SUBMISSIONEND']._serialized_start=1120
-  _globals['_SUBMISSIONEND']._serialized_end=1254
-  _globals['_SENTERROR']._serialized_start=1256
-  _globals['_SENTERROR']._serialized_end=1335
-  _globals['_ENGINECALL']._serialized_start=1337
-  _globals['_ENGINECALL']._serialized_end=1454
-  _globals['_STATISTICSCALL']._serialized_start=1456
-  _globals['_STATISTICSCALL']._serialized_end=1488
-  _globals['_CALLEND']._serialized_start=1490
-  _globals['_CALLEND']._serialized_end=1598
-  _globals['_FRONTENDREPORT']._serialized_start=1600
-  _globals['_FRONTENDREPORT']._serialized_end=1710
-  _globals['_METRICSAMPLE']._serialized_start=1712
-  _globals['_METRICSAMPLE']._serialized_end=1787
-  _globals['_REQUESTSTATISTICS']._serialized_start=1789
-  _globals['_REQUESTSTATISTICS']._serialized_end=1872
+  _globals['_ENGINEFRAME']._serialized_end=767
+  _globals['_WELCOME']._serialized_start=769
+  _globals['_WELCOME']._serialized_end=848
+  _globals['_SENTMODEL']._serialized_start=850
+  _globals['_SENTMODEL']._serialized_end=976
+  _globals['_SENTSUBMISSION']._serialized_start=979
+  _globals['_SENTSUBMISSION']._serialized_end=1134
+  _globals['_SUBMISSIONEND']._serialized_start=1137
+  _globals['_SUBMISSIONEND']._serialized_end=1271
+  _globals['_SENTERROR']._serialized_start=1273
+  _globals['_SENTERROR']._serialized_end=1352
+  _globals['_ENGINECALL']._serialized_start=1355
+  _globals['_ENGINECALL']._serialized_end=1491
+  _globals['_STATISTICSCALL']._serialized_start=1493
+  _globals['_STATISTICSCALL']._serialized_end=1525
+  _globals['_CALLEND']._serialized_start=1527
+  _globals['_CALLEND']._serialized_end=1635
+  _globals['_FRONTENDREPORT']._serialized_start=1637
+  _globals['_FRONTENDREPORT']._serialized_end=1747
+  _globals['_METRICSAMPLE']._serialized_start=1749
+  _globals['_METRICSAMPLE']._serialized_end=1824
+  _globals['_REQUESTSTATISTICS']._serialized_start=1826
+  _globals['_REQUESTSTATISTICS']._serialized_end=1909
 # @@protoc_insertion_point(module_scope)

@@ -103,6 +103,7 @@ class EngineFrame(_message.Message):
     STOP_BY_S_FIELD_NUMBER: _builtins.int
     HURRY_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     """Whether the server serves; absent where that did not change."""
     state: _builtins.int
@@ -135,6 +136,10 @@ class EngineFrame(_message.Message):
     def call_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallEnd]:
         """Calls that were answered, or not."""
 
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of models that are gone, to be dropped after `models` was read."""
+
     def __init__(
         self,
         *,
@@ -149,10 +154,11 @@ class EngineFrame(_message.Message):
         stop_by_s: _builtins.float | None = ...,
         hurry: _builtins.bool = ...,
         fault: _builtins.str | None = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fault", b"_fault", "_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "fault", b"fault", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fault", b"_fault", "_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "call_ends", b"call_ends", "ends", b"ends", "fault", b"fault", "freed", b"freed", "hurry", b"hurry", "models", b"models", "report_wanted", b"report_wanted", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fault", b"_fault", "_serving", b"_serving", "_state", b"_state", "_stop_by_s", b"_stop_by_s", "call_ends", b"call_ends", "ends", b"ends", "fault", b"fault", "freed", b"freed", "hurry", b"hurry", "models", b"models", "removed", b"removed", "report_wanted", b"report_wanted", "serving", b"serving", "state", b"state", "stop_by_s", b"stop_by_s", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fault: _TypeAlias = _typing.Literal["fault"]  # noqa: Y015
     _WhichOneofArgType__fault: _TypeAlias = _typing.Literal["_fault", b"_fault"]  # noqa: Y015
@@ -383,12 +389,15 @@ class EngineCall(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     UNLOAD_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Tells it from all others of this front end."""
     load: _builtins.str
     """Load the newest version of the model of this name."""
     unload: _builtins.str
     """Unload the model of this name."""
+    refresh: _builtins.bool
+    """Look for models that came or went on disk."""
     @_builtins.property
     def statistics(self) -> Global___StatisticsCall:
         """Tell what these models have done."""
@@ -400,12 +409,13 @@ class EngineCall(_message.Message):
         load: _builtins.str = ...,
         unload: _builtins.str = ...,
         statistics: Global___StatisticsCall | None = ...,
+        refresh: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "load", b"load", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "load", b"load", "refresh", b"refresh", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "id", b"id", "load", b"load", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "id", b"id", "load", b"load", "refresh", b"refresh", "statistics", b"statistics", "unload", b"unload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["load", "unload", "statistics"]  # noqa: Y015
+    _WhichOneofReturnType_call: _TypeAlias = _typing.Literal["load", "unload", "statistics", "refresh"]  # noqa: Y015
     _WhichOneofArgType_call: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_call) -> _WhichOneofReturnType_call | None: ...
 

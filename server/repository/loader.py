@@ -1,37 +1,39 @@
-"""The models that this server holds, and their lives.
-
-UNLOADED → LOADING → READY → DRAINING, or FAILED with a reason that a client can read. One model that
-fails leaves the others serving.
-"""
+"""One model into memory and out of it again: read, opened, proved, queued; drained and closed."""
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
 from artifact import layout, manifest
-from artifact.errors import ArtifactError
-from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server import loading
+from artifact.errors import ArtifactError, first_line
+from modelzoo.v1 import manifest_pb2
 from server.batcher import Batcher
 from server.costs import Costs, default_sizes, up_to_knee
 from server.device import Device
 from server.lane import Lane
-from server.loading import Proof
 from server.metrics import Metrics
-from server.model import Model, State, accuracy_text, state_name
-from server.models import Models
+from server.model import Model, State, accuracy_text
 from server.network import Network, OnnxNetwork, OpenNetwork
 from server.opening import close_network
 from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
+from server.repository import loading
+from server.repository.disk import in_thread
+from server.repository.loading import Artifact, Proof
+from server.text import printable
 
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.
 _MEASURING_S = 1.0
+# What libraries say where an allocation failed.
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
+
+_CAUSE_CHARACTERS = 1_000  # in the log; ONNX Runtime names two files before it says what is wrong
+
+Report = Callable[[Model, "State.ValueType"], None]
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,18 @@ class _Loaded:
 
 
 @dataclass
-class Repository(Models):
-    """Finds, loads and hands out models.
+class Loader:
+    """Loads models, and takes them out of memory.
 
     Attributes:
-        folder: the model repository.
         precision: that models serve in, or `auto`.
         model_precisions: those of single models, by name.
         model_batch_sizes: allowed batch sizes of single models, by name; the others' are powers of two, as
             far as they bring more images per second.
-        on_state: told whenever the state of the model that is held changes: its name and state.
-        draining: takes no more requests, for any model.
+        timeout_s: of reading a model, and then of opening and proving it.
+        max_model_bytes: that its weights and its largest batch may take, as the graph states.
     """
 
-    folder: Path
     device: Device
     lane: Lane
     batcher: Batcher
@@ -83,78 +83,41 @@ class Repository(Models):
     model_precisions: Mapping[str, str]
     model_batch_sizes: Mapping[str, Sequence[int]]
     log: FilteringBoundLogger
-    on_state: Callable[[str, "State.ValueType"], None]
-    draining: bool = False
-    _models: dict[str, Model] = field(default_factory=dict)
+    timeout_s: float
+    max_model_bytes: int
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def find(self) -> None:
-        """Take note of the newest version of every model in the folder; load none."""
-        for entry in layout.newest(self.folder):
-            self.hold(self.note(entry))
-        for setting in ("model_precisions", "model_batch_sizes"):
-            for name in getattr(self, setting).keys() - self._models.keys():
-                self.log.warning("no_such_model", setting=setting, model=name)
+    async def load(self, model: Model, report: Report) -> None:
+        """Load a model: in the end it is READY, or FAILED.
 
-    def note(self, entry: layout.Entry) -> Model:
-        """Make a model of what lies in the folder, UNLOADED and not held."""
-        status = classifier_pb2.ModelStatus(
-            name=entry.name,
-            version=entry.version,
-            state=State.MODEL_STATE_UNLOADED,
-            device=self.device.name,
-            max_batch_size=self.max_batch_size,
-        )
-        return Model(entry, status, self.metrics.for_requests(entry.name))
-
-    def hold(self, model: Model) -> None:
-        """Answer requests for a model's name with it, from now on."""
-        self._models[model.entry.name] = model
-        self._set_state(model, model.status.state)
-
-    def drain(self) -> None:
-        """Take no more requests, for any model."""
-        self.draining = True
-        for model in self._models.values():
-            if model.is_ready:
-                self._set_state(model, State.MODEL_STATE_DRAINING)
-
-    async def free(self, model: Model) -> None:
-        """Wait until nobody waits for a model's answers any more, and take it out of memory."""
-        if model.queue is not None:
-            self._set_state(model, State.MODEL_STATE_DRAINING)
-            await model.in_flight.idle.wait()
-            self.batcher.remove(model.queue)
-            if self._is_held(model):
-                self.metrics.forget_queue(model.entry.name)
-            last = [model.queue]
-            model.queue = model.submit = None
-
-            def let_go() -> None:
-                close_network(last.pop().network)
-                self.memory.host()  # gives what is free now back to the system
-
-            await asyncio.wrap_future(self.lane.call(let_go))
-            self.log.info("model_unloaded", model=model.entry.name, version=model.entry.version)
-        self.metrics.forget_version(model.entry.name, model.entry.version)
-
-    async def load(self, model: Model) -> None:
-        """Load a model: in the end it is READY, or FAILED."""
+        Args:
+            report: puts the model into a state.
+        """
         entry = model.entry
         log = self.log.bind(model=entry.name, version=entry.version)
-        self._set_state(model, State.MODEL_STATE_LOADING)
+        report(model, State.MODEL_STATE_LOADING)
         started_s = time.monotonic()
         try:
-            loaded = await self._open(model)
+            model.manifest = await in_thread(partial(manifest.read, entry.folder), self.timeout_s)
+            artifact, precision = await in_thread(partial(self._read, entry, model.manifest), self.timeout_s)
+            model.labels = artifact.labels
+            async with self._opening:
+                loaded = await self._open(artifact, precision)
         except ArtifactError as error:
-            model.status.reason = str(error)
-            log.error("model_failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
-            self._set_state(model, State.MODEL_STATE_FAILED)
+            self._fail(model, report, str(error), str(error))
+            return
+        except TimeoutError:
+            reason = f"load timed out after {self.timeout_s:g} s (setting load_timeout_s)"
+            self._fail(model, report, reason, reason)
             return
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's, say: this model fails, the others go on
-            model.status.reason = "the network could not be loaded; the server's log has the cause"
-            cause = (str(error).splitlines() or [""])[0]
-            log.error("model_failed", reason=f"{type(error).__name__}: {cause}")  # noqa: TRY400 - in one line
-            self._set_state(model, State.MODEL_STATE_FAILED)
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+                self._fail(model, report, "there is not enough memory to load it", cause)
+            else:
+                self._fail(
+                    model, report, "the network could not be loaded; the server's log has the cause", cause
+                )
             return
         described = _required(model.manifest)
         latency_s = loaded.proof.latency_s
@@ -179,9 +142,9 @@ class Repository(Models):
         taken = {"cpu": loaded.host_bytes}
         if self.memory.device is not None:
             taken[self.device.name] = loaded.device_bytes
-        self.metrics.set_loaded(entry.name, entry.version, load_s, taken)
+        self.metrics.models.set_loaded(entry.name, entry.version, load_s, taken)
         captured = isinstance(loaded.network, PipelinedNetwork)
-        self.metrics.set_captured(entry.name, entry.version, captured=captured)
+        self.metrics.models.set_captured(entry.name, entry.version, captured=captured)
         if isinstance(loaded.network, OnnxNetwork) and loaded.network.not_captured:
             log.warning("graphs_not_captured", reason=loaded.network.not_captured)
         model.status.precision = loaded.precision.name
@@ -192,7 +155,7 @@ class Repository(Models):
         model.status.max_batch_size = model.queue.costs.largest
         for batch_size, seconds in sorted(latency_s.items()):
             model.status.batch_latencies.add(batch_size=batch_size, latency_s=seconds)
-        self._set_state(model, State.MODEL_STATE_READY)
+        report(model, State.MODEL_STATE_READY)
         log.info(
             "model_ready",
             device=self.device.name,
@@ -205,20 +168,51 @@ class Repository(Models):
             batch_ms={size: round(1e3 * seconds, 3) for size, seconds in sorted(latency_s.items())},
         )
 
-    async def _open(self, model: Model) -> _Loaded:
-        """Read, check and open an artifact.
+    def _fail(self, model: Model, report: Report, reason: str, cause: str) -> None:
+        """Record why a model could not be loaded.
+
+        Args:
+            reason: for clients.
+            cause: for the log.
+        """
+        model.status.reason = printable(reason)
+        self.metrics.models.load_failed(model.entry.name)
+        self.log.error(
+            "model_failed",
+            model=model.entry.name,
+            version=model.entry.version,
+            reason=printable(cause, _CAUSE_CHARACTERS),
+        )
+        report(model, State.MODEL_STATE_FAILED)
+
+    def _read(
+        self, entry: layout.Entry, described: manifest_pb2.Manifest
+    ) -> tuple[Artifact, manifest_pb2.Precision]:
+        """Read an artifact and find the precision to serve; on any thread.
 
         Raises:
-            ArtifactError: the artifact is not what was published, or does not give PyTorch's answers.
+            ArtifactError: it is not what was published, or would take too much.
+        """
+        artifact = loading.read(entry.folder, described)
+        wanted = self.model_precisions.get(entry.name, self.precision)
+        precision = loading.choose_precision(described, wanted, self.device)
+        sizes = self._batch_sizes(entry.name)
+        loading.require_bounded(artifact, precision, self.device, sizes, self.max_model_bytes, self.timeout_s)
+        return artifact, precision
+
+    def _batch_sizes(self, name: str) -> Sequence[int]:
+        return self.model_batch_sizes.get(name) or default_sizes(self.max_batch_size)
+
+    async def _open(self, artifact: Artifact, precision: manifest_pb2.Precision) -> _Loaded:
+        """Open an artifact and prove it.
+
+        Raises:
+            ArtifactError: it does not give PyTorch's answers.
+            TimeoutError: it takes too long.
             Exception: whatever ONNX Runtime raises.
         """
-        model.manifest = await asyncio.to_thread(manifest.read, model.entry.folder)
-        artifact = await asyncio.to_thread(loading.read, model.entry.folder)
-        model.manifest, model.labels = artifact.manifest, artifact.labels
-
-        wanted = self.model_precisions.get(model.entry.name, self.precision)
-        precision = loading.choose_precision(artifact.manifest, wanted, self.device)
-        batch_sizes = self.model_batch_sizes.get(model.entry.name) or default_sizes(self.max_batch_size)
+        name = artifact.manifest.name
+        batch_sizes = self._batch_sizes(name)
 
         def open_and_prove() -> _Loaded:
             host_before, device_before = self.memory.host(), self._device_bytes()
@@ -230,7 +224,8 @@ class Repository(Models):
                 self.open_network,
                 _MEASURING_S,
                 lanes=self.lane.threads,
-                keep=dict if model.entry.name in self.model_batch_sizes else up_to_knee,
+                keep=dict if name in self.model_batch_sizes else up_to_knee,
+                timeout_s=self.timeout_s,
             )
             return _Loaded(
                 network,
@@ -242,17 +237,23 @@ class Repository(Models):
 
         return await asyncio.wrap_future(self.lane.call(open_and_prove))
 
+    async def unload(self, model: Model) -> None:
+        """Take a model that is idle out of memory."""
+        if model.queue is None:
+            return
+        self.batcher.remove(model.queue)
+        last = [model.queue]
+        model.queue = model.submit = None
+
+        def let_go() -> None:
+            close_network(last.pop().network)
+            self.memory.host()  # gives what is free now back to the system
+
+        await asyncio.wrap_future(self.lane.call(let_go))
+        self.log.info("model_unloaded", model=model.entry.name, version=model.entry.version)
+
     def _device_bytes(self) -> int:
         return 0 if self.memory.device is None else self.memory.device()
-
-    def _set_state(self, model: Model, state: "State.ValueType") -> None:
-        model.enter(state)
-        self.metrics.set_state(model.entry.name, model.entry.version, state_name(state))
-        if self._is_held(model):
-            self.on_state(model.entry.name, state)
-
-    def _is_held(self, model: Model) -> bool:
-        return self._models.get(model.entry.name) is model
 
 
 def _required(described: manifest_pb2.Manifest | None) -> manifest_pb2.Manifest:

@@ -1,5 +1,6 @@
 """From an artifact's folder to a network that has proved itself on this device, and what its batches take."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from artifact import golden, manifest
-from artifact.errors import GoldenError, MissingPrecisionError
+from artifact.errors import ArtifactError, GoldenError, MissingPrecisionError
 from artifact.golden import Comparison, Golden
 from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
@@ -20,6 +21,8 @@ from server.device import Device
 from server.network import Network, OpenNetwork, Pipelined
 from server.opening import close_network
 from server.opening import open_network as open_best
+from server.repository import graph_limits, trial
+from server.repository.time_limit import TimeLimit
 
 # A time is stable when another run hardly moves the median of the last ones.
 _LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20
@@ -36,20 +39,51 @@ class Artifact:
     golden: Golden
 
 
-def read(folder: Path) -> Artifact:
+def read(folder: Path, described: manifest_pb2.Manifest | None = None) -> Artifact:
     """Read an artifact and check every file of it.
+
+    Args:
+        described: its manifest, where that was read already.
 
     Raises:
         ArtifactError: it is not what was published, or contradicts itself.
     """
-    described = manifest.read(folder)
+    described = described or manifest.read(folder)
     manifest.check_files(described, folder)
     labels = manifest.read_labels(described, folder)
-    expected = golden.read(folder / described.golden.name)
     shape = (described.input.height, described.input.width, described.input.channels)
-    if expected.images.shape[1:] != shape or expected.probabilities.shape[1] != described.label_count:
-        raise GoldenError(f"{described.golden.name} does not fit the manifest's input and labels")
+    expected = golden.read(folder / described.golden.name, shape, described.label_count)
     return Artifact(folder, described, labels, expected)
+
+
+def cost(folder: Path) -> int:
+    """Return how many bytes `read` would read; 0 for an artifact that it will refuse at once."""
+    try:
+        return manifest.check_sizes(manifest.read(folder), folder)
+    except ArtifactError:
+        return 0
+
+
+def require_bounded(
+    artifact: Artifact,
+    precision: manifest_pb2.Precision,
+    device: Device,
+    batch_sizes: Sequence[int],
+    max_bytes: int,
+    timeout_s: float,
+) -> None:
+    """Require that a network takes no more memory and time than it may, before it is opened here.
+
+    Raises:
+        UnsafeGraphError: it takes more, or is no artifact's graph.
+    """
+    path = artifact.folder / precision.file.name
+    pixels = artifact.manifest.input
+    shape = (pixels.height, pixels.width, pixels.channels)
+    if not graph_limits.require_bounded(path, (max(batch_sizes), *shape), max_bytes):
+        # A large batch may take a processor minutes, and is not what a CUDA device's memory depends on.
+        sizes = (1,) if device.ordinal is not None else (1, max(batch_sizes))
+        trial.require(path, shape, sizes, max_bytes, timeout_s)
 
 
 def choose_precision(described: manifest_pb2.Manifest, wanted: str, device: Device) -> manifest_pb2.Precision:
@@ -96,6 +130,7 @@ def open_and_prove(
     *,
     lanes: int = 1,
     keep: Callable[[dict[int, float]], dict[int, float]] = dict,
+    timeout_s: float = math.inf,
 ) -> tuple[Network, Proof]:
     """Open an artifact's network on a device and hold its answers against the golden ones.
 
@@ -103,20 +138,24 @@ def open_and_prove(
         budget_s: see `prove`.
         lanes: batches that will run at the same time.
         keep: chooses, by the time that a batch of each size takes, the sizes that will.
+        timeout_s: of all of it.
 
     Raises:
         GoldenError: an answer is not the expected one, or the graph is not what the manifest says.
+        TimeoutError: it takes longer.
         Exception: whatever ONNX Runtime raises.
     """
     tolerance = _tolerance(precision, device.provider)
+    limit = TimeLimit(timeout_s)
     path = artifact.folder / precision.file.name
     network = open_network(path, artifact.manifest, device, batch_sizes)
     expected = Golden(artifact.golden.images, artifact.golden.expected(precision.name))
     try:
-        proof = prove(network, expected, batch_sizes, tolerance, budget_s)
-        proof = replace(proof, latency_s=keep(proof.latency_s))
-        if lanes > 1:
-            prove_at_once(network, expected, max(proof.latency_s), tolerance, lanes)
+        with limit.on(network):
+            proof = prove(network, expected, batch_sizes, tolerance, budget_s, require_time=limit.require)
+            proof = replace(proof, latency_s=keep(proof.latency_s))
+            if lanes > 1:
+                prove_at_once(network, expected, max(proof.latency_s), tolerance, lanes)
     except Exception:
         close_network(network)
         raise
@@ -130,6 +169,7 @@ def prove(
     tolerance: float,
     budget_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    require_time: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Run a network at every batch size, hold its answers against the golden ones, and take its times.
 
@@ -140,9 +180,11 @@ def prove(
 
     Args:
         budget_s: time for runs that are for the times' sake only.
+        require_time: raises TimeoutError when there is no more time for any run.
 
     Raises:
         GoldenError: an answer is not the expected one.
+        TimeoutError: `require_time`'s.
         Exception: whatever the network raises.
     """
     worst: Comparison | None = None
@@ -153,6 +195,7 @@ def prove(
         rows, right = _filled(expected, batch_size)
         runs_s: list[float] = []
         while len(runs_s) < least or not _stable(runs_s, budget_s / len(sizes)):
+            require_time()
             started_s = clock()
             answers = network.infer(rows)
             runs_s.append(clock() - started_s)
