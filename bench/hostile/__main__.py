@@ -29,6 +29,7 @@ _SLOWER_RATIO = 10.0
 _CAP_BYTES = 3_000 * _MB  # over idle: then the attack is ended, for the machine's sake
 _UNLOADED_S = 5.0
 _POLL_S = 0.1
+_WIDTH = 160  # columns of the table in a pipe
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def main() -> int:
     options = ("--frontends", given.frontends)
     plan = Plan(given.repository, given.seconds, given.rest, given.rounds, given.apart)
     chosen = [attack for attack in ATTACKS if not given.attacks or attack.__name__ in given.attacks]
-    console, failed = Console(soft_wrap=True), False
+    console, failed = Console(width=None if sys.stdout.isatty() else _WIDTH), False
     verdicts = []
     for attack in chosen:
         with serving(plan.repository, *options, cores=plan.cores[0]) as subject:
