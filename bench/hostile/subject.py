@@ -133,18 +133,24 @@ def serving(
     _confine(process.pid, cores)
     watchdog = threading.Timer(_START_S, process.kill)
     watchdog.start()
+    reader = None
     try:
         subject = Subject(process, _target(process))
         watchdog.cancel()
         if log_closed and process.stderr is not None:
             process.stderr.close()
         else:
-            threading.Thread(target=subject.read_log, daemon=True).start()
+            reader = threading.Thread(target=subject.read_log)
+            reader.start()
         yield subject
     finally:
         watchdog.cancel()
         process.kill()
         process.wait()
+        if reader is not None:
+            reader.join()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def _target(process: "subprocess.Popen[str]") -> Target:
