@@ -29,6 +29,7 @@ _SLOWER_RATIO = 10.0
 _CAP_BYTES = 3_000 * _MB  # over idle: then the attack is ended, for the machine's sake
 _UNLOADED_S = 5.0
 _POLL_S = 0.1
+_WIDTH = 160  # columns of the table in a pipe
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class Plan:
 
 
 def assail(subject: Subject, plan: Plan, attack: Attack) -> Verdict:
-    """Attack a server as often as planned, and judge."""
+    """Attack a server as often as planned, and judge.
+
+    Raises:
+        BenchError: the attack itself failed.
+    """
     broken_before = subject.broken_lines
     idle_bytes = subject.memory_bytes()
     unloaded_p99_s = _observe(subject, _UNLOADED_S).p99_s if plan.apart else math.inf
@@ -114,7 +119,11 @@ def _observe(
     idle_bytes: int = 0,
     seen: Observed | None = None,
 ) -> Observed:
-    """Observe a server for some time, during an attack if there is one; add to what was seen before."""
+    """Observe a server for some time, during an attack if there is one; add to what was seen before.
+
+    Raises:
+        BenchError: the attack itself failed.
+    """
     observer = Observer(subject, idle_bytes + _CAP_BYTES, Observed() if seen is None else seen)
     if attack is None:
         observer.over.wait(seconds)
@@ -124,7 +133,9 @@ def _observe(
     while running.poll() is None and not observer.over.wait(_POLL_S):
         pass  # its seconds count from when it has imported what it needs
     running.kill()
-    running.wait()
+    if running.wait() > 0:
+        observer.stop()
+        raise BenchError(f"the attack {attack.__name__} failed by itself: exit code {running.returncode}")
     return observer.stop()
 
 
@@ -174,7 +185,7 @@ def main() -> int:
     options = ("--frontends", given.frontends)
     plan = Plan(given.repository, given.seconds, given.rest, given.rounds, given.apart)
     chosen = [attack for attack in ATTACKS if not given.attacks or attack.__name__ in given.attacks]
-    console, failed = Console(soft_wrap=True), False
+    console, failed = Console(width=None if sys.stdout.isatty() else _WIDTH), False
     verdicts = []
     for attack in chosen:
         with serving(plan.repository, *options, cores=plan.cores[0]) as subject:

@@ -6,7 +6,6 @@ server answers, and a server that closes connections.
 """
 
 import gzip
-import io
 import os
 import socket
 import struct
@@ -14,13 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import NamedTuple, TypeAlias
-
-import numpy as np
-from PIL import Image
+from typing import TypeAlias
 
 from bench.hostile import http2
+from bench.hostile.calls import MODEL, Target, calls, pictures, png, quiet, repeat, side_by_side
 from bench.hostile.http2 import Connection, frame, grpc_message
 from modelzoo.v1 import classifier_pb2, open_inference_pb2
 
@@ -28,16 +24,7 @@ CLASSIFY = b"/modelzoo.v1.ClassifierService/Classify"
 STREAM = b"/modelzoo.v1.ClassifierService/ClassifyStream"
 INFER = b"/inference.GRPCInferenceService/ModelInfer"
 WATCH = b"/grpc.health.v1.Health/Watch"
-MODEL = "lenet5-digits"
 _LARGE_BYTES = 60_000_000  # below the limit of a message, 64 MiB
-_CALL_S = 60.0  # what a call of an attack may take
-
-
-class Target(NamedTuple):
-    """The ports of a server, each ``host:port``."""
-
-    grpc: str
-    metrics: str
 
 
 Attack: TypeAlias = Callable[[Target, threading.Event], None]
@@ -57,7 +44,7 @@ def wrong_paths(target: Target, stop: threading.Event) -> None:
         connection.wait(connection.open_with(odd[turn % len(odd)], end=True), timeout_s=0.5)
         connection.close()
 
-    _repeat(one, stop)
+    repeat(one, stop)
 
 
 def unfinished_messages(target: Target, stop: threading.Event) -> None:
@@ -70,7 +57,7 @@ def unfinished_messages(target: Target, stop: threading.Event) -> None:
             connection.write(connection.open(CLASSIFY), content, end=False)
         stop.wait()
 
-    _side_by_side(20, hold, stop)
+    side_by_side(20, hold, stop)
 
 
 def large_refused(target: Target, stop: threading.Event) -> None:
@@ -78,19 +65,19 @@ def large_refused(target: Target, stop: threading.Event) -> None:
     request = classifier_pb2.ClassifyRequest(model="no-such-model")
     request.images.add(encoded=bytes(_LARGE_BYTES))
     body = grpc_message(request.SerializeToString())
-    _side_by_side(8, _calls(target, CLASSIFY, body), stop)
+    side_by_side(8, calls(target, CLASSIFY, body), stop)
 
 
 def large_pictures(target: Target, stop: threading.Event) -> None:
     """Sixteen connections with pictures of 40 megapixels: the largest that is legal."""
-    body = _pictures(_png(6324, 6324))
-    _side_by_side(16, _calls(target, CLASSIFY, body), stop)
+    body = pictures(png(6324, 6324))
+    side_by_side(16, calls(target, CLASSIFY, body), stop)
 
 
 def gzip_bombs(target: Target, stop: threading.Event) -> None:
     """Sixteen connections with 64 kB that become 63 MB."""
     body = grpc_message(gzip.compress(bytes(63_000_000)), compressed=True)
-    _side_by_side(16, _calls(target, CLASSIFY, body, (b"grpc-encoding", b"gzip")), stop)
+    side_by_side(16, calls(target, CLASSIFY, body, (b"grpc-encoding", b"gzip")), stop)
 
 
 def unread_answers(target: Target, stop: threading.Event) -> None:
@@ -107,18 +94,18 @@ def unread_answers(target: Target, stop: threading.Event) -> None:
         while not stop.is_set():
             connection.write(connection.open(CLASSIFY), body)
 
-    _side_by_side(8, ask, stop)
+    side_by_side(8, ask, stop)
 
 
 def quiet_streams(target: Target, stop: threading.Event) -> None:
     """Forty connections with 127 streams each on which nothing comes."""
-    _side_by_side(40, _quiet(target, STREAM, 127, stop), stop)
+    side_by_side(40, quiet(target, STREAM, 127, stop), stop)
 
 
 def quiet_watches(target: Target, stop: threading.Event) -> None:
     """The same number of streams that watch the server's health."""
     body = grpc_message(b"")
-    _side_by_side(40, _quiet(target, WATCH, 127, stop, body), stop)
+    side_by_side(40, quiet(target, WATCH, 127, stop, body), stop)
 
 
 def silent_half_closes(target: Target, stop: threading.Event) -> None:
@@ -132,7 +119,7 @@ def silent_half_closes(target: Target, stop: threading.Event) -> None:
         connection.wait(stream, timeout_s=1.0)
         connection.close()
 
-    _side_by_side(2, one, stop)
+    side_by_side(2, one, stop)
 
 
 def rapid_resets(target: Target, stop: threading.Event) -> None:
@@ -144,7 +131,7 @@ def rapid_resets(target: Target, stop: threading.Event) -> None:
             stream = connection.open(CLASSIFY)
             connection.send(frame(http2.RST_STREAM, 0, stream, struct.pack(">I", 8)))
 
-    _side_by_side(4, one, stop)
+    side_by_side(4, one, stop)
 
 
 def control_frames(target: Target, stop: threading.Event) -> None:
@@ -156,7 +143,7 @@ def control_frames(target: Target, stop: threading.Event) -> None:
         while not stop.is_set():
             connection.send(flood * 500)
 
-    _side_by_side(4, one, stop)
+    side_by_side(4, one, stop)
 
 
 def endless_headers(target: Target, stop: threading.Event) -> None:
@@ -169,13 +156,13 @@ def endless_headers(target: Target, stop: threading.Event) -> None:
         while not stop.is_set():
             connection.send(frame(http2.CONTINUATION, 0, 1, field))
 
-    _side_by_side(4, one, stop)
+    side_by_side(4, one, stop)
 
 
 def jpeg_segments(target: Target, stop: threading.Event) -> None:
     """JPEG files of a million empty segments."""
     jpeg = b"\xff\xd8" + b"\xff\xe1\x00\x02" * 1_000_000 + b"\xff\xd9"
-    _side_by_side(4, _calls(target, CLASSIFY, _pictures(jpeg)), stop)
+    side_by_side(4, calls(target, CLASSIFY, pictures(jpeg)), stop)
 
 
 def field_floods(target: Target, stop: threading.Event) -> None:
@@ -183,9 +170,9 @@ def field_floods(target: Target, stop: threading.Event) -> None:
     bodies = [grpc_message(bytes([number << 3 | 2, 0]) * (4 << 20)) for number in (2, 4, 5, 6, 7)]
 
     def one(turn: int) -> None:
-        _calls(target, INFER if turn % 2 else CLASSIFY, bodies[turn % len(bodies)])(turn)
+        calls(target, INFER if turn % 2 else CLASSIFY, bodies[turn % len(bodies)])(turn)
 
-    _side_by_side(4, one, stop)
+    side_by_side(4, one, stop)
 
 
 def goaway_texts(target: Target, stop: threading.Event) -> None:
@@ -198,7 +185,7 @@ def goaway_texts(target: Target, stop: threading.Event) -> None:
         connection.wait(-1, timeout_s=0.05)
         connection.close()
 
-    _side_by_side(4, one, stop)
+    side_by_side(4, one, stop)
 
 
 def slow_scrapes(target: Target, stop: threading.Event) -> None:
@@ -211,7 +198,7 @@ def slow_scrapes(target: Target, stop: threading.Event) -> None:
             while not stop.wait(4):
                 scraper.sendall(b"y")
 
-    _side_by_side(16, one, stop)
+    side_by_side(16, one, stop)
 
 
 def large_tensors(target: Target, stop: threading.Event) -> None:
@@ -219,7 +206,7 @@ def large_tensors(target: Target, stop: threading.Event) -> None:
     request = open_inference_pb2.ModelInferRequest(model_name="no-such-model")
     request.raw_input_contents.append(bytes(_LARGE_BYTES))
     body = grpc_message(request.SerializeToString())
-    _side_by_side(8, _calls(target, INFER, body), stop)
+    side_by_side(8, calls(target, INFER, body), stop)
 
 
 ATTACKS: tuple[Attack, ...] = (
@@ -246,64 +233,6 @@ ATTACKS: tuple[Attack, ...] = (
 def name_of(attack: Attack) -> str:
     """Give an attack's name as the report shows it."""
     return attack.__name__.replace("_", " ")
-
-
-def _png(width: int, height: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.zeros((height, width), np.uint8)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
-def _pictures(*encoded: bytes) -> bytes:
-    request = classifier_pb2.ClassifyRequest(model=MODEL)
-    for file in encoded:
-        request.images.add(encoded=file)
-    return grpc_message(request.SerializeToString())
-
-
-def _calls(target: Target, path: bytes, body: bytes, *more: http2.Field) -> Callable[[int], None]:
-    """Make a call, over a connection of its own, and wait for its end."""
-
-    def call(_: int) -> None:
-        connection = Connection(target.grpc)
-        try:
-            stream = connection.open(path, *more)
-            connection.write(stream, body)
-            connection.wait(stream, timeout_s=_CALL_S)
-        finally:
-            connection.close()
-
-    return call
-
-
-def _quiet(
-    target: Target, path: bytes, streams: int, stop: threading.Event, body: bytes = b""
-) -> Callable[[int], None]:
-    def hold(_: int) -> None:
-        connection = Connection(target.grpc)
-        for _ in range(streams):
-            stream = connection.open(path)
-            connection.write(stream, body)
-        while not stop.is_set() and not connection.closed:
-            connection.wait(-1, timeout_s=1.0)
-
-    return hold
-
-
-def _repeat(one: Callable[[int], None], stop: threading.Event, first: int = 0) -> None:
-    """Go on with what may end at any time, because the server closes connections that it dislikes."""
-    turn = first
-    while not stop.is_set():
-        with suppress(OSError):
-            one(turn)
-        turn += 1
-        stop.wait(0.01)  # a server that refuses connections at once is asked a hundred times a second
-
-
-def _side_by_side(count: int, one: Callable[[int], None], stop: threading.Event) -> None:
-    for first in range(count):
-        threading.Thread(target=_repeat, args=(one, stop, first), daemon=True).start()
-    stop.wait()
 
 
 def main(name: str, grpc: str, metrics: str, seconds: str) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from bench.errors import BenchError
 from bench.hostile import http2
-from bench.hostile.attacks import CLASSIFY, INFER, MODEL, STREAM, WATCH
+from bench.hostile.attacks import CLASSIFY, INFER, STREAM, WATCH
+from bench.hostile.calls import MODEL
 from bench.hostile.http2 import Connection, frame, grpc_fields, grpc_message, header_block
 from bench.hostile.subject import Subject, black_digit
 from modelzoo.v1 import classifier_pb2, open_inference_pb2

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bench.errors import BenchError
-from bench.hostile.attacks import MODEL
+from bench.hostile.calls import MODEL
 from bench.hostile.subject import CLASSIFY, Subject, ask, channel, serving
 from modelzoo.v1 import classifier_pb2
 

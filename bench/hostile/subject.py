@@ -18,7 +18,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 from bench.errors import BenchError
-from bench.hostile.attacks import MODEL, Target
+from bench.hostile.calls import MODEL, Target
 from bench.processes import family
 from modelzoo.v1 import classifier_pb2
 
@@ -123,29 +123,34 @@ def serving(
     """
     command = [sys.executable, "-m", "cli.main", "serve", "--repository", str(repository), "--device", "cpu"]
     command += ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *options]
-    confined = (lambda: os.sched_setaffinity(0, cores)) if cores else None
     process = subprocess.Popen(  # noqa: S603 - no shell
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        preexec_fn=confined,  # noqa: PLW1509 - no thread of this process holds a lock that it would need
     )
+    _confine(process.pid, cores)
     watchdog = threading.Timer(_START_S, process.kill)
     watchdog.start()
+    reader = None
     try:
         subject = Subject(process, _target(process))
         watchdog.cancel()
         if log_closed and process.stderr is not None:
             process.stderr.close()
         else:
-            threading.Thread(target=subject.read_log, daemon=True).start()
+            reader = threading.Thread(target=subject.read_log)
+            reader.start()
         yield subject
     finally:
         watchdog.cancel()
         process.kill()
         process.wait()
+        if reader is not None:
+            reader.join()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def _target(process: "subprocess.Popen[str]") -> Target:
@@ -282,14 +287,13 @@ def run_apart(arguments: Sequence[str], cores: set[int] | None) -> "subprocess.P
 
     It stands for other machines, so the server comes first where both want the same core.
     """
+    process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL)  # noqa: S603
+    os.setpriority(os.PRIO_PROCESS, process.pid, _ATTACKERS_NICE)
+    _confine(process.pid, cores)
+    return process
 
-    def confine() -> None:
-        os.nice(_ATTACKERS_NICE)
-        if cores:
-            os.sched_setaffinity(0, cores)
 
-    return subprocess.Popen(  # noqa: S603 - no shell
-        [sys.executable, "-m", *arguments],
-        stderr=subprocess.DEVNULL,
-        preexec_fn=confine,  # noqa: PLW1509 - as above
-    )
+def _confine(pid: int, cores: set[int] | None) -> None:
+    """Keep a process that has just begun, and the threads that it will have, to some cores."""
+    if cores:
+        os.sched_setaffinity(pid, cores)
