@@ -12,7 +12,7 @@ import typer
 from cli import streams
 from cli.bench import bench
 from cli.options import MODELS as _MODELS
-from cli.options import Address, AsJson, Calibration, Precisions, Repository, ScaledDecoding, Ungated
+from cli.options import Address, AsJson, Calibration, Precisions, Repository, ScaledDecoding, TopK, Ungated
 
 app = typer.Typer(
     name="modelzoo",
@@ -237,12 +237,7 @@ def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
     model: Annotated[str, typer.Option(help="Name of the model.", envvar="MODELZOO_MODEL")],
     address: Address = _ADDRESS,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K", min=-(2**31), max=2**31 - 1
-        ),
-    ] = None,
+    top_k: TopK = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a server what pictures show."""

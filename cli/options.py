@@ -10,6 +10,12 @@ Repository = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="MODELZOO_ADDRESS")]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K", min=-(2**31), max=2**31 - 1
+    ),
+]
 Precisions = Annotated[
     str | None,
     typer.Option(
