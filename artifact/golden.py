@@ -159,7 +159,7 @@ def read(
 
 
 def _require_small_directory(stream: BinaryIO) -> None:
-    """Require a zip file whose directory is small, before zipfile makes an object of every entry.
+    """Require a zip file with a small directory, before zipfile makes an object of every entry.
 
     Raises:
         ValueError: it is larger, or no zip file as NumPy writes it.
@@ -256,7 +256,7 @@ def _check(
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """Inflate one array, whose header was checked; zipfile compares its checksum."""
+    """Inflate one array after the check of its header; zipfile compares its checksum."""
     with archive.open(f"{name}.npy") as stream:
         shape, dtype = _header(stream)
         content = stream.read()

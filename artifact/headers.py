@@ -19,7 +19,7 @@ from artifact.errors import PictureError
 MAX_JPEG_SEGMENTS = 4_096
 # libpng writes a chunk every 8 kB, others every 4 kB: 64 MB of these.
 MAX_PNG_CHUNKS = 16_384
-# Chunks whose content may be compressed: Pillow unpacks up to 1 MB of each, which takes some 3 ms.
+# Chunks that may hold compressed content: Pillow unpacks up to 1 MB of each, which takes some 3 ms.
 MAX_PNG_PACKED_CHUNKS = 100
 # Bytes before the first scan of a JPEG that are no metadata: tables, and what belongs to no segment. Pillow
 # goes over them in Python. All tables that a decoder can hold are under 4 kB.

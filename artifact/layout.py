@@ -49,7 +49,7 @@ class Scan:
 
     Attributes:
         models: versions of each model, the newest first, by the models' names in their order.
-        ignored: folders that hold none; temporary ones, whose names start with a dot, are not among them.
+        ignored: folders that hold none; temporary ones, named with a dot in front, are not among them.
     """
 
     models: dict[str, tuple[Entry, ...]]
@@ -60,7 +60,7 @@ def scan(repository: Path) -> Scan:
     """List a repository's models and their versions.
 
     A repository that does not exist holds nothing, and a folder that vanishes meanwhile is not there. A model
-    whose folder cannot be read is there, with `UNKNOWN_VERSION`: reading it will tell why.
+    in a folder that cannot be read is there, with `UNKNOWN_VERSION`: reading it gives the reason.
 
     Raises:
         OSError: the repository itself cannot be read.

@@ -19,8 +19,8 @@ from artifact.headers import Header
 from modelzoo.v1 import manifest_pb2
 
 Pixels = npt.NDArray[np.uint8]
-# Decodes a file whose header was checked: the file, its header, Pillow's name of the mode that is wanted (`L`
-# or `RGB`), and the divisor of its size. Returns an upright picture; raises PictureError or MemoryError.
+# Decodes a file after the check of its header: the file, its header, Pillow's name of the wanted mode (`L` or
+# `RGB`), and the divisor of its size. Returns an upright picture; raises PictureError or MemoryError.
 Codec = Callable[[bytes, Header, str, int], Image.Image]
 
 Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
@@ -194,7 +194,7 @@ def _resized(
 
 
 def pillow(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Image:
-    """Decode a picture whose header was checked; the `Codec` that others are held against.
+    """Decode a picture after the check of its header; the `Codec` that others are held against.
 
     Raises:
         PictureError: damaged or truncated.

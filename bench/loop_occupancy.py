@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--repository", type=Path, default=Path("models"))
     parser.add_argument("--limit-ms", type=float, default=5.0, help="beyond receiving and parsing")
-    parser.add_argument("--only", default="", help="requests whose names contain this")
+    parser.add_argument("--only", default="", help="requests with this in their names")
     options = parser.parse_args()
     limit_s = options.limit_ms / 1000
     try:

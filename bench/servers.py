@@ -18,7 +18,8 @@ from bench import exposition, processes
 from bench.errors import BenchError
 from bench.exposition import Work
 from bench.plan import Plan
-from client.client import Client, ClientError
+from client.client import Client
+from client.errors import ClientError
 from modelzoo.v1 import classifier_pb2
 
 _STOP_S = 30.0

@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.table import Table
 
 from cli.console import MAX_PATH, RefusedError, one_line, out, print_json, refusing
-from client.client import Client, ClientError, Label
+from client.client import Client, Label
+from client.errors import ClientError
 
 _BAR_CELLS = 16  # with the example of the README, a line of 80 characters
 _MAX_FILE_BYTES = 1 << 30  # the most that a server's max_message_bytes may be

@@ -12,7 +12,7 @@ import typer
 from cli import streams
 from cli.bench import bench
 from cli.options import MODELS as _MODELS
-from cli.options import AsJson, Repository
+from cli.options import Address, AsJson, Calibration, Precisions, Repository, ScaledDecoding, TopK, Ungated
 
 app = typer.Typer(
     name="modelzoo",
@@ -22,33 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Address = Annotated[str, typer.Option(help="host:port of the server.", envvar="MODELZOO_ADDRESS")]
-
-Precisions = Annotated[
-    str | None,
-    typer.Option(
-        help="Of fp32, fp16, int8, separated by commas.",
-        show_default="all of a trained network, fp32 of a loaded one",
-        envvar="MODELZOO_PRECISIONS",
-    ),
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of pictures to judge precisions on, where there is no held-out set.",
-        envvar="MODELZOO_CALIBRATION",
-    ),
-]
-Ungated = Annotated[
-    bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
-]
-ScaledDecoding = Annotated[
-    bool,
-    typer.Option(
-        "--scaled-decoding", help="Allow large JPEG files to be decoded at a part of their size: faster."
-    ),
-]
 
 _ADDRESS = "127.0.0.1:8001"
 _CACHE = Path("~/.cache/modelzoo")
@@ -264,12 +237,7 @@ def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
     model: Annotated[str, typer.Option(help="Name of the model.", envvar="MODELZOO_MODEL")],
     address: Address = _ADDRESS,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Labels per picture.", show_default="5", envvar="MODELZOO_TOP_K", min=-(2**31), max=2**31 - 1
-        ),
-    ] = None,
+    top_k: TopK = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a server what pictures show."""

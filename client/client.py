@@ -6,7 +6,6 @@ artifact on the server knows how.
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,19 +13,15 @@ from typing import Self, TypeVar
 import grpc
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
 from client.channels import open_channel
+from client.errors import ClientError, client_error, malformed, refusal
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 _MAX_MESSAGE_BYTES = 256 << 20  # answers are small; this only must not be the limit that is met first
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 Picture = bytes | npt.NDArray[np.uint8]
 Request = TypeVar("Request")
@@ -46,43 +41,6 @@ class Label:
     text: str
     index: int
     probability: float
-
-
-class ClientError(Exception):
-    """The server refused, or could not be asked.
-
-    Attributes:
-        code: gRPC's status.
-        field: path of the request's field that is wrong, ``images[3]`` say; empty where no field is.
-        retry_delay_s: when the server wants to be asked again; None where it did not say.
-        from_server: whether the server's own code refused; else gRPC did, having reached it or not.
-    """
-
-    def __init__(
-        self,
-        code: grpc.StatusCode,
-        message: str,
-        field: str = "",
-        retry_delay_s: float | None = None,
-        *,
-        from_server: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.field = field
-        self.retry_delay_s = retry_delay_s
-        self.from_server = from_server
-
-    @property
-    def unreachable(self) -> bool:
-        """Return whether there was no server to ask, as far as gRPC knows."""
-        return self.code is grpc.StatusCode.UNAVAILABLE and not self.from_server
-
-    def describe(self, address: str) -> str:
-        """Describe what went wrong at an address, and when to try again, where the server names a time."""
-        if self.unreachable:
-            return f"no server answers at {address}"
-        return f"{self}" if self.retry_delay_s is None else f"{self}; try again in {self.retry_delay_s:g} s"
 
 
 class Client:
@@ -218,10 +176,10 @@ class Client:
         try:
             for answer in call:
                 if answer.id not in unanswered:
-                    raise _malformed(f"an answer to picture {answer.id!r}, which waits for none")
+                    raise malformed(f"an answer to picture {answer.id!r}, which waits for none")
                 unanswered.remove(answer.id)
                 refused = answer.WhichOneof("outcome") == "error"
-                yield int(answer.id), _refusal(answer.error) if refused else _labels(answer.response, 1)[0]
+                yield int(answer.id), refusal(answer.error) if refused else _labels(answer.response, 1)[0]
         except grpc.RpcError as error:
             raise client_error(error) from error
         finally:
@@ -229,7 +187,7 @@ class Client:
         if failures:
             raise failures[0]
         if unanswered or not all_sent.is_set():
-            raise _malformed(f"the stream's end, with {len(unanswered)} pictures unanswered")
+            raise malformed(f"the stream's end, with {len(unanswered)} pictures unanswered")
 
     def list_models(self) -> list[classifier_pb2.ModelStatus]:
         """List every model of the server, whatever its state.
@@ -295,39 +253,8 @@ def _labels(response: classifier_pb2.ClassifyResponse, pictures: int) -> list[li
         ClientError: the response is not one to so many pictures.
     """
     if len(response.classifications) != pictures:
-        raise _malformed(f"{len(response.classifications)} classifications for {pictures} pictures")
+        raise malformed(f"{len(response.classifications)} classifications for {pictures} pictures")
     return [
         [Label(label.label, label.label_index, label.probability) for label in classification.labels]
         for classification in response.classifications
     ]
-
-
-def _malformed(what: str) -> ClientError:
-    return ClientError(grpc.StatusCode.INTERNAL, f"the server sent {what}")
-
-
-def client_error(error: grpc.RpcError) -> ClientError:
-    """Take a refusal apart: its status, and the details that the server added, as far as they can be read."""
-    if not isinstance(error, grpc.Call):  # gRPC's own always are
-        return ClientError(grpc.StatusCode.UNKNOWN, str(error) or type(error).__name__)
-    try:
-        status = rpc_status.from_call(error)
-    except (ValueError, DecodeError):  # details that are not this call's, from a proxy say, or none at all
-        status = None
-    if status is None:
-        return ClientError(error.code(), error.details() or error.code().name)
-    return _refusal(status)
-
-
-def _refusal(status: status_pb2.Status) -> ClientError:
-    """Take a status that the server described apart."""
-    field, retry_delay_s = "", None
-    for detail in status.details:
-        bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        with suppress(DecodeError):
-            if detail.Unpack(bad_request) and bad_request.field_violations:
-                field = bad_request.field_violations[0].field
-            elif detail.Unpack(retry_info):
-                retry_delay_s = retry_info.retry_delay.ToNanoseconds() / 1e9
-    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
-    return ClientError(code, status.message or code.name, field, retry_delay_s, from_server=True)

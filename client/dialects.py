@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 
 from client.channels import open_channel
-from client.client import Picture, client_error, image
+from client.client import Picture, image
+from client.errors import client_error
 from modelzoo.v1 import classifier_pb2, open_inference_pb2, open_inference_pb2_grpc
 
 OK = grpc.StatusCode.OK.name

@@ -7,25 +7,17 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from artifact import access
 from artifact.errors import first_line
-from modelzoo.v1 import open_inference_pb2
 from server import machine, model_config, opening, ports
 from server.batcher import Batcher
 from server.config import Settings
-from server.device import Device, choose
-from server.device_memory import DeviceMemoryCollector
+from server.device import choose
 from server.errors import StartError
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
@@ -34,13 +26,14 @@ from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
 from server.lane import Lane
 from server.metrics import Metrics
-from server.model import ReadyModel, State
+from server.model import State
 from server.network import OpenNetwork
 from server.observability.exposition import MetricsPort
-from server.observability.guarded import Guarded
-from server.reports import Asked, Sum
+from server.observability.registry import process_registry
+from server.reports import Asked, summed
 from server.repository.lifecycle import Lifecycle
-from server.repository.loader import Loader, Memory
+from server.repository.loader import Loader
+from server.repository.memory import open_memory
 from server.repository.repository import Repository
 from server.services.health import Health
 from server.vitals import Vitals
@@ -91,9 +84,9 @@ class Server:
         device = choice.device
         if choice.fallback_reason:
             self._log.warning("device_fallback", requested=settings.device, reason=choice.fallback_reason)
-        metrics = Metrics(_registry())
+        metrics = Metrics(process_registry())
         metrics.set_device(device.name, settings.device, fell_back=bool(choice.fallback_reason))
-        memory = self._memory(device, metrics.registry)
+        memory = open_memory(device, metrics.registry, self._log)
 
         wake = threading.Condition()
         lanes = settings.lanes if device.ordinal is None else 1
@@ -154,7 +147,7 @@ class Server:
                 metrics,
                 self._repository,
                 self._turnover,
-                _tell,
+                model_config.all_statistics,
                 self._log,
                 self._vitals.accept_loop_failed,
             )
@@ -242,7 +235,7 @@ class Server:
         ports.require_free(settings.host, settings.grpc_port)
         if isinstance(self._front, Frontends):
             registry.register(FrontendProcessCollector(self._front.pids))
-            registry = self._sum(registry, self._front)
+            registry = summed(registry, Asked(self._front.counts, asyncio.get_running_loop(), 2 * REPORT_S))
         http = MetricsPort(
             registry,
             settings.host,
@@ -276,13 +269,6 @@ class Server:
             return "no front end runs"
         return self.healthy()
 
-    def _sum(self, own: CollectorRegistry, frontends: Frontends) -> CollectorRegistry:
-        """Give a registry that shows what the front ends count, too; it is read on threads."""
-        others = Asked(frontends.counts, asyncio.get_running_loop(), 2 * REPORT_S)
-        registry = CollectorRegistry()
-        registry.register(Sum(own, others))
-        return registry
-
     def _on_state(self, name: str, state: "State.ValueType") -> None:
         self._told.set_model(name, state)
         if self._tried_all:
@@ -294,29 +280,5 @@ class Server:
     def _on_gone(self, name: str) -> None:
         self._told.forget_model(name)
 
-    def _memory(self, device: Device, registry: CollectorRegistry) -> Memory:
-        if device.ordinal is None:
-            return Memory(machine.host_memory_bytes)
-        try:
-            gpu = machine.GpuMemory(device.ordinal)
-        except OSError as error:
-            self._log.warning("device_memory_unknown", reason=str(error))
-            return Memory(machine.host_memory_bytes)
-        collector = DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes)
-        registry.register(Guarded(collector, self._log))
-        return Memory(machine.host_memory_bytes, gpu.used_bytes)
-
     def _log_failure(self, model: str, error: Exception) -> None:
         self._log.error("batch_failed", model=model, error=f"{type(error).__name__}: {error}")
-
-
-def _registry() -> CollectorRegistry:
-    disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter and histogram, which nobody reads
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-    return registry
-
-
-async def _tell(models: Sequence[ReadyModel]) -> Sequence[open_inference_pb2.ModelStatistics]:
-    return [model_config.statistics(model) for model in models]

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import uvloop
-from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from modelzoo.v1 import frontend_pb2
 from server import signals
@@ -24,6 +23,7 @@ from server.frontends.heartbeat import Heartbeat
 from server.grace import Grace
 from server.metrics import Metrics
 from server.observability import capture, logs
+from server.observability.registry import empty_registry
 from server.replica import Replica
 from server.reports import Reporter
 from server.vitals import Vitals
@@ -136,7 +136,7 @@ class Frontend:
         if settings.log_format == "json":
             stderr.divert(self._log)
         loop.set_exception_handler(capture.loop_errors(self._log))
-        registry = CollectorRegistry()
+        registry = empty_registry()
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
         self._port = welcome.port
@@ -208,7 +208,6 @@ class Frontend:
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
     signals.ignore()
-    disable_created_metrics()  # type: ignore[no-untyped-call] # as in the engine
     end, memory = map(int, sys.argv[1:])
 
     async def run() -> None:

@@ -1,5 +1,7 @@
 """What a model that serves is, in the words of the Open Inference Protocol."""
 
+from collections.abc import Sequence
+
 from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server.model import ReadyModel
@@ -73,6 +75,11 @@ def statistics(model: ReadyModel) -> open_inference_pb2.ModelStatistics:
     if (ordinal := _ordinal(model)) is not None:
         told.memory_usage.add(type="GPU", id=ordinal, byte_size=model.status.device_memory_bytes)
     return told
+
+
+async def all_statistics(models: Sequence[ReadyModel]) -> list[open_inference_pb2.ModelStatistics]:
+    """Give the statistics of models where this process alone serves them."""
+    return [statistics(model) for model in models]
 
 
 def _image_shape(model: ReadyModel) -> tuple[int, int, int]:

@@ -94,7 +94,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
         try:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            # REUSEADDR is for a port whose last connections linger; it admits no second listener.
+            # REUSEADDR is for a port that connections linger on; it admits no second listener.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
             bound.bind(address)
             if not shared:

@@ -73,7 +73,7 @@ class Tally:
             add_statistics(self.requests.setdefault(serial, InferStatistics()), statistics)
 
     def keep_models(self, names: Collection[str]) -> None:
-        """Drop the series of models that are gone: whose ``model`` label is none of these."""
+        """Drop the series of models that are gone: those with a ``model`` label that is none of these."""
         for series in self.counts.values():
             for key in [key for key in series if _model(key[1]) not in (None, UNKNOWN_MODEL, *names)]:
                 del series[key]
@@ -136,6 +136,13 @@ class Sum(Collector):
         others = self._others()
         for family in self._own.collect():
             yield _added(family, others.get(family.name, {}))
+
+
+def summed(own: CollectorRegistry, others: Callable[[], Mapping[str, Series]]) -> CollectorRegistry:
+    """Make a registry that shows the metrics of this process with those of others added; read on threads."""
+    registry = CollectorRegistry()
+    registry.register(Sum(own, others))
+    return registry
 
 
 def _model(labels: Sequence[str]) -> str | None:

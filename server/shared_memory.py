@@ -111,7 +111,7 @@ class Regions:
         return [self._regions[name]]
 
     async def read(self, place: Place) -> memoryview:
-        """Copy what is at a place, whose size was checked: so much memory is taken.
+        """Copy what is at a place of a checked size: so much memory is taken.
 
         Raises:
             InvalidRequestError: it does not lie in a region, or not any more.

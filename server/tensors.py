@@ -129,7 +129,7 @@ def require_size(given: Sent, shape: manifest_pb2.Input, max_bytes: int) -> None
     """Check how much a request has in shared memory, before any of it is copied.
 
     Args:
-        max_bytes: of files, whose size is not known.
+        max_bytes: of files; their size is not known.
 
     Raises:
         InvalidRequestError: more or less than its shape says, or more than a message may have.

@@ -12,7 +12,7 @@ from server.errors import InvalidRequestError
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)  # protobuf's wire types
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
-# Fields that hold a message, whose own fields count too; or, for None, numbers, each perhaps a byte; or text
+# Fields that hold a message (its own fields count too); or, for None, numbers, each perhaps a byte; or text
 # of up to so many bytes, which is decoded and hashed whole (1.4 ms a megabyte).
 Inside: TypeAlias = Mapping[int, "Inside | int | None"]
 NOTHING: Inside = {}

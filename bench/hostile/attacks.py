@@ -109,7 +109,7 @@ def quiet_watches(target: Target, stop: threading.Event) -> None:
 
 
 def silent_half_closes(target: Target, stop: threading.Event) -> None:
-    """Calls that end before their message, and calls whose message is cut."""
+    """Calls that end before their message, and calls with a message that is cut."""
 
     def one(_: int) -> None:
         connection = Connection(target.grpc)
@@ -135,7 +135,7 @@ def rapid_resets(target: Target, stop: threading.Event) -> None:
 
 
 def control_frames(target: Target, stop: threading.Event) -> None:
-    """Floods of SETTINGS and PING, whose answers are not read."""
+    """Floods of SETTINGS and PING; their answers are not read."""
     flood = frame(http2.SETTINGS, 0, 0, struct.pack(">HI", 4, 65_535)) + frame(http2.PING, 0, 0, bytes(8))
 
     def one(_: int) -> None:

@@ -56,7 +56,7 @@ def grpc_message(content: bytes, *, compressed: bool = False) -> bytes:
 
 
 class Connection:
-    """A connection whose window updates, settings and pings a thread answers.
+    """A connection; a thread answers its window updates, settings and pings.
 
     Args:
         address: ``host:port``.

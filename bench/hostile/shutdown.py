@@ -1,4 +1,4 @@
-"""Requests that a server has accepted when it is told to stop, and how many of them it answers."""
+"""Requests that a server has accepted when its stop begins, and how many of them it answers."""
 
 import io
 import re

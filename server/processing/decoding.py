@@ -56,7 +56,7 @@ class Limits:
 
 
 class _File(NamedTuple):
-    """An encoded picture whose header was read."""
+    """An encoded picture, and its header."""
 
     encoded: bytes
     header: Header
@@ -106,9 +106,9 @@ class Decoder:
         Being cancelled leaves at most one chunk per thread to be finished in vain.
 
         Raises:
-            InvalidRequestError: names the first image that is wrong, and why: the first whose shape or
-                header is, or where all of these are right, the first whose content is. It keeps nothing of
-                the request alive.
+            InvalidRequestError: names the first image that is wrong, and why: the first with a wrong
+                shape or header, or where all of these are right, the first with wrong content. It keeps
+                nothing of the request alive.
             OverloadedError: the decoders have no room for all of them; the same holds.
         """
         outcome = await self._outcome(images, manifest)

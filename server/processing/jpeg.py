@@ -14,7 +14,7 @@ _PROVED = frozenset({(_FULL,), (_FULL, _FULL, _FULL), ((2, 1), _FULL, _FULL), ((
 
 
 def codec(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Image:
-    """Decode a picture whose header was checked; a `pictures.Codec`.
+    """Decode a picture after the check of its header; a `pictures.Codec`.
 
     What libjpeg-turbo does not take as it is (other samplings and colour spaces, damage, another kind of
     file) is left to Pillow, which knows better or says what is wrong.

@@ -24,6 +24,7 @@ from server.queues import ModelQueue
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof
+from server.repository.memory import Memory
 from server.text import printable
 
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.
@@ -34,19 +35,6 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out o
 _CAUSE_CHARACTERS = 1_000  # in the log; ONNX Runtime names two files before it says what is wrong
 
 Report = Callable[[Model, "State.ValueType"], None]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Measures what is taken now, in bytes.
-
-    Attributes:
-        host: of this process.
-        device: of the CUDA device; absent where there is none.
-    """
-
-    host: Callable[[], int]
-    device: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)

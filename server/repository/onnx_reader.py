@@ -17,7 +17,7 @@ from artifact.errors import UnsafeGraphError
 MAX_NODES = 100_000  # ResNet-152 has 500; `import` takes as many
 _MAX_FIELDS = 3_000_000  # of the whole file, some 30 a node: two seconds
 _MAX_TEXT_BYTES = 4096  # of a name
-_MAX_VALUES = 64  # of a tensor or attribute whose numbers matter: shapes, axes, pads
+_MAX_VALUES = 64  # of a tensor or attribute with numbers that matter: shapes, axes, pads
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types; groups have no place in ONNX
 _VARINT_BYTES = 10
 _STANDARD = ("", "ai.onnx")

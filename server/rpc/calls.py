@@ -32,7 +32,7 @@ class Call:
     Attributes:
         evicted: why it ends although its handler waits for the peer; None where it does not.
         held_bytes: of its messages, and of answers that are not sent.
-        requests: messages that were read and whose answers are not sent.
+        requests: messages that were read, and have no answer sent yet.
         waits_since_s: for its peer, on the clock of `time.monotonic`; None while it does not wait.
         writes: whether it sends, so that what it waits for is an answer to be read.
     """

@@ -92,7 +92,7 @@ class Guard:
             self._thin_out(crowd)
 
     def _thin_out(self, crowd: int) -> None:
-        """Close connections that do nothing: first those without calls, then those whose calls all wait."""
+        """Close connections that do nothing: first those without calls, then those with calls that wait."""
         idle = sorted(self._idle_since_s, key=self._idle_since_s.__getitem__)
         waiting: dict[Connection, int] = {}
         for call in self._calls.waiting:

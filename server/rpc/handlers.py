@@ -107,7 +107,7 @@ class Handlers:
         handlers: Mapping[type[Message], Callable[..., Awaitable[Message]]],
         pool: Pool | None = None,
     ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
-        """Make RPC methods of handlers whose requests are small.
+        """Make RPC methods of handlers of small requests.
 
         Args:
             handlers: as `unary` takes them, by the type of the request, after which the method is named.
@@ -225,7 +225,7 @@ def parser(
     Args:
         max_fields: fields that a request may have at its top level; they are counted before it is
             parsed, because two bytes a field grow a hundredfold there.
-        inside: fields that hold a message, whose own fields are counted too, or a text, which is bounded.
+        inside: fields that hold a message (its own fields are counted too) or a text, which is bounded.
         max_bytes: that a request may have; None where its fields bound it.
 
     Returns:

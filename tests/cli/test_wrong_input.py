@@ -136,7 +136,7 @@ def test_a_repository_that_cannot_be_read_is_one_line(
 def test_a_refusal_that_names_a_time_to_come_back_shows_it() -> None:
     import grpc
 
-    from client.client import ClientError
+    from client.errors import ClientError
 
     full = ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", "", 0.25, from_server=True)
     assert full.describe("127.0.0.1:1") == "queue full; try again in 0.25 s"

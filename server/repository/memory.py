@@ -1,0 +1,43 @@
+"""What this process and its device take of memory, as loading a model measures it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from structlog.typing import FilteringBoundLogger
+
+from server import machine
+from server.device import Device
+from server.device_memory import DeviceMemoryCollector
+from server.observability.guarded import Guarded
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Measures what is taken now, in bytes.
+
+    Attributes:
+        host: of this process.
+        device: of the CUDA device; absent where there is none.
+    """
+
+    host: Callable[[], int]
+    device: Callable[[], int] | None = None
+
+
+def open_memory(device: Device, registry: CollectorRegistry, log: FilteringBoundLogger) -> Memory:
+    """Find out how a device's memory is measured, and have a registry show it.
+
+    Args:
+        log: has the reason where the driver gives no figures; only the host is measured then.
+    """
+    if device.ordinal is None:
+        return Memory(machine.host_memory_bytes)
+    try:
+        gpu = machine.GpuMemory(device.ordinal)
+    except OSError as error:
+        log.warning("device_memory_unknown", reason=str(error))
+        return Memory(machine.host_memory_bytes)
+    collector = DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes)
+    registry.register(Guarded(collector, log))
+    return Memory(machine.host_memory_bytes, gpu.used_bytes)
