@@ -15,6 +15,7 @@ _TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time
 _SCAN_TICKS = 10  # connections without calls are looked for so often
 _GIVE_BACK_TICKS = 50
 _KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
+_WORTHWHILE_RATIO = 1 / 64  # of the room in all: what holds less is not worth ending calls for
 _PRESSED_STALL_S = 2.0  # without room, an answer that is not read for so long ends its connection
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
 
@@ -118,9 +119,10 @@ class Guard:
             connection.explain(received_bytes)
         self._calls.in_flight.unfinished_bytes = sum(one.unfinished_bytes for one in connections)
         limit = self._calls.limits.max_bytes_per_connection
+        worthwhile = self._calls.in_flight.max_bytes * _WORTHWHILE_RATIO
         for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
             too_much = connection.unfinished_bytes + connection.held_bytes > limit
-            if connection.unfinished_bytes and (too_much or self._has_no_room):
+            if connection.unfinished_bytes > worthwhile and (too_much or self._has_no_room):
                 self._evict_unfinished(connection)
                 self._calls.pressed = False
         if self._has_no_room:
