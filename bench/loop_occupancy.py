@@ -30,6 +30,7 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.loop_requests import Request, requests
+from client.channels import open_channel
 from server.app import Server
 from server.config import Settings
 from server.observability import logs
@@ -258,7 +259,7 @@ def _served(repository: Path) -> Iterator[_Served]:
 
 def _channel(port: int) -> grpc.Channel:
     sizes = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
-    return grpc.insecure_channel(f"127.0.0.1:{port}", options=[(size, _MESSAGE_BYTES) for size in sizes])
+    return open_channel(f"127.0.0.1:{port}", [(size, _MESSAGE_BYTES) for size in sizes])
 
 
 def _name(callback: Callable[..., object]) -> str:

@@ -38,6 +38,7 @@ def test_the_settings_page_lists_exactly_the_settings_there_are() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     cores = "the cores of this machine, or of the container"
     derived = {"decoder_threads": cores, "lanes": "2, or 1 on a single core", "intra_op_threads": cores}
+    derived["max_bytes_per_connection"] = "half of `max_bytes_in_flight`"
     fields = Settings.model_fields
     assert {name for name, field in fields.items() if field.default_factory} == derived.keys()
     assert rows == [

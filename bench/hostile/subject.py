@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2
 from bench.errors import BenchError
 from bench.hostile.calls import MODEL, Target
 from bench.processes import family
+from client.channels import open_channel
 from modelzoo.v1 import classifier_pb2
 
 _START_S = 60.0
@@ -30,16 +31,12 @@ _SAMPLE_EVERY_S = 0.1
 _KILOBYTE = 1024
 _ATTACKERS_NICE = 5
 CHECK, CLASSIFY = "/grpc.health.v1.Health/Check", "/modelzoo.v1.ClassifierService/Classify"
-# A channel by itself, whatever the environment says of proxies and other channels hold open.
-_CHANNEL = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_CHANNEL = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
 
 
 def channel(address: str) -> grpc.Channel:
     """Open a connection that no other channel shares."""
-    return grpc.insecure_channel(address, options=_CHANNEL)
+    return open_channel(address, _CHANNEL)
 
 
 def ask(one: grpc.Channel, path: str, body: bytes, timeout_s: float) -> bytes:

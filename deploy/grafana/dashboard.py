@@ -243,6 +243,17 @@ MODELS = (
         width=6,
     ),
     Panel(
+        "Loads that failed",
+        "suffix: models",
+        "Models that serve an older version because a newer one could not be loaded, and versions that FAILED"
+        " per second. The log's line `model_failed` has the reason of each.",
+        {
+            "{{model}} serves an older version": highest("model", "modelzoo_model_fallback", MODEL),
+            "{{model}} failed/s": rate("model", "modelzoo_model_load_failures_total", MODEL),
+        },
+        width=12,
+    ),
+    Panel(
         "Load time",
         "s",
         "How long loading a model, warming it up and checking its answers took.",
@@ -303,14 +314,14 @@ VITAL = (
         "Unexpected ends and hangs of tasks that a server cannot do without, its front ends' included. The"
         " log's lines `vital_task_ended`, `lane_hangs`, `frontend_hangs`, `engine_hangs` and"
         " `event_loop_blocked` have the causes.",
-        {"{{instance}} {{task}}": rate("instance, task", "modelzoo_vital_task_failures_total") + " > 0"},
+        {"{{instance}} {{task}}": rate("instance, task", "modelzoo_vital_task_failures_total")},
         width=12,
     ),
     Panel(
         "Log events dropped",
         "suffix: events/s",
         "Events that were not written to the log, because they came too fast or it cannot be written.",
-        {"{{instance}} {{reason}}": rate("instance, reason", "modelzoo_log_events_dropped_total") + " > 0"},
+        {"{{instance}} {{reason}}": rate("instance, reason", "modelzoo_log_events_dropped_total")},
         width=8,
     ),
     Panel(

@@ -29,7 +29,7 @@ _MAX_NAMES = 256  # of events; ours are far fewer, those beyond share a bucket
 _MAX_MESSAGE = 1000  # characters of an exception's message
 _MAX_TRACEBACK = 8000  # characters of a traceback as text, its end
 _MAX_ITEMS, _MAX_DEPTH = 200, 6  # of lists and mappings
-_LONG = ("exception", "stack")  # keys of values that may be longer
+_LONG = ("exception", "reason", "stack")  # keys of values that may be longer
 
 _Event = MutableMapping[str, Any]
 
