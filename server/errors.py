@@ -30,7 +30,7 @@ UNEXPECTED = "internal error; the server's log has it"  # all that a client is t
 
 
 class ModelZooError(Exception):
-    """What a client may be told; `edge` turns it into the status of the call."""
+    """What a client may be told; `rpc` turns it into the status of the call."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
 

@@ -23,6 +23,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 # What a connection receives beside messages: a frame's header for every 16 kB, a message's prefix and a
 # request's pseudo headers, and window updates. Upper bounds: see `Connection.explain`.
 _FRAME_BYTES, _FRAME_HEADER_BYTES, _MESSAGE_BYTES, _CALL_BYTES = 16_384, 9, 64, 256
+_TURNS = 4  # of the event loop, in which gRPC's cancellation of a call gets to its task
 _HEADER_BYTES = 8  # of one header, beside its name and value
 
 
@@ -59,7 +60,7 @@ class Call:
         return next((value for key, value in self._context.invocation_metadata() or () if key == name), None)
 
     async def read(self) -> bytes | None:
-        """Wait for the next message; None where the peer sends no more, or its message was too large.
+        """Wait for the next message; None where the peer sends no more.
 
         The message counts as a request in flight until `leave`, or the end of the call.
         """
@@ -69,6 +70,10 @@ class Call:
         self._reads = False
         if not isinstance(body, bytes):
             self._note_wait()
+            # Where gRPC has ended the call itself (the message is too large), that comes before this returns.
+            await self._context.read()
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             return None
         frames = len(body) // _FRAME_BYTES + 1
         self._calls.explain(self.connection, len(body) + frames * _FRAME_HEADER_BYTES + _MESSAGE_BYTES)
@@ -79,11 +84,11 @@ class Call:
         """Wait for the one message that a method takes.
 
         Raises:
-            MissingMessageError: the peer sends none, or one that is too large.
+            MissingMessageError: the peer sends none.
         """
         body = await self.read()
         if body is None:
-            raise MissingMessageError("no request message, or one that is too large; this method takes one")
+            raise MissingMessageError("no request message; this method takes one")
         return body
 
     async def write(self, body: bytes) -> None:

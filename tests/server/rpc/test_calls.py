@@ -311,6 +311,24 @@ def test_idle_connections_are_closed_when_there_are_nearly_too_many() -> None:
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
+def test_a_message_that_is_too_large_is_counted_as_a_call_that_grpc_ended(path: str) -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            stream = peer.call(path.encode())
+            peer.send(stream, prefixed(bytes(65 * MEGABYTE))[: 1 << 16])
+            ended = await asyncio.to_thread(peer.end_of, stream)
+        assert ended[b"grpc-status"] == b"8"
+        await asyncio.to_thread(wait_for, partial(all_ended, port))
+        kind = "unary" if path == UNARY else "bidi_stream"
+        labels = {"grpc_type": kind, "grpc_service": SERVICE, "grpc_method": path.rpartition("/")[2]}
+        count = partial(port.registry.get_sample_value, "grpc_server_handled_total")
+        assert count(labels | {"grpc_code": "Cancelled"}) == 1
+        assert count(labels | {"grpc_code": "OK"}) == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
 def test_calls_that_are_cancelled_at_any_moment_are_counted_to_their_end(path: str) -> None:
     async def scenario(port: Port) -> None:
         body = prefixed(Request(model="large", version=100_000).SerializeToString())
