@@ -149,7 +149,6 @@ class Server:
                 self._turnover,
                 model_config.all_statistics,
                 self._log,
-                self._vitals.accept_loop_failed,
             )
             self._told = self._front.health
         try:
@@ -248,7 +247,10 @@ class Server:
         self._stack.callback(http.close)
         self._vitals.require("metrics_port", lambda: http.is_alive)
         self.metrics_port = http.port
-        self.grpc_port = await self._front.open(settings.grpc_port)
+        if isinstance(self._front, Frontends):
+            self.grpc_port = await self._front.open(settings.grpc_port)
+        else:
+            self.grpc_port = await self._front.open(settings.grpc_port, self._vitals.supervisor)
 
     def _dialable(self, port: int) -> str:
         return ports.address_of(ports.dialable(self._settings.host), port)

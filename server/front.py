@@ -6,7 +6,7 @@ It lives in the process of the engine, or in a front end; what it is given stand
 import asyncio
 import contextlib
 import resource
-from collections.abc import Callable
+from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -33,6 +33,7 @@ from server.services import health, reflection
 from server.services.health import Health
 from server.services.reflection import Reflection
 from server.shared_memory import Regions
+from server.supervision import Supervisor
 
 _CONNECTION_OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
@@ -56,7 +57,6 @@ class Front:
         models: that answer.
         changes: loads and unloads them.
         tell: asked for their statistics.
-        on_crash: called with what ended gRPC's accept loop; the port is opened anew.
 
     Attributes:
         health: what the health service answers.
@@ -73,10 +73,8 @@ class Front:
         changes: Changes,
         tell: Tell,
         log: FilteringBoundLogger,
-        on_crash: Callable[[Exception], None],
     ) -> None:
         self._settings = settings
-        self._on_crash = on_crash
         self._metrics = metrics
         self._models = models
         self._changes = changes
@@ -99,7 +97,7 @@ class Front:
             CallLimits(
                 max_calls,
                 min(settings.max_calls_per_connection, max_calls),
-                settings.max_bytes_per_connection,
+                max(settings.max_bytes_per_connection // max(1, settings.frontends), self._max_message_bytes),
                 settings.max_idle_s,
                 self._max_connections,
             ),
@@ -116,11 +114,12 @@ class Front:
             ),
         )
 
-    async def open(self, port: int, *, shared: bool = False) -> int:
+    async def open(self, port: int, supervisor: Supervisor, *, shared: bool = False) -> int:
         """Open the port.
 
         Args:
             port: 0 for whatever is free.
+            supervisor: repairs what keeps the port open and in bounds.
             shared: whether other processes may open it, too.
 
         Returns:
@@ -141,11 +140,11 @@ class Front:
             self._options(),
             self._methods(handlers),
             handlers.unknown(),
-            self._log,
-            self._on_crash,
         )
         await self._listener.open()
-        self._watching = asyncio.get_running_loop().create_task(Guard(self.calls, self._log).watch(port))
+        supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
+        self._watch = partial(Guard(self.calls, self._log).watch, port)
+        supervisor.supervise("guard", self._watch, repair=_nothing)
         return port
 
     async def stop(self, grace: Grace) -> None:
@@ -153,15 +152,17 @@ class Front:
 
         The models take no more requests by now.
         """
+        # The supervisor has ended its own by now; bounds hold while accepted calls are answered, too.
+        watching = asyncio.get_running_loop().create_task(self._watch())
         self.health.drain()
         await grace.wait(asyncio.sleep(_REFUSING_S))
         await grace.wait(self.in_flight.idle.wait())
+        watching.cancel()
         await self.close(None)  # what is left is late, or a stream that only listens
 
     async def close(self, patience_s: float | None) -> None:
         """Close the port, and cancel the calls that are not answered by then."""
         await self._listener.close(patience_s)
-        self._watching.cancel()
         self.decoder.close()
         self._regions.unregister("")
         self._stack.close()
@@ -175,7 +176,7 @@ class Front:
             # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
             ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
             # gRPC's own limits reject without a word of ours, so ours come first.
-            ("grpc.max_concurrent_streams", 4 * settings.max_calls_per_connection),
+            ("grpc.max_concurrent_streams", max(2048, 4 * settings.max_calls_per_connection)),
             ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
             ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
             ("grpc.max_allowed_incoming_connections", self._max_connections),
@@ -229,6 +230,10 @@ class Front:
                 allow_client_shm=settings.allow_client_shm,
             ),
         )
+
+
+async def _nothing() -> None:
+    """Repair what needs no more than a new beginning."""
 
 
 def _descriptors() -> int:

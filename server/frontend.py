@@ -1,7 +1,7 @@
 """A front end: a process that speaks gRPC, decodes, ranks, and has the engine do the rest.
 
-The engine starts it (`child`) and tells it everything; it reads no settings and no environment of its own.
-It ends when the engine says so, or has ended.
+The engine starts it (`frontends/spawn`) and sends it everything; it reads no settings and no environment
+of its own. It ends when the engine says so, or has ended.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Frontend:
         if not self._welcomed.done():
             return 1
         try:
-            await self._front.open(self._port, shared=True)
+            await self._front.open(self._port, self._vitals.supervisor, shared=True)
         except RuntimeError as error:  # gRPC's
             self._channel.pending.failure = str(error).partition("\n")[0]
             self._channel.close()
@@ -150,7 +150,6 @@ class Frontend:
             self._engine,
             self._engine.statistics,
             self._log,
-            lambda error: self._vitals.accept_loop_failed(error),  # noqa: PLW0108 - made below
         )
         self._vitals = Vitals(
             settings,

@@ -91,7 +91,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RpcMetrics:
-    """What the edge counts, bound to one method; named as the stock gRPC dashboards expect."""
+    """What handlers count, bound to one method; named as the stock gRPC dashboards expect."""
 
     started: Counter
     handled: Mapping[grpc.StatusCode, Counter]

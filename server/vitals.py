@@ -86,10 +86,6 @@ class Vitals:
         if not goes_on:
             self.supervisor.end("lane", "a lane failed again and again; the log has the cause")
 
-    def accept_loop_failed(self, error: Exception) -> None:
-        """Take note of a crash of the accept loop."""
-        self.supervisor.failed("accept_loop", error, remedy="the port is opened anew")
-
     def metrics_port_failed(self) -> None:
         """Take note of a failure of the metrics port, which has logged it; on its thread."""
         self.supervisor.hangs("metrics_port")

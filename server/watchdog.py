@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary, ref
 
 from structlog.typing import FilteringBoundLogger
 
@@ -72,8 +73,9 @@ class Watchdog:
         self._watched_s = 0.0  # time in which this thread was awake; all that follows is measured by it
         self._beat_s = 0.0  # when the event loop gave its last sign
         self._blocked = False
-        self._since_s: dict[RunningBatch, float] = {}
-        self._hanging: set[RunningBatch] = set()
+        # Weak: a batch that has ended keeps no network in memory until the next look.
+        self._since_s: WeakKeyDictionary[RunningBatch, float] = WeakKeyDictionary()
+        self._hanging: list[tuple[ref[RunningBatch], str, int]] = []  # with model and images, for the log
         self._required: dict[str, Callable[[], bool]] = {}
         self._ends_s: float | None = None  # when the process has to have ended
         self._stopped = threading.Event()
@@ -149,13 +151,14 @@ class Watchdog:
     def _check_lanes(self) -> None:
         running = self._running()
         batches = {batch for _, batch in running}
-        self._since_s = {batch: self._since_s.get(batch, self._watched_s) for batch in batches}
+        known = {hanging() for hanging, _, _ in self._hanging}
         for thread, batch in running:
-            took_s, limit_s = self._watched_s - self._since_s[batch], self._limit_s(batch)
+            since_s = self._since_s.setdefault(batch, self._watched_s)
+            took_s, limit_s = self._watched_s - since_s, self._limit_s(batch)
             model, images = batch.model, batch.images
             reason = f"a batch of {images} images for {model} has been running for {took_s:.0f} s"
-            if took_s >= limit_s and batch not in self._hanging:
-                self._hanging.add(batch)
+            if took_s >= limit_s and batch not in known:
+                self._hanging.append((ref(batch), model, images))
                 self._log.error(
                     "lane_hangs",
                     model=model,
@@ -168,10 +171,10 @@ class Watchdog:
             if took_s >= _BATCH_ENDS_RATIO * limit_s and self._ends_s is None:
                 self.expect_end()  # in order, if it can: other lanes go on
                 self._supervisor.end("lane", f"{reason}, of at most {limit_s:.0f}")
-        ended = self._hanging - batches
-        self._hanging -= ended
-        for batch in ended:
-            self._log.warning("lane_resumed", model=batch.model, images=batch.images)
+        ended = [one for one in self._hanging if one[0]() not in batches]
+        self._hanging = [one for one in self._hanging if one not in ended]
+        for _, model, images in ended:
+            self._log.warning("lane_resumed", model=model, images=images)
         if ended and not self._hanging:
             self._supervisor.faults.clear("lane")
 

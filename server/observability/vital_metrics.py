@@ -13,6 +13,7 @@ TASKS = (
     "connection",
     "event_loop",
     "frontend",
+    "guard",
     "lane",
     "loader",
     "metrics_port",

@@ -65,9 +65,16 @@ class Socket:
         Raises:
             OSError: the connection is closed.
         """
-        with socket.socket(fileno=os.dup(self.descriptor)) as duplicate:
-            if os.fstat(duplicate.fileno()).st_ino != self.inode:
+        descriptor = os.dup(self.descriptor)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISSOCK(status.st_mode) or status.st_ino != self.inode:
                 raise OSError("the descriptor is another file's by now")
+            duplicate = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+        with duplicate:
             yield duplicate
 
 
@@ -84,6 +91,7 @@ class Connection:
         unfinished_bytes: received beyond that, as last measured: what messages hold that are not whole.
         socket: None until it was found.
         cut: whether it was shut down.
+        rejections: statuses on their way to calls that were never open.
     """
 
     peer: str
@@ -94,27 +102,30 @@ class Connection:
     unfinished_bytes: int = 0
     socket: Socket | None = None
     cut: bool = False
+    rejections: int = 0
 
     @property
     def all_calls(self) -> int:
         """Return the number of open calls."""
         return sum(self.calls.values())
 
-    def explain(self, received_bytes: int | None) -> None:
+    def explain(self, received_bytes: int | None, explained_bytes: int) -> None:
         """Take a measurement: what is not explained by then is unfinished.
 
-        Explanations are upper bounds (headers come compressed), so what is explained in excess is forgotten
+        Explanations are upper bounds (headers come compressed), so what was explained in excess is forgotten
         at every measurement, and everything is while no call is open.
 
         Args:
             received_bytes: of the whole connection, ever; None where it is not known.
+            explained_bytes: when that was measured; what was explained since may have come since.
         """
         if received_bytes is None:
             self.unfinished_bytes = 0
             return
-        if not self.all_calls or received_bytes < self.explained_bytes:
-            self.explained_bytes = received_bytes
-        self.unfinished_bytes = received_bytes - self.explained_bytes
+        self.explained_bytes -= max(0, explained_bytes - received_bytes)
+        if not self.all_calls:
+            self.explained_bytes = max(self.explained_bytes, received_bytes)
+        self.unfinished_bytes = max(0, received_bytes - self.explained_bytes)
 
 
 class Sockets:
@@ -129,16 +140,20 @@ class Sockets:
         self._peers: dict[Socket, Address | None] = {}  # None where it is not a connection to the port
 
     def find(self) -> dict[Address, Socket]:
-        """Return the connections that are open, by their peer."""
+        """Return the connections that are open, by their peer; those of last time where it cannot look."""
+        try:
+            names = [entry.name for entry in _DESCRIPTORS.iterdir()]
+        except OSError:  # this system has none, or no descriptor is left
+            names = []
         seen: dict[Socket, Address | None] = {}
-        for entry in _DESCRIPTORS.iterdir():
+        for name in names:
             with suppress(OSError):  # closed meanwhile
-                status = os.fstat(int(entry.name))
+                status = os.fstat(int(name))
                 if stat.S_ISSOCK(status.st_mode):
-                    one = Socket(int(entry.name), status.st_ino)
+                    one = Socket(int(name), status.st_ino)
                     seen[one] = self._peers[one] if one in self._peers else one.peer(self._port)
-        self._peers = seen
-        return {address: one for one, address in seen.items() if address is not None}
+        self._peers = seen if names else self._peers
+        return {address: one for one, address in self._peers.items() if address is not None}
 
 
 def address_of_peer(peer: str) -> Address | None:

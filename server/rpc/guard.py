@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
@@ -10,14 +13,17 @@ from server.errors import IdleCallError, OverloadedError
 from server.in_flight import RETRY_DELAY_S
 from server.rpc.calls import Calls
 from server.rpc.connections import Connection, Socket, Sockets
+from server.rpc.limits import WORTHWHILE_RATIO
 
 _TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time
 _SCAN_TICKS = 10  # connections without calls are looked for so often
 _GIVE_BACK_TICKS = 50
 _KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
-_WORTHWHILE_RATIO = 1 / 64  # of the room in all: what holds less is not worth ending calls for
+_MUCH_RATIO = 1 / 4  # of the room in all, held by unfinished messages
 _PRESSED_STALL_S = 2.0  # without room, an answer that is not read for so long ends its connection
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
+
+Result = TypeVar("Result")
 
 
 class Guard:
@@ -31,6 +37,9 @@ class Guard:
         self._calls = calls
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
+        self._crowded = False
+        # A thread of its own: whatever requests have asyncio's threads do, it never waits for them.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
         self._kept_bytes = machine.resident_memory_bytes()  # when memory was last given back
 
     async def watch(self, port: int) -> None:
@@ -44,12 +53,12 @@ class Guard:
         while True:
             await asyncio.sleep(_TICK_S)
             tick += 1
-            try:
-                await self._look(sockets, all_=tick % _SCAN_TICKS == 0)
-                if tick % _GIVE_BACK_TICKS == 0:
-                    await self._give_back()
-            except Exception:  # noqa: BLE001 - the bounds hold only as long as this goes on
-                self._log.exception("guard_failed")
+            await self._look(sockets, all_=self._crowded or tick % _SCAN_TICKS == 0)
+            if tick % _GIVE_BACK_TICKS == 0:
+                await self._give_back()
+
+    async def _off_the_loop(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _look(self, sockets: Sockets, *, all_: bool) -> None:
         now_s = time.monotonic()
@@ -63,7 +72,7 @@ class Guard:
     async def _give_back(self) -> None:
         """Give the memory of large requests back once they have ended: the C library would keep it."""
         if machine.resident_memory_bytes() > self._kept_bytes + _KEPT_BYTES:
-            await asyncio.to_thread(machine.give_back_freed_memory)
+            await self._off_the_loop(machine.give_back_freed_memory)
             self._kept_bytes = machine.resident_memory_bytes()
 
     def _evict_idle(self, now_s: float) -> None:
@@ -76,12 +85,14 @@ class Guard:
 
     async def _scan(self, sockets: Sockets, now_s: float) -> None:
         """Find the sockets of connections, forget closed ones, and close idle ones where there are many."""
-        found = await asyncio.to_thread(sockets.find)
+        found = await self._off_the_loop(sockets.find)
         idle = set(found.values())
         for peer, connection in list(self._calls.connections.items()):
             socket = None if connection.address is None else found.get(connection.address)
             connection.cut &= socket == connection.socket  # the port of a peer may come again
             connection.socket = socket
+            if socket is None:
+                self._calls.explain(connection, connection.unfinished_bytes)
             if connection.all_calls and connection.socket is not None:
                 idle.discard(connection.socket)
             elif not connection.all_calls and connection.socket is None:
@@ -89,7 +100,8 @@ class Guard:
         # The age of a connection without calls is known from the first scan that saw it so.
         self._idle_since_s = {one: self._idle_since_s.get(one, now_s) for one in idle}
         crowd = len(found) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
-        if crowd > 0:
+        self._crowded = crowd > 0
+        if self._crowded:
             self._thin_out(crowd)
 
     def _thin_out(self, crowd: int) -> None:
@@ -112,14 +124,18 @@ class Guard:
         if not connections:
             self._calls.in_flight.unfinished_bytes = 0
             return
-        received = await asyncio.to_thread(
+        before = [one.explained_bytes for one in connections]
+        received = await self._off_the_loop(
             lambda: [None if one.socket is None else one.socket.received_bytes() for one in connections]
         )
-        for connection, received_bytes in zip(connections, received, strict=True):
-            connection.explain(received_bytes)
+        for connection, received_bytes, explained in zip(connections, received, before, strict=True):
+            connection.explain(received_bytes, explained)
         self._calls.in_flight.unfinished_bytes = sum(one.unfinished_bytes for one in connections)
         limit = self._calls.limits.max_bytes_per_connection
-        worthwhile = self._calls.in_flight.max_bytes * _WORTHWHILE_RATIO
+        room = self._calls.in_flight
+        # Many connections that hold little are as bad as one that holds much: then none is too small.
+        many = room.unfinished_bytes > room.max_bytes * _MUCH_RATIO
+        worthwhile = 0 if many else room.max_bytes * WORTHWHILE_RATIO
         for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
             too_much = connection.unfinished_bytes + connection.held_bytes > limit
             if connection.unfinished_bytes > worthwhile and (too_much or self._has_no_room):
@@ -135,7 +151,11 @@ class Guard:
 
     def _evict_unfinished(self, connection: Connection) -> None:
         """End all calls of a connection that wait for messages; where none does, end the connection."""
-        waiting = [call for call in self._calls.waiting if call.connection is connection and not call.writes]
+        waiting = [
+            call
+            for call in self._calls.waiting
+            if call.connection is connection and not call.writes and call.evicted is None
+        ]
         unfinished = connection.unfinished_bytes
         reason = f"{unfinished:,} bytes of unfinished messages on this connection; the server has no room"
         self._log.warning("unfinished_messages_dropped", peer=connection.peer, bytes=unfinished)

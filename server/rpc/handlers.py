@@ -24,7 +24,8 @@ from server.errors import (
 )
 from server.metrics import Metrics, RpcKind, RpcMetrics
 from server.rpc import statuses
-from server.rpc.calls import Call, Calls, Context
+from server.rpc.call import Call, Context
+from server.rpc.calls import Calls
 from server.rpc.limits import Pool
 from server.rpc.streams import Answers, Stream
 
@@ -81,8 +82,8 @@ class Handlers:
             del request
             call.enter(len(answer))
             call.leave(size_bytes)
-            call.require_room()
-            call.sending()
+            call.require_room_for_answer(len(answer))
+            call.sending(len(answer))
             metrics.sent.inc()
             return answer
 
@@ -207,6 +208,8 @@ class Handlers:
             finally:
                 if rejected is not None:
                     code = rejected.status
+                    if call is not None:
+                        call.rejecting()
                 metrics.handled[code].inc()
                 metrics.handling.observe(time.monotonic() - started_s)
             return rejected

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+WORTHWHILE_RATIO = 1 / 64  # of the room in all: what holds less is not worth ending calls for
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -10,7 +12,7 @@ class Limits:
     Attributes:
         max_calls: open calls, but those of the health services.
         max_calls_per_connection: of these, those of one connection.
-        max_bytes_per_connection: of its messages and unsent answers.
+        max_bytes_per_connection: of its messages, unfinished ones included, and of its unsent answers.
         max_idle_s: that a call may wait for its peer: for a message to come whole, or an answer to be read.
         max_connections: after which gRPC accepts no more.
     """

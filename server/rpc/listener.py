@@ -7,19 +7,15 @@ call's price.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # grpcio's core is untyped
-from structlog.typing import FilteringBoundLogger
 
 Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Methods = Mapping[str, Method]
 Options = Sequence[tuple[str, int]]
-
-_REOPEN_S = 1.0  # between two tries
 
 
 class Listener:
@@ -30,10 +26,9 @@ class Listener:
         options: of gRPC's core; `so_reuseport` must be among them, or the port could not be opened anew.
         methods: handlers, by the whole path of their method.
         unknown: handler of all other paths.
-        on_crash: called with what ended the accept loop, before the port is opened anew.
 
     Attributes:
-        server: that accepts now; None before and after, and while the port is opened anew.
+        server: that accepts now, or accepted last; None before the port is opened and once it is closed.
     """
 
     def __init__(
@@ -42,16 +37,11 @@ class Listener:
         options: Options,
         methods: Methods,
         unknown: Method,
-        log: FilteringBoundLogger,
-        on_crash: Callable[[Exception], None],
     ) -> None:
         self._address = address
         self._options = options
         self._methods = methods
         self._unknown = unknown
-        self._log = log
-        self._on_crash = on_crash
-        self._tasks: set[asyncio.Task[None]] = set()
         self._crashed_servers: list[_Server] = []
         self.server: _Server | None = None
 
@@ -62,46 +52,40 @@ class Listener:
             RuntimeError: it cannot be had; gRPC does not say why.
         """
         server = _Server(asyncio.get_running_loop(), None, (), (), tuple(self._options), None)
-        server.prepare(self._methods, self._unknown, partial(self._crashed, server))
+        server.prepare(self._methods, self._unknown)
         if server.add_insecure_port(self._address.encode()) == 0:
             raise RuntimeError(f"gRPC cannot listen on {self._address}")
+        self.server = server  # before it starts: a stop meanwhile has to find it
         await server.start()
-        self.server = server
+
+    async def accept(self) -> None:
+        """Wait for the end of accepting, which should have none before `close`.
+
+        Raises:
+            Exception: what ended it.
+        """
+        if (server := self.server) is None:
+            raise RuntimeError("a port that is not open accepts nothing. This is a bug.")
+        await server.crashed.wait()
+        raise server.crash or RuntimeError("accepting ended without a cause")
+
+    async def reopen(self) -> None:
+        """Open the port anew after the end of accepting; what is in hand goes on.
+
+        Raises:
+            RuntimeError: see `open`.
+        """
+        if self.server is not None:
+            self._crashed_servers.append(self.server)
+        await self.open()
 
     async def close(self, grace_s: float | None) -> None:
         """Close the port, and cancel the calls that are not answered by then; None cancels them now."""
         server, self.server = self.server, None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         if server is not None:
             await server.shutdown(grace_s)
         for crashed in self._crashed_servers:
             await crashed.shutdown(None)
-
-    def _crashed(self, server: "_Server", error: Exception) -> None:
-        """Open the port anew; what the crashed server has in hand goes on."""
-        if self.server is not server:
-            return
-        self._on_crash(error)
-        self._crashed_servers.append(server)
-        task = asyncio.get_running_loop().create_task(self._reopen())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _reopen(self) -> None:
-        delay_s = 0.0
-        while True:
-            try:
-                await self.open()
-            except RuntimeError:
-                self._log.exception("port_not_reopened", retry_s=_REOPEN_S)
-                delay_s = _REOPEN_S
-            else:
-                self._log.info("port_reopened", grpc=self._address)
-                return
-            await asyncio.sleep(delay_s)
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untyped
@@ -111,18 +95,18 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
     tests/server/rpc/test_listener.py fails where one differs.
     """
 
-    def prepare(self, methods: Methods, unknown: Method, on_crash: Callable[[Exception], None]) -> None:
+    def prepare(self, methods: Methods, unknown: Method) -> None:
         """Take the handlers, before the start."""
         self._resolvers = {path.encode(): _Resolver(handler) for path, handler in methods.items()}
         self._unknown = _Resolver(unknown)
-        self._on_crash = on_crash
         self._loops: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
-        self._crash: Exception | None = None
+        self.crash: Exception | None = None
+        self.crashed = asyncio.Event()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add_registered_method_handlers(dict(methods))
 
-    def crash(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
         """End accepting with an error."""
         if not self._end.done():
             self._end.set_exception(error)
@@ -135,18 +119,17 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
         try:
             await super().shutdown(grace_s)
         except Exception as error:
-            if error is not self._crash:
+            if error is not self.crash:
                 raise
 
     async def _server_main_loop(self, started: "asyncio.Future[bool]") -> None:
         """Wait, in the place of grpcio's loop, for what `_make_request_call_future` gives it."""
         try:
             await super()._server_main_loop(started)
-        except cygrpc._RequestCallError:  # the port is being closed
-            raise
         except Exception as error:
-            self._crash = error
-            self._on_crash(error)
+            if self.is_running():  # else the port is being closed
+                self.crash = error
+                self.crashed.set()
             raise
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[None]":
@@ -175,8 +158,10 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
                 del state, handling, call
+        except cygrpc._RequestCallError as error:  # the port is being closed, or should be
+            self.end(RuntimeError("gRPC's core hands no more calls over") if self.is_running() else error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the port is opened anew
-            self.crash(error)
+            self.end(error)
 
 
 class _Resolver:

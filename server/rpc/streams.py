@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.errors import UNEXPECTED, ModelZooError, OverloadedError, let_go
 from server.metrics import RpcMetrics
-from server.rpc.calls import Call
+from server.rpc.call import Call
 
 Request = TypeVar("Request")
 
@@ -97,7 +97,7 @@ class Stream(Generic[Request]):
             answer = (await self._answers.handler(request, self._deadline_s)).SerializeToString()
             self._call.enter(len(answer))
             try:
-                self._call.require_room()
+                self._call.require_room_for_answer(len(answer))
             except OverloadedError:
                 self._call.leave(len(answer))
                 raise

@@ -6,7 +6,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server import wire
-from server.rpc.calls import Call
+from server.rpc.call import Call
 from server.rpc.handlers import Handlers, parser
 
 SERVICE: str = reflection.SERVICE_NAME

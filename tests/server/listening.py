@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -11,12 +12,14 @@ from prometheus_client import CollectorRegistry
 from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.observability import logs
+from server.observability.vital_metrics import VitalMetrics
 from server.ports import reserve
 from server.rpc.calls import Calls
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.limits import Limits
 from server.rpc.listener import Listener
+from server.supervision import Faults, Supervisor
 
 DEFAULTS = Limits()
 
@@ -26,17 +29,21 @@ class Port:
 
     Attributes:
         channel: to it.
-        crashes: of its accept loop.
+        faults: what is out of order now.
     """
 
     channel: grpc.aio.Channel
     address: str
 
     def __init__(self, limits: Limits, max_bytes: int, form: str) -> None:
-        self.crashes: list[Exception] = []
         self.registry, self.log = CollectorRegistry(), io.StringIO()
         self.in_flight = InFlight(max_bytes)
-        log = logs.make(form, self.log)
+        self.logger = log = logs.make(form, self.log)
+        self.faults, self.failures = Faults(), []
+        vital = VitalMetrics(self.registry)
+        self.supervisor = Supervisor(
+            self.faults, vital, log, self.failures.append, sleep=lambda _: asyncio.sleep(0)
+        )
         metrics = Metrics(self.registry)
         self.calls = Calls(limits, self.in_flight, log, metrics.peer_limited)
         self.handlers = Handlers(metrics, log, self.calls)
@@ -60,17 +67,18 @@ async def listening(
             (("grpc.so_reuseport", 1), *options),
             methods(port.handlers),
             port.handlers.unknown(),
-            logs.make(form, port.log),
-            port.crashes.append,
         )
         await port.listener.open()
-        guard = Guard(port.calls, logs.make(form, port.log))
-        watching = asyncio.get_running_loop().create_task(guard.watch(reserved.getsockname()[1]))
+        guard = Guard(port.calls, port.logger)
+        watch = partial(guard.watch, reserved.getsockname()[1])
+        port.supervisor.supervise("accept_loop", port.listener.accept, repair=port.listener.reopen)
+        port.supervisor.supervise("guard", watch, repair=partial(asyncio.sleep, 0))
         try:
             async with grpc.aio.insecure_channel(
                 port.address, options=[("grpc.use_local_subchannel_pool", 1)]
             ) as port.channel:
                 yield port
         finally:
+            await port.supervisor.stop()
             await port.listener.close(None)
-            watching.cancel()
+            assert port.failures == []

@@ -10,6 +10,7 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import h2.settings
 
 Header = tuple[bytes, bytes]
@@ -91,6 +92,11 @@ class RawPeer:
             self.flush()
         return sent
 
+    def reset(self, stream: int) -> None:
+        """Cancel a call."""
+        self._http.reset_stream(stream)
+        self.flush()
+
     def receive(self, timeout_s: float) -> None:
         """Take what has come, or comes within a time."""
         self._socket.settimeout(timeout_s)
@@ -103,7 +109,12 @@ class RawPeer:
         if not data:
             self.closed = True
             return
-        for event in self._http.receive_data(data):
+        try:
+            events = self._http.receive_data(data)
+        except h2.exceptions.ProtocolError:  # frames after its own GOAWAY, as gRPC sends them
+            self.closed = True
+            return
+        for event in events:
             self._take(event)
         self.flush()
 

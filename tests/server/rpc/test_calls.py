@@ -2,11 +2,15 @@
 
 import asyncio
 import base64
+import contextlib
 import gc
 import json
+import os
+import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,7 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from modelzoo.v1 import classifier_pb2
 from server.errors import InvalidRequestError
-from server.rpc.calls import Call
+from server.rpc.call import Call
+from server.rpc.connections import Connection, Socket
 from server.rpc.handlers import Handlers, parser
 from server.rpc.limits import Limits
 from server.rpc.streams import Answers
@@ -259,6 +264,71 @@ def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> 
     run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=4 * MEGABYTE)
 
 
+def test_many_connections_that_hold_little_are_as_bad_as_one_that_holds_much() -> None:
+    async def scenario(port: Port) -> None:
+        peers = [RawPeer(port.address) for _ in range(80)]
+        for peer in peers:
+            peer.send(peer.call(UNARY.encode()), prefixed(bytes(MEGABYTE))[:60_000])
+        while True:  # under 1/64 of the room each, and more than all of it together
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await classify(port, padding=MEGABYTE)
+                break
+        for peer in peers:
+            peer.__exit__(None, None, None)
+
+    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=4 * MEGABYTE)
+
+
+def test_health_checks_are_answered_while_there_is_no_room_for_a_byte_more() -> None:
+    async def scenario(port: Port) -> None:
+        port.in_flight.enter(16 * MEGABYTE)
+        try:
+            with pytest.raises(grpc.aio.AioRpcError, match="bytes in flight"):
+                await classify(port)
+            assert (await classify(port, path=PROBE)).model == "answer"
+        finally:
+            port.in_flight.leave(16 * MEGABYTE)
+
+    run(scenario, max_bytes=8 * MEGABYTE)
+
+
+def test_calls_that_are_reset_explain_nothing_of_what_another_holds() -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            large = peer.call(UNARY.encode())
+            body = prefixed(bytes(8 * MEGABYTE))
+            for part in range(6):
+                peer.send(large, body[part * MEGABYTE : (part + 1) * MEGABYTE])
+                for _ in range(20):
+                    peer.reset(peer.call(UNARY.encode()))
+            ended = await asyncio.to_thread(peer.end_of, large)
+        assert ended[b"grpc-status"] == b"8"
+        assert b"unfinished messages" in ended[b"grpc-message"]
+
+    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=64 * MEGABYTE)
+
+
+def test_what_is_explained_after_a_measurement_stays_explained() -> None:
+    connection = Connection("ipv4:127.0.0.1:1", ("127.0.0.1", 1), calls={"pool": 1}, explained_bytes=100)
+    connection.explained_bytes += 60  # read while the kernel was asked
+    connection.explain(110, explained_bytes=100)
+    assert (connection.explained_bytes, connection.unfinished_bytes) == (160, 0)
+    connection.explain(170, explained_bytes=160)
+    assert (connection.explained_bytes, connection.unfinished_bytes) == (160, 10)
+    connection.explain(150, explained_bytes=160)  # headers came compressed
+    assert (connection.explained_bytes, connection.unfinished_bytes) == (150, 0)
+
+
+def test_a_socket_whose_descriptor_is_another_files_by_now_is_left_alone() -> None:
+    with socket.socket() as one, Path(os.devnull).open() as other:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for file in (one, other):
+            stranger = Socket(file.fileno(), inode=1)
+            assert (stranger.received_bytes(), stranger.peer(1)) == (None, None)
+            stranger.shut_down()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_large_message_that_comes_slowly_is_answered_and_explains_what_it_held() -> None:
     async def scenario(port: Port) -> None:
         body = prefixed(
@@ -308,6 +378,20 @@ def test_idle_connections_are_closed_when_there_are_nearly_too_many() -> None:
             peer.__exit__(None, None, None)
 
     run(scenario, Limits(max_connections=10))
+
+
+def test_a_guard_that_fails_is_counted_and_goes_on() -> None:
+    async def scenario(port: Port) -> None:
+        scans = port.calls.connections
+        port.calls.connections = None  # what it looks over is gone
+        failures = partial(port.registry.get_sample_value, "modelzoo_vital_task_failures_total")
+        await asyncio.to_thread(wait_for, lambda: failures({"task": "guard"}) == 1)
+        port.calls.connections = scans
+        with RawPeer(port.address) as peer:
+            assert (await asyncio.to_thread(peer.end_of, peer.call(UNARY.encode())))[b"grpc-status"] == b"14"
+        assert port.faults.healthy() == ""
+
+    run(scenario, Limits(max_idle_s=0.2))
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])

@@ -1,13 +1,15 @@
 """The port of gRPC: no path ends it, and where its accept loop fails all the same, it is opened anew."""
 
 import asyncio
+import gzip
 import json
 from functools import partial
 
 import grpc
 import pytest
 
-from server.rpc.calls import Call
+from modelzoo.v1 import classifier_pb2
+from server.rpc.call import Call
 from server.rpc.handlers import Handlers
 from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
@@ -66,7 +68,7 @@ def test_a_crash_of_the_accept_loop_is_logged_and_the_port_opened_anew_and_calls
             assert await before.read() == b"begun before"
             for crash in range(3):
                 server = port.listener.server
-                server.crash(OSError(f"crash {crash}"))
+                server.end(OSError(f"crash {crash}"))
                 await asyncio.to_thread(wait_for, partial(replaced, port, server))
                 async with grpc.aio.insecure_channel(
                     port.address, options=[("grpc.use_local_subchannel_pool", 1)]
@@ -83,8 +85,11 @@ def test_a_crash_of_the_accept_loop_is_logged_and_the_port_opened_anew_and_calls
             assert await before.code() == grpc.StatusCode.OK
             assert await echoed(port, b"by the old channel") == b"by the old channel"
             events = [json.loads(line) for line in port.log.getvalue().splitlines()]
-            assert [event["event"] for event in events] == ["port_reopened"] * 3
-            assert [str(crash) for crash in port.crashes] == ["crash 0", "crash 1", "crash 2"]
+            assert [event["event"] for event in events] == ["vital_task_ended", "vital_task_repaired"] * 3
+            assert [f"crash {crash}" in str(events[2 * crash]) for crash in range(3)] == [True] * 3
+            assert port.faults.healthy() == ""
+            failures = partial(port.registry.get_sample_value, "modelzoo_vital_task_failures_total")
+            assert failures({"task": "accept_loop"}) == 3
 
     asyncio.run(scenario())
 
@@ -109,3 +114,44 @@ def test_a_message_that_is_too_large_is_rejected_by_its_prefix_and_counted(serve
         peer.send(stream, prefixed(bytes(65 << 20))[: 1 << 16])
         assert peer.end_of(stream)[b"grpc-status"] == b"8"
     assert reading(server, "grpc_server_started_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize("frontends", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_path_that_is_no_text_ends_no_port_of_a_server(start_server, frontends: int) -> None:
+    running = start_server(frontends=frontends)
+    for path in (
+        b"/\xff",
+        b"/grpc.health.v1.Health/\xff",
+        b"/modelzoo.v1.ClassifierService/Classify\xc3\x28",
+    ):
+        for _ in range(4):  # with front ends, each gets some
+            with RawPeer(running.address) as peer:
+                assert peer.end_of(peer.call(path, half_closed=True))[b"grpc-status"] == b"12"
+    for _ in range(8):
+        with running.client() as client:
+            assert client.is_serving()
+
+
+def test_a_connection_is_asked_to_go_at_its_age_and_closed_after_its_grace(start_server) -> None:
+    running = start_server(max_connection_age_s=1, max_connection_age_grace_s=0.1)
+    with running.client() as client, RawPeer(running.address) as peer:
+        stream = peer.call(b"/modelzoo.v1.ClassifierService/ClassifyStream")
+        peer.wait_closed()
+        assert stream not in peer.headers
+        assert client.is_serving()  # by a new connection, if need be
+
+
+def test_where_compressed_messages_are_accepted_they_are_small_and_calls_are_few(start_server) -> None:
+    running = start_server(accept_compressed=True)
+    limits = running.server._front.calls.limits
+    assert (limits.max_calls, limits.max_calls_per_connection) == (128, 128)  # 512 MiB of 4 MiB each
+    path, gzip_header = b"/modelzoo.v1.ClassifierService/Classify", [(b"grpc-encoding", b"gzip")]
+    with RawPeer(running.address) as peer:
+        for size, status in ((4 << 20, b"5"), ((4 << 20) + 1, b"8")):  # not found, or too large
+            image = classifier_pb2.Image(encoded=bytes(size - 18))
+            message = classifier_pb2.ClassifyRequest(model="m", images=[image]).SerializeToString()
+            message += bytes([0x7A, size - len(message) - 2]) + bytes(size - len(message) - 2)
+            assert len(message) == size
+            stream = peer.call(path, gzip_header)
+            peer.send(stream, prefixed(gzip.compress(message), compressed=True), half_closed=True)
+            assert peer.end_of(stream)[b"grpc-status"] == status
