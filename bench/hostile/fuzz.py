@@ -6,6 +6,7 @@ After each batch the server must answer a valid call; no batch may take longer t
 import random
 import struct
 from collections.abc import Sequence
+from contextlib import closing
 
 from bench.errors import BenchError
 from bench.hostile import http2
@@ -104,13 +105,12 @@ def run(subject: Subject, seed: int = 0, calls: int = CALLS) -> int:
     while sent < calls:
         streams: list[int] = []
         try:
-            connection = Connection(subject.target.grpc)
-            while len(streams) < min(_CALLS_A_CONNECTION, calls - sent) and not connection.closed:
-                streams.append(2 * len(streams) + 1)
-                connection.send(frames_of_a_call(chance, streams[-1], valid))
-            connection.wait(*streams, timeout_s=_END_S)
-            closed += connection.closed
-            connection.close()
+            with closing(Connection(subject.target.grpc)) as connection:
+                while len(streams) < min(_CALLS_A_CONNECTION, calls - sent) and not connection.closed:
+                    streams.append(2 * len(streams) + 1)
+                    connection.send(frames_of_a_call(chance, streams[-1], valid))
+                connection.wait(*streams, timeout_s=_END_S)
+                closed += connection.closed
         except OSError:
             closed += 1
         sent += len(streams)

@@ -84,7 +84,7 @@ def test_json_is_ascii_and_json_whatever_is_in_it(capsys: pytest.CaptureFixture[
 def hostile_repository(scratch_repository: Path) -> Path:
     """A repository whose newest LeNet-5 has labels that would take a terminal over."""
     folder = scratch_repository / MODEL / "1"
-    labels = [f"{HOSTILE.replace(chr(0x2028), '')}{index}" for index in range(9)] + ["x" * 5000]
+    labels = [f"{HOSTILE.replace(chr(0x2028), '')}{index}" for index in range(9)] + ["x" * 1000]
     (folder / layout.LABELS).write_text("\n".join(labels) + "\n", "utf-8")
     described = manifest.read(folder)
     described.labels.CopyFrom(manifest.describe_file(folder / layout.LABELS))

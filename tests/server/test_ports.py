@@ -237,8 +237,9 @@ NOBODY = 65534
 STARTS = """
 import asyncio, os, sys
 from pathlib import Path
-from server import config, logs
+from server import config
 from server.app import Server
+from server.observability import logs
 
 def start(**settings):
     settings = {"device": "cpu", "grpc_port": 0, "metrics_port": 0} | settings
