@@ -43,6 +43,7 @@ _CONNECTION_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
+_PENDING_CALLS = 2048  # that gRPC holds until they are accepted: a burst of two connections
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 # How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
@@ -177,8 +178,8 @@ class Front:
             ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
             # gRPC's own limits reject without a word of ours, so ours come first.
             ("grpc.max_concurrent_streams", max(2048, 4 * settings.max_calls_per_connection)),
-            ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
+            ("grpc.server.max_pending_requests", _PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
             ("grpc.max_allowed_incoming_connections", self._max_connections),
             ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
             ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_connection_age_grace_s)),

@@ -6,6 +6,7 @@ waits behind an answer that is not read; a socket that is shut down ends all cal
 """
 
 import ipaddress
+import math
 import os
 import socket
 import stat
@@ -91,6 +92,7 @@ class Connection:
         unfinished_bytes: received beyond that, as last measured: what messages hold that are not whole.
         socket: None until it was found.
         cut: whether it was shut down.
+        dropped_s: when its unfinished messages were last dropped, on the clock of `time.monotonic`.
         rejections: statuses on their way to calls that were never open.
     """
 
@@ -102,6 +104,7 @@ class Connection:
     unfinished_bytes: int = 0
     socket: Socket | None = None
     cut: bool = False
+    dropped_s: float = -math.inf
     rejections: int = 0
 
     @property

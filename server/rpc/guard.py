@@ -20,6 +20,7 @@ _SCAN_TICKS = 10  # connections without calls are looked for so often
 _GIVE_BACK_TICKS = 50
 _KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
 _MUCH_RATIO = 1 / 4  # of the room in all, held by unfinished messages
+_AGAIN_S = 60.0  # a connection whose unfinished messages are dropped twice within it is closed
 _PRESSED_STALL_S = 2.0  # without room, an answer that is not read for so long ends its connection
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
 
@@ -139,7 +140,7 @@ class Guard:
         for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
             too_much = connection.unfinished_bytes + connection.held_bytes > limit
             if connection.unfinished_bytes > worthwhile and (too_much or self._has_no_room):
-                self._evict_unfinished(connection)
+                self._evict_unfinished(connection, now_s)
                 self._calls.pressed = False
         if self._has_no_room:
             self._cut_unread(now_s)
@@ -149,8 +150,11 @@ class Guard:
     def _has_no_room(self) -> bool:
         return self._calls.pressed or self._calls.in_flight.excess_bytes > 0
 
-    def _evict_unfinished(self, connection: Connection) -> None:
-        """End all calls of a connection that wait for messages; where none does, end the connection."""
+    def _evict_unfinished(self, connection: Connection, now_s: float) -> None:
+        """End all calls of a connection that wait for messages; where that does not help, end the connection.
+
+        What lies in calls that are not accepted yet is out of reach otherwise.
+        """
         waiting = [
             call
             for call in self._calls.waiting
@@ -159,8 +163,9 @@ class Guard:
         unfinished = connection.unfinished_bytes
         reason = f"{unfinished:,} bytes of unfinished messages on this connection; the server has no room"
         self._log.warning("unfinished_messages_dropped", peer=connection.peer, bytes=unfinished)
-        if not waiting:
+        if not waiting or now_s < connection.dropped_s + _AGAIN_S:
             self._calls.cut(connection, "bytes", reason)
+        connection.dropped_s = now_s
         for call in waiting:
             call.evict(OverloadedError(reason, RETRY_DELAY_S), "bytes")
         self._calls.explain(connection, unfinished)

@@ -186,7 +186,7 @@ def test_a_call_whose_peer_sends_nothing_is_ended_after_a_while(path: str, begun
     async def scenario(port: Port) -> None:
         with RawPeer(port.address) as peer:
             stream = peer.call(path.encode())
-            peer.send(stream, begun)
+            await asyncio.to_thread(peer.send, stream, begun)
             ended = await asyncio.to_thread(peer.end_of, stream)
         assert ended[b"grpc-status"] == b"14"
         assert ended[b"grpc-message"] == b"no message within 0.2 s; call again"
@@ -202,7 +202,7 @@ def test_a_peer_that_does_not_read_its_answers_loses_its_connection_and_what_the
         with RawPeer(port.address, window=1) as peer:
             for _ in range(4):
                 stream = peer.call(path.encode())
-                peer.send(stream, body, half_closed=path == UNARY)
+                await asyncio.to_thread(peer.send, stream, body, half_closed=path == UNARY)
             await asyncio.to_thread(wait_for, lambda: port.in_flight.excess_bytes + (1 << 30) >= 4 * MEGABYTE)
             assert (await classify(port)).model == "answer"
             await asyncio.to_thread(peer.wait_closed)
@@ -218,7 +218,7 @@ def test_answers_that_are_not_read_count_until_there_is_no_room_for_more() -> No
         with RawPeer(port.address, window=1) as peer:
             streams = [peer.call(UNARY.encode()) for _ in range(6)]
             for stream in streams:
-                peer.send(stream, body, half_closed=True)
+                await asyncio.to_thread(peer.send, stream, body, half_closed=True)
             await asyncio.to_thread(wait_for, lambda: counted(port, "handled") == 6)
             assert port.in_flight.excess_bytes <= 0
             assert (await classify(port)).model == "answer"
@@ -230,9 +230,9 @@ def test_answers_that_are_not_read_count_until_there_is_no_room_for_more() -> No
 def test_messages_that_are_never_whole_are_counted_and_dropped_when_they_are_too_much(path: str) -> None:
     async def scenario(port: Port) -> None:
         with RawPeer(port.address) as peer:
-            streams = [peer.call(path.encode()) for _ in range(8)]
+            streams = [peer.call(path.encode()) for _ in range(5)]
             for stream in streams:
-                peer.send(stream, prefixed(bytes(MEGABYTE))[: MEGABYTE // 2])
+                await asyncio.to_thread(peer.send, stream, prefixed(bytes(MEGABYTE))[: MEGABYTE // 2])
                 assert (await classify(port, padding=10_000)).model == "answer"
             ended = [await asyncio.to_thread(peer.end_of, stream) for stream in streams[:2]]
         for one in ended:
@@ -243,11 +243,31 @@ def test_messages_that_are_never_whole_are_counted_and_dropped_when_they_are_too
     run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
 
 
+def test_a_connection_whose_messages_are_dropped_again_is_closed() -> None:
+    async def scenario(port: Port) -> None:
+        with RawPeer(port.address) as peer:
+            limits = partial(port.registry.get_sample_value, "modelzoo_peer_limits_total", {"limit": "bytes"})
+            for dropped in (5, 6):  # calls, and then the connection
+                for _ in range(5):
+                    await asyncio.to_thread(
+                        peer.send, peer.call(UNARY.encode()), prefixed(bytes(MEGABYTE))[: MEGABYTE // 2]
+                    )
+                await asyncio.to_thread(wait_for, lambda: limits() >= dropped)  # noqa: B023
+            await asyncio.to_thread(peer.wait_closed)
+        assert (await classify(port)).model == "answer"
+
+    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
+
+
 def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> None:
     async def scenario(port: Port) -> None:
         with RawPeer(port.address) as first, RawPeer(port.address) as second:
             for peer in (first, second):
-                peer.send(peer.call(UNARY.encode()), prefixed(bytes(3 * MEGABYTE))[: 2 * MEGABYTE - 50_000])
+                await asyncio.to_thread(
+                    peer.send,
+                    peer.call(UNARY.encode()),
+                    prefixed(bytes(3 * MEGABYTE))[: 2 * MEGABYTE - 50_000],
+                )
             await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes > 3.8 * MEGABYTE)
             codes = []
             while not codes or codes[-1] == grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -268,7 +288,7 @@ def test_many_connections_that_hold_little_are_as_bad_as_one_that_holds_much() -
     async def scenario(port: Port) -> None:
         peers = [RawPeer(port.address) for _ in range(80)]
         for peer in peers:
-            peer.send(peer.call(UNARY.encode()), prefixed(bytes(MEGABYTE))[:60_000])
+            await asyncio.to_thread(peer.send, peer.call(UNARY.encode()), prefixed(bytes(MEGABYTE))[:60_000])
         while True:  # under 1/64 of the room each, and more than all of it together
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await classify(port, padding=MEGABYTE)
@@ -297,10 +317,14 @@ def test_calls_that_are_reset_explain_nothing_of_what_another_holds() -> None:
         with RawPeer(port.address) as peer:
             large = peer.call(UNARY.encode())
             body = prefixed(bytes(8 * MEGABYTE))
-            for part in range(6):
-                peer.send(large, body[part * MEGABYTE : (part + 1) * MEGABYTE])
-                for _ in range(20):
-                    peer.reset(peer.call(UNARY.encode()))
+
+            def send() -> None:
+                for part in range(6):
+                    peer.send(large, body[part * MEGABYTE : (part + 1) * MEGABYTE])
+                    for _ in range(20):
+                        peer.reset(peer.call(UNARY.encode()))
+
+            await asyncio.to_thread(send)
             ended = await asyncio.to_thread(peer.end_of, large)
         assert ended[b"grpc-status"] == b"8"
         assert b"unfinished messages" in ended[b"grpc-message"]
@@ -337,9 +361,9 @@ def test_a_large_message_that_comes_slowly_is_answered_and_explains_what_it_held
         with RawPeer(port.address) as peer:
             for _ in range(3):
                 stream = peer.call(UNARY.encode())
-                peer.send(stream, body[: 2 * MEGABYTE])
+                await asyncio.to_thread(peer.send, stream, body[: 2 * MEGABYTE])
                 await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes > MEGABYTE)
-                peer.send(stream, body[2 * MEGABYTE :], half_closed=True)
+                await asyncio.to_thread(peer.send, stream, body[2 * MEGABYTE :], half_closed=True)
                 assert (await asyncio.to_thread(peer.end_of, stream))[b"grpc-status"] == b"0"
                 await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes == 0)
 
@@ -399,7 +423,7 @@ def test_a_message_that_is_too_large_is_counted_as_a_call_that_grpc_ended(path: 
     async def scenario(port: Port) -> None:
         with RawPeer(port.address) as peer:
             stream = peer.call(path.encode())
-            peer.send(stream, prefixed(bytes(65 * MEGABYTE))[: 1 << 16])
+            await asyncio.to_thread(peer.send, stream, prefixed(bytes(65 * MEGABYTE))[: 1 << 16])
             ended = await asyncio.to_thread(peer.end_of, stream)
         assert ended[b"grpc-status"] == b"8"
         await asyncio.to_thread(wait_for, partial(all_ended, port))
@@ -420,7 +444,7 @@ def test_calls_that_are_cancelled_at_any_moment_are_counted_to_their_end(path: s
             with RawPeer(port.address, window=1) as peer:
                 before = counted(port, "started")
                 for _ in range(3):
-                    peer.send(peer.call(path.encode()), sent)
+                    await asyncio.to_thread(peer.send, peer.call(path.encode()), sent)
                 await asyncio.to_thread(wait_for, lambda: counted(port, "started") == before + 3)  # noqa: B023
         assert (await classify(port)).model == "answer"
 
