@@ -41,7 +41,7 @@ class Guard:
         self._crowded = False
         # A thread of its own: whatever requests have asyncio's threads do, it never waits for them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
-        self._kept_bytes = machine.resident_memory_bytes()  # when memory was last given back
+        self._kept_bytes = machine.resident_memory_bytes()  # after memory was given back, without requests
 
     async def watch(self, port: int) -> None:
         """Evict what has waited too long or holds too much, until cancelled.
@@ -72,8 +72,11 @@ class Guard:
 
     async def _give_back(self) -> None:
         """Give the memory of large requests back once they have ended: the C library would keep it."""
-        if machine.resident_memory_bytes() > self._kept_bytes + _KEPT_BYTES:
-            await self._off_the_loop(machine.give_back_freed_memory)
+        if machine.resident_memory_bytes() <= self._kept_bytes + _KEPT_BYTES:
+            return
+        await self._off_the_loop(machine.give_back_freed_memory)
+        room = self._calls.in_flight
+        if room.idle.is_set() and not room.unfinished_bytes:  # what is left is no request's
             self._kept_bytes = machine.resident_memory_bytes()
 
     def _evict_idle(self, now_s: float) -> None:
