@@ -39,8 +39,7 @@ class Guard:
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
         self._crowded = False
-        # A thread of its own: whatever requests have asyncio's threads do, it never waits for them.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
+        self._thread: ThreadPoolExecutor | None = None
         self._kept_bytes = machine.resident_memory_bytes()  # after memory was given back, without requests
 
     async def watch(self, port: int) -> None:
@@ -50,13 +49,18 @@ class Guard:
             port: that the connections come to.
         """
         sockets = Sockets(port)
+        # A thread of its own: whatever requests have asyncio's threads do, it never waits for them.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
         tick = 0
-        while True:
-            await asyncio.sleep(_TICK_S)
-            tick += 1
-            await self._look(sockets, all_=self._crowded or tick % _SCAN_TICKS == 0)
-            if tick % _GIVE_BACK_TICKS == 0:
-                await self._give_back()
+        try:
+            while True:
+                await asyncio.sleep(_TICK_S)
+                tick += 1
+                await self._look(sockets, all_=self._crowded or tick % _SCAN_TICKS == 0)
+                if tick % _GIVE_BACK_TICKS == 0:
+                    await self._give_back()
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def _off_the_loop(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
