@@ -43,7 +43,7 @@ _CONNECTION_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
-_PENDING_CALLS = 2048  # that gRPC holds until they are accepted: a burst of two connections
+_PENDING_CALLS = 16_384  # that gRPC holds until they are accepted; beyond, it rejects some of any peer
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 # How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
