@@ -231,7 +231,6 @@ class Server:
         settings = self._settings
         if settings.grpc_port == settings.metrics_port != 0:
             raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
-        ports.require_free(settings.host, settings.grpc_port)
         if isinstance(self._front, Frontends):
             registry.register(FrontendProcessCollector(self._front.pids))
             registry = summed(registry, Asked(self._front.counts, asyncio.get_running_loop(), 2 * REPORT_S))

@@ -50,7 +50,7 @@ class OpenInference:
         in_flight: InFlight,
         max_images: int,
         *,
-        max_content_bytes: int = 64 << 20,
+        max_content_bytes: int,
         unavailable_when_full: bool,
     ) -> None:
         self._accounts = accounts

@@ -32,8 +32,10 @@ from server.rpc.streams import Answers, Stream
 Request = TypeVar("Request")
 Parsed = TypeVar("Parsed", bound=Message)
 Handler = Callable[[Request, float | None], Awaitable[Message]]
-# Answers a call as it likes, given the call and its deadline.
+# Answers a call as it likes, given the call and its deadline; gives the last answer, where gRPC sends it.
 Serve = Callable[[Call, float | None], Awaitable[None]]
+Serving = Callable[[Call, float | None], Awaitable[bytes]]
+Answering = Callable[[object, Context], Awaitable[bytes]]
 
 _SMALL_BYTES = 1 << 20  # of a request that holds no picture and no tensor
 UNKNOWN = "_unknown"  # one series for all methods that clients make up
@@ -87,20 +89,9 @@ class Handlers:
             metrics.sent.inc()
             return answer
 
-        outcome = self._outcome(metrics, f"/{service}/{method}", serve, pool)
-
-        async def answer(requests: object, context: Context) -> bytes:
-            answered = await outcome(context)
-            if isinstance(answered, bytes):
-                return answered
-            try:
-                await context.abort_with_status(rpc_status.to_status(statuses.describe(answered)))
-            finally:
-                # gRPC keeps the error that this raises, the error its frames, and the frames what they name.
-                del requests, context
-            raise answered  # never reached: abort raises
-
-        return grpc.stream_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(
+            self._answering(metrics, f"/{service}/{method}", serve, pool)
+        )
 
     def simple(
         self,
@@ -154,24 +145,32 @@ class Handlers:
             await serve(call, deadline_s)
             return b""
 
-        outcome = self._outcome(metrics, f"/{service}/{method}", serve_until_answered, pool)
+        return grpc.stream_stream_rpc_method_handler(
+            self._answering(metrics, f"/{service}/{method}", serve_until_answered, pool)
+        )
 
-        async def answer(requests: object, context: Context) -> None:
+    def _answering(self, metrics: RpcMetrics, path: str, serve: Serving, pool: Pool) -> Answering:
+        """Make what gRPC calls: it returns the answer, or ends the call with the status of its error."""
+        outcome = self._outcome(metrics, path, serve, pool)
+
+        async def answer(requests: object, context: Context) -> bytes:
             answered = await outcome(context)
             if isinstance(answered, bytes):
-                return
+                return answered
             try:
                 await context.abort_with_status(rpc_status.to_status(statuses.describe(answered)))
             finally:
-                del requests, context  # see `unary`
+                # gRPC keeps the error that this raises, the error its frames, and the frames what they name.
+                del requests, context
+            raise answered  # never reached: abort raises
 
-        return grpc.stream_stream_rpc_method_handler(answer)
+        return answer
 
     def _outcome(
         self,
         metrics: RpcMetrics,
         path: str,
-        serve: Callable[[Call, float | None], Awaitable[bytes]],
+        serve: Serving,
         pool: Pool,
     ) -> Callable[[Context], Awaitable[bytes | ModelZooError]]:
         """Make the function that serves a call, counts it, and returns the answer or why it is rejected."""

@@ -17,11 +17,11 @@ class Limits:
         max_connections: after which gRPC accepts no more.
     """
 
-    max_calls: int = 8192
-    max_calls_per_connection: int = 1024
-    max_bytes_per_connection: int = 256 << 20
-    max_idle_s: float = 300.0
-    max_connections: int = 4096
+    max_calls: int
+    max_calls_per_connection: int
+    max_bytes_per_connection: int
+    max_idle_s: float
+    max_connections: int
 
 
 @dataclass(eq=False)

@@ -57,7 +57,6 @@ class Stream(Generic[Request]):
         self._deadline_s = deadline_s
         self._metrics = metrics
         self._log = log
-        self._outstanding = 0  # requests that were read and whose answers are not written
         self._room = asyncio.Event()
         self._unwritten: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -77,10 +76,9 @@ class Stream(Generic[Request]):
                 group.create_task(self._write())
                 while (body := await self._call.read()) is not None:
                     self._metrics.received.inc()
-                    self._outstanding += 1
                     group.create_task(self._answer(body))
                     del body
-                    while self._outstanding >= MAX_OUTSTANDING:
+                    while self._call.requests >= MAX_OUTSTANDING:
                         self._room.clear()
                         await self._room.wait()
                 self._read_all = True
@@ -128,8 +126,7 @@ class Stream(Generic[Request]):
                 await self._call.write(answer)
                 self._metrics.sent.inc()
                 self._call.leave(len(answer), 1)
-                self._outstanding -= 1
                 self._room.set()
-            if self._read_all and not self._outstanding:
+            if self._read_all and not self._call.requests:
                 return
             await self._changed.wait()

@@ -20,6 +20,7 @@ SERVER = ""  # the name under which probes ask for the whole server
 
 Request = health_pb2.HealthCheckRequest
 Response = health_pb2.HealthCheckResponse
+_parse = parser(Request, max_bytes=wire.TEXT)
 
 
 class Health:
@@ -69,9 +70,8 @@ class Health:
 
     def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the service's methods; they have pools of their own: no other call keeps them out."""
-        parse = parser(Request, max_bytes=wire.TEXT)
         return {
-            "Check": handlers.unary(SERVICE, "Check", parse, self._check, handlers.calls.probes),
+            "Check": handlers.unary(SERVICE, "Check", _parse, self._check, handlers.calls.probes),
             "Watch": handlers.other("server_stream", SERVICE, "Watch", self._watch, handlers.calls.watches),
         }
 
@@ -95,7 +95,7 @@ class Health:
     async def _watch(self, call: Call, deadline_s: float | None) -> None:
         """Send the status, and every change of it; an unknown model is reported as such and may yet come."""
         del deadline_s
-        request = parser(Request, max_bytes=wire.TEXT)(await call.read_one())
+        request = _parse(await call.read_one())
         call.leave(call.held_bytes, call.requests)  # a stop waits for requests, and not for this
         changed = asyncio.Event()
         self._watchers.add(changed)

@@ -14,6 +14,7 @@ from artifact import headers, pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
 from server.processing import jpeg
+from tests.watched import Watched
 
 SHAPE = manifest_pb2.Input(height=8, width=8, channels=3)
 PREPROCESSING = manifest_pb2.Preprocessing(
@@ -151,19 +152,6 @@ def test_a_sampling_that_cannot_be_is_refused(factors: int) -> None:
     damaged = bytearray(JPEG)
     damaged[start + 11] = factors
     assert refusals(bytes(damaged)) == {"damaged or truncated: the frame header contradicts itself"}
-
-
-class Watched(bytes):
-    """A file that counts how often Python looks into it."""
-
-    def __new__(cls, content: bytes) -> "Watched":
-        self = super().__new__(cls, content)
-        self.looks = 0
-        return self
-
-    def __getitem__(self, key):
-        self.looks += 1
-        return super().__getitem__(key)
 
 
 def test_a_million_segments_cost_no_more_than_the_limit() -> None:

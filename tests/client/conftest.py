@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from artifact import golden
 from artifact.golden import Golden
 from artifact.pictures import Pixels
+from client import Client
 from client.dialects import Classify
 from client.load import Load
 from modelzoo.v1 import manifest_pb2
@@ -19,6 +22,25 @@ from server.network import OnnxNetwork
 NAME = "simple_cnn-digits"
 
 MakeLoad = Callable[..., Load]
+
+
+@pytest.fixture
+def client_of() -> Iterator[Callable[[grpc.GenericRpcHandler], Client]]:
+    """Starts servers of a handler each, that need not be ours, and gives clients of them."""
+    servers, clients = [], []
+
+    def start(handler: grpc.GenericRpcHandler) -> Client:
+        servers.append(grpc.server(ThreadPoolExecutor(1), handlers=[handler]))
+        port = servers[-1].add_insecure_port("127.0.0.1:0")
+        servers[-1].start()
+        clients.append(Client(f"127.0.0.1:{port}"))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
+    for server in servers:
+        server.stop(None).wait()
 
 
 @pytest.fixture(scope="session")

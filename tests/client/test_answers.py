@@ -1,7 +1,6 @@
 """Whatever a server or a proxy answers, a client gets labels or a ClientError with a code."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -26,22 +25,9 @@ class Everything(grpc.GenericRpcHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(client_of: Callable[[grpc.GenericRpcHandler], Client]) -> Serve:
     """Starts servers that answer as they are told to, and gives clients of them."""
-    servers, clients = [], []
-
-    def start(answer: Answer) -> Client:
-        servers.append(grpc.server(ThreadPoolExecutor(1), handlers=[Everything(answer)]))
-        port = servers[-1].add_insecure_port("127.0.0.1:0")
-        servers[-1].start()
-        clients.append(Client(f"127.0.0.1:{port}"))
-        return clients[-1]
-
-    yield start
-    for client in clients:
-        client.close()
-    for server in servers:
-        server.stop(None).wait()
+    return lambda answer: client_of(Everything(answer))
 
 
 def refusal(details: bytes | None, code: grpc.StatusCode = EXHAUSTED, message: str = "full") -> Answer:

@@ -37,22 +37,9 @@ class Streams(grpc.GenericRpcHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(client_of: Callable[[grpc.GenericRpcHandler], Client]) -> Serve:
     """Starts servers that answer streams as they are told to, and gives clients of them."""
-    servers, clients = [], []
-
-    def start(answer: Answer) -> Client:
-        servers.append(grpc.server(ThreadPoolExecutor(1), handlers=[Streams(answer)]))
-        port = servers[-1].add_insecure_port("127.0.0.1:0")
-        servers[-1].start()
-        clients.append(Client(f"127.0.0.1:{port}"))
-        return clients[-1]
-
-    yield start
-    for client in clients:
-        client.close()
-    for server in servers:
-        server.stop(None).wait()
+    return lambda answer: client_of(Streams(answer))
 
 
 def answered(request: classifier_pb2.ClassifyStreamRequest) -> classifier_pb2.ClassifyStreamResponse:

@@ -9,6 +9,7 @@ from functools import partial
 import grpc
 from prometheus_client import CollectorRegistry
 
+from server.config import Settings
 from server.in_flight import InFlight
 from server.metrics import Metrics
 from server.observability import logs
@@ -21,7 +22,15 @@ from server.rpc.limits import Limits
 from server.rpc.listener import Listener
 from server.supervision import Faults, Supervisor
 
-DEFAULTS = Limits()
+
+def limits(**changed: float) -> Limits:
+    """The limits of the default settings, but for some."""
+    settings = Settings().model_dump()
+    usual = {
+        "max_calls": settings["max_concurrent_calls"],
+        **{name: settings[name] for name in Limits.__dataclass_fields__ if name in settings},
+    }
+    return Limits(**(usual | changed))
 
 
 class Port:
@@ -35,7 +44,7 @@ class Port:
     channel: grpc.aio.Channel
     address: str
 
-    def __init__(self, limits: Limits, max_bytes: int, form: str) -> None:
+    def __init__(self, bounds: Limits, max_bytes: int, form: str) -> None:
         self.registry, self.log = CollectorRegistry(), io.StringIO()
         self.in_flight = InFlight(max_bytes)
         self.logger = log = logs.make(form, self.log)
@@ -45,7 +54,7 @@ class Port:
             self.faults, vital, log, self.failures.append, sleep=lambda _: asyncio.sleep(0)
         )
         metrics = Metrics(self.registry)
-        self.calls = Calls(limits, self.in_flight, log, metrics.peer_limited)
+        self.calls = Calls(bounds, self.in_flight, log, metrics.peer_limited)
         self.handlers = Handlers(metrics, log, self.calls)
         self.listener: Listener
 
@@ -53,13 +62,13 @@ class Port:
 @asynccontextmanager
 async def listening(
     methods: Callable[[Handlers], dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]],
-    limits: Limits = DEFAULTS,
+    bounds: Limits | None = None,
     max_bytes: int = 1 << 20,
     form: str = "json",
     options: tuple[tuple[str, int], ...] = (),
 ) -> AsyncIterator[Port]:
     """Serve methods, given by their paths."""
-    port = Port(limits, max_bytes, form)
+    port = Port(bounds or limits(), max_bytes, form)
     with reserve("127.0.0.1", 0) as reserved:
         port.address = f"127.0.0.1:{reserved.getsockname()[1]}"
         port.listener = Listener(

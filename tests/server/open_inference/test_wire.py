@@ -10,6 +10,7 @@ from modelzoo.v1 import manifest_pb2
 from modelzoo.v1 import open_inference_pb2 as messages
 from server import tensors, wire
 from server.errors import InvalidRequestError
+from tests.watched import Watched
 
 NO_LIMIT = 1 << 40
 Request = messages.ModelInferRequest
@@ -145,19 +146,6 @@ def test_a_request_may_have_as_many_fields_as_allowed_and_not_one_more() -> None
     for most in range(1, fields):
         with pytest.raises(InvalidRequestError, match=f"request: more than {most} fields"):
             wire.read_infer_request(body, most)
-
-
-class Watched(bytes):
-    """A message that counts how often Python looks into it."""
-
-    def __new__(cls, content: bytes) -> "Watched":
-        self = super().__new__(cls, content)
-        self.looks = 0
-        return self
-
-    def __getitem__(self, key):
-        self.looks += 1
-        return super().__getitem__(key)
 
 
 @pytest.mark.parametrize("tag", range(1, 8))

@@ -23,7 +23,7 @@ from server.rpc.connections import Connection, Socket
 from server.rpc.handlers import Handlers, parser
 from server.rpc.limits import Limits
 from server.rpc.streams import Answers
-from tests.server.listening import DEFAULTS, Port, listening
+from tests.server.listening import Port, limits, listening
 from tests.server.progress import wait_for
 from tests.server.raw_peer import RawPeer, prefixed
 
@@ -61,11 +61,11 @@ def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes
 
 
 def run(
-    scenario: Callable[[Port], Awaitable[None]], limits: Limits = DEFAULTS, max_bytes: int = 1 << 30
+    scenario: Callable[[Port], Awaitable[None]], bounds: Limits | None = None, max_bytes: int = 1 << 30
 ) -> None:
     async def serve() -> None:
         async with listening(
-            methods, limits, max_bytes, options=(("grpc.max_receive_message_length", 64 << 20),)
+            methods, bounds, max_bytes, options=(("grpc.max_receive_message_length", 64 << 20),)
         ) as port:
             await scenario(port)
             await asyncio.to_thread(wait_for, partial(all_ended, port))
@@ -156,7 +156,7 @@ def test_calls_of_one_connection_beyond_its_share_are_rejected_with_a_time_to_co
         }
         assert port.registry.get_sample_value("grpc_server_handled_total", codes) == 1
 
-    run(scenario, Limits(max_calls=64, max_calls_per_connection=4))
+    run(scenario, limits(max_calls=64, max_calls_per_connection=4))
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
@@ -176,7 +176,7 @@ def test_quiet_calls_give_way_to_others_and_never_keep_health_checks_out(path: s
             assert retry_delay_s(evicted) == 0.5
             assert second.ended == {}
 
-    run(scenario, Limits(max_calls=6, max_calls_per_connection=6))
+    run(scenario, limits(max_calls=6, max_calls_per_connection=6))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_call_whose_peer_sends_nothing_is_ended_after_a_while(path: str, begun
         assert ended[b"grpc-status"] == b"14"
         assert ended[b"grpc-message"] == b"no message within 0.2 s; call again"
 
-    run(scenario, Limits(max_idle_s=0.2))
+    run(scenario, limits(max_idle_s=0.2))
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM])
@@ -208,7 +208,7 @@ def test_a_peer_that_does_not_read_its_answers_loses_its_connection_and_what_the
             await asyncio.to_thread(peer.wait_closed)
         assert [json.loads(line)["event"] for line in port.log.getvalue().splitlines()] == ["connection_cut"]
 
-    run(scenario, Limits(max_idle_s=0.5))
+    run(scenario, limits(max_idle_s=0.5))
 
 
 def test_answers_that_are_not_read_count_until_there_is_no_room_for_more() -> None:
@@ -223,7 +223,7 @@ def test_answers_that_are_not_read_count_until_there_is_no_room_for_more() -> No
             assert port.in_flight.excess_bytes <= 0
             assert (await classify(port)).model == "answer"
 
-    run(scenario, Limits(max_bytes_per_connection=3 * MEGABYTE), max_bytes=6 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=3 * MEGABYTE), max_bytes=6 * MEGABYTE)
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
@@ -240,23 +240,23 @@ def test_messages_that_are_never_whole_are_counted_and_dropped_when_they_are_too
             assert b"bytes of unfinished messages on this connection" in one[b"grpc-message"]
             assert retry_delay_s(one) == 0.5
 
-    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
 
 
 def test_a_connection_whose_messages_are_dropped_again_is_closed() -> None:
     async def scenario(port: Port) -> None:
         with RawPeer(port.address) as peer:
-            limits = partial(port.registry.get_sample_value, "modelzoo_peer_limits_total", {"limit": "bytes"})
+            ended = partial(port.registry.get_sample_value, "modelzoo_peer_limits_total", {"limit": "bytes"})
             for dropped in (5, 6):  # calls, and then the connection
                 for _ in range(5):
                     await asyncio.to_thread(
                         peer.send, peer.call(UNARY.encode()), prefixed(bytes(MEGABYTE))[: MEGABYTE // 2]
                     )
-                await asyncio.to_thread(wait_for, lambda: limits() >= dropped)  # noqa: B023
+                await asyncio.to_thread(wait_for, lambda: ended() >= dropped)  # noqa: B023
             await asyncio.to_thread(peer.wait_closed)
         assert (await classify(port)).model == "answer"
 
-    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=8 * MEGABYTE)
 
 
 def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> None:
@@ -278,10 +278,9 @@ def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> 
                     codes.append(error.code())
             assert codes[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
             assert codes[-1] == grpc.StatusCode.OK
-        limits = port.registry.get_sample_value("modelzoo_peer_limits_total", {"limit": "bytes"})
-        assert limits >= 1
+        assert port.registry.get_sample_value("modelzoo_peer_limits_total", {"limit": "bytes"}) >= 1
 
-    run(scenario, Limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=4 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=4 * MEGABYTE)
 
 
 def test_many_connections_that_hold_little_are_as_bad_as_one_that_holds_much() -> None:
@@ -296,7 +295,7 @@ def test_many_connections_that_hold_little_are_as_bad_as_one_that_holds_much() -
         for peer in peers:
             peer.__exit__(None, None, None)
 
-    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=4 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=4 * MEGABYTE)
 
 
 def test_health_checks_are_answered_while_there_is_no_room_for_a_byte_more() -> None:
@@ -329,7 +328,7 @@ def test_calls_that_are_reset_explain_nothing_of_what_another_holds() -> None:
         assert ended[b"grpc-status"] == b"8"
         assert b"unfinished messages" in ended[b"grpc-message"]
 
-    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=64 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=64 * MEGABYTE)
 
 
 def test_what_is_explained_after_a_measurement_stays_explained() -> None:
@@ -367,7 +366,7 @@ def test_a_large_message_that_comes_slowly_is_answered_and_explains_what_it_held
                 assert (await asyncio.to_thread(peer.end_of, stream))[b"grpc-status"] == b"0"
                 await asyncio.to_thread(wait_for, lambda: port.in_flight.unfinished_bytes == 0)
 
-    run(scenario, Limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=8 * MEGABYTE)
+    run(scenario, limits(max_bytes_per_connection=4 * MEGABYTE), max_bytes=8 * MEGABYTE)
 
 
 def test_many_small_requests_beside_an_idle_stream_explain_themselves() -> None:
@@ -401,7 +400,7 @@ def test_idle_connections_are_closed_when_there_are_nearly_too_many() -> None:
         for peer in peers:
             peer.__exit__(None, None, None)
 
-    run(scenario, Limits(max_connections=10))
+    run(scenario, limits(max_connections=10))
 
 
 def test_a_guard_that_fails_is_counted_and_goes_on() -> None:
@@ -415,7 +414,7 @@ def test_a_guard_that_fails_is_counted_and_goes_on() -> None:
             assert (await asyncio.to_thread(peer.end_of, peer.call(UNARY.encode())))[b"grpc-status"] == b"14"
         assert port.faults.healthy() == ""
 
-    run(scenario, Limits(max_idle_s=0.2))
+    run(scenario, limits(max_idle_s=0.2))
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, ECHO])
