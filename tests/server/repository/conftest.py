@@ -18,6 +18,7 @@ from server.config import Settings
 from server.network import OnnxNetwork, OpenNetwork
 from tests.conftest import Running
 from tests.server.conftest import GatedNetwork, Gates
+from tests.server.progress import wait_for
 from tests.server.repository import small
 
 State = classifier_pb2.ModelState
@@ -105,7 +106,8 @@ class Served:
         return [line for line in lines if line["event"] == event]
 
     def require_agreement(self) -> dict[str, classifier_pb2.ModelStatus]:
-        """Require that list, index, health and metrics say the same; give the list."""
+        """Require that list, index, health and metrics say the same once all is quiet; give the list."""
+        wait_for(lambda: not self._is_draining())  # a version that was replaced leaves in its own time
         index, listed, samples = self.index(), self.listed(), self.samples()
         assert list(index) == list(listed)
         for name, status in listed.items():
@@ -132,6 +134,12 @@ class Served:
         }
         assert versions == {(name, str(status.version)) for name, status in listed.items()}
         return listed
+
+    def _is_draining(self) -> bool:
+        return any(
+            name == "modelzoo_model_state" and labels["state"] == "draining" and value == 1
+            for name, labels, value in self.samples()
+        )
 
     def _error(self, call: Callable[..., object], request: object) -> str:
         try:
