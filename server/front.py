@@ -36,6 +36,9 @@ from server.shared_memory import Regions
 from server.supervision import Supervisor
 
 _CONNECTION_OPTIONS = (
+    # Of a call that is not accepted yet, gRPC reads no more than 64 KiB; it would measure the connection, and
+    # read megabytes. A message of any size takes one round trip more.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
     ("grpc.max_connection_idle_ms", 300_000),  # and those that say no more
     ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished without a word
@@ -176,8 +179,9 @@ class Front:
             ("grpc.max_receive_message_length", self._max_message_bytes),
             # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
             ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
-            # gRPC's own limits reject without a word of ours, so ours come first.
-            ("grpc.max_concurrent_streams", max(2048, 4 * settings.max_calls_per_connection)),
+            # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
+            # until they are accepted: eight connections of default size have a share each of pending calls.
+            ("grpc.max_concurrent_streams", max(2048, 2 * settings.max_calls_per_connection)),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
             ("grpc.max_allowed_incoming_connections", self._max_connections),
