@@ -45,7 +45,12 @@ _CONNECTION_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Of pings that come too often, gRPC would note each in the error that closes the connection once what is
+    # written to it is read: 3,400 pings, 110 kB, are half a second of a core.
+    ("grpc.http2.max_ping_strikes", 0),
 )
+_QUEUES = 16  # of calls that are not accepted yet; see `Listener`
+_CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
 _PENDING_CALLS = 16_384  # that gRPC holds until they are accepted; beyond, it rejects some of any peer
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
@@ -96,6 +101,7 @@ class Front:
             self._max_message_bytes = min(self._max_message_bytes, _COMPRESSED_MESSAGE_BYTES)
             max_calls = max(1, min(max_calls, max_bytes // self._max_message_bytes))
         self._max_connections = min(settings.max_connections, _descriptors() - _OTHER_DESCRIPTORS)
+        self._queues = max(1, min(_QUEUES, self._max_connections // _CONNECTIONS_PER_QUEUE))
         self.in_flight = InFlight(max(max_bytes, settings.max_message_bytes))
         self.calls = Calls(
             CallLimits(
@@ -144,6 +150,7 @@ class Front:
             self._options(),
             self._methods(handlers),
             handlers.unknown(),
+            self._queues,
         )
         await self._listener.open()
         supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
@@ -172,19 +179,21 @@ class Front:
         self._stack.close()
 
     def _options(self) -> list[tuple[str, int]]:
-        """Return gRPC's options for what connections may cost."""
+        """Return gRPC's options for what the connections of one queue may cost."""
         settings = self._settings
+        # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
+        # until they are accepted: a queue has room for all of one connection, and for others beside them.
+        most_streams = max(2048, 2 * settings.max_calls_per_connection)
+        pending_calls = max(most_streams, _PENDING_CALLS // self._queues)
         return [
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", self._max_message_bytes),
             # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
             ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
-            # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
-            # until they are accepted: eight connections of default size have a share each of pending calls.
-            ("grpc.max_concurrent_streams", max(2048, 2 * settings.max_calls_per_connection)),
-            ("grpc.server.max_pending_requests", _PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
-            ("grpc.max_allowed_incoming_connections", self._max_connections),
+            ("grpc.max_concurrent_streams", most_streams),
+            ("grpc.server.max_pending_requests", pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * pending_calls),
+            ("grpc.max_allowed_incoming_connections", self._max_connections // self._queues),
             ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
             ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_connection_age_grace_s)),
             *_CONNECTION_OPTIONS,

@@ -4,6 +4,10 @@ grpcio's own loop decodes the path of every call, and ends for good, and the por
 text. Here every method is registered with gRPC's core, which compares bytes; what matches none is rejected
 undecoded. An accept loop for each method also spares waiting on all at every call, a seventh of a small
 call's price.
+
+gRPC hands the calls of a method over in the order in which they came, so a flood on one connection delays
+all. The port is therefore opened several times, each time with a queue of calls of its own; the kernel
+spreads connections over them, and the event loop takes from each in turn.
 """
 
 import asyncio
@@ -23,12 +27,14 @@ class Listener:
 
     Args:
         address: to listen on; its port is not 0.
-        options: of gRPC's core; `so_reuseport` must be among them, or the port could not be opened anew.
+        options: of gRPC's core, for each queue; `so_reuseport` must be among them, or the port could not be
+            opened more than once, nor anew.
         methods: handlers, by the whole path of their method.
         unknown: handler of all other paths.
+        queues: how many times the port is opened.
 
     Attributes:
-        server: that accepts now, or accepted last; None before the port is opened and once it is closed.
+        servers: that accept now, or accepted last; none before the port is opened and once it is closed.
     """
 
     def __init__(
@@ -37,13 +43,16 @@ class Listener:
         options: Options,
         methods: Methods,
         unknown: Method,
+        queues: int = 1,
     ) -> None:
         self._address = address
         self._options = options
         self._methods = methods
         self._unknown = unknown
+        self._queues = queues
+        self._crashed = asyncio.Event()
         self._crashed_servers: list[_Server] = []
-        self.server: _Server | None = None
+        self.servers: list[_Server] = []
 
     async def open(self) -> None:
         """Open the port.
@@ -51,41 +60,54 @@ class Listener:
         Raises:
             RuntimeError: it cannot be had; gRPC does not say why.
         """
-        server = _Server(asyncio.get_running_loop(), None, (), (), tuple(self._options), None)
-        server.prepare(self._methods, self._unknown)
-        if server.add_insecure_port(self._address.encode()) == 0:
-            raise RuntimeError(f"gRPC cannot listen on {self._address}")
-        self.server = server  # before it starts: a stop meanwhile has to find it
-        await server.start()
+        while len(self.servers) < self._queues:
+            self.servers.append(server := self._server())  # before it starts: a stop meanwhile has to find it
+            await server.start()
 
     async def accept(self) -> None:
-        """Wait for the end of accepting, which should have none before `close`.
+        """Wait for the end of accepting, in any of the queues, which should have none before `close`.
 
         Raises:
             Exception: what ended it.
         """
-        if (server := self.server) is None:
+        if not self.servers:
             raise RuntimeError("a port that is not open accepts nothing. This is a bug.")
-        await server.crashed.wait()
-        raise server.crash or RuntimeError("accepting ended without a cause")
+        await self._crashed.wait()
+        raise next(
+            (server.crash for server in self.servers if server.crash is not None),
+            RuntimeError("accepting ended without a cause"),
+        )
 
     async def reopen(self) -> None:
-        """Open the port anew after the end of accepting; what is in hand goes on.
+        """Open the port anew where accepting ended; what is in hand goes on.
 
         Raises:
             RuntimeError: see `open`.
         """
-        if self.server is not None:
-            self._crashed_servers.append(self.server)
+        self._crashed.clear()
+        crashed = [server for server in self.servers if server.crash is not None]
+        self._crashed_servers += crashed
+        self.servers = [server for server in self.servers if server not in crashed]
         await self.open()
 
     async def close(self, grace_s: float | None) -> None:
         """Close the port, and cancel the calls that are not answered by then; None cancels them now."""
-        server, self.server = self.server, None
-        if server is not None:
-            await server.shutdown(grace_s)
+        servers, self.servers = self.servers, []
+        await asyncio.gather(*(server.shutdown(grace_s) for server in servers))
         for crashed in self._crashed_servers:
             await crashed.shutdown(None)
+
+    def _server(self) -> "_Server":
+        """Make a server that has the port.
+
+        Raises:
+            RuntimeError: see `open`.
+        """
+        server = _Server(asyncio.get_running_loop(), None, (), (), tuple(self._options), None)
+        server.prepare(self._methods, self._unknown, self._crashed)
+        if server.add_insecure_port(self._address.encode()) == 0:
+            raise RuntimeError(f"gRPC cannot listen on {self._address}")
+        return server
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untyped
@@ -95,14 +117,14 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
     tests/server/rpc/test_listener.py fails where one differs.
     """
 
-    def prepare(self, methods: Methods, unknown: Method) -> None:
-        """Take the handlers, before the start."""
+    def prepare(self, methods: Methods, unknown: Method, crashed: asyncio.Event) -> None:
+        """Take the handlers, before the start, and what is set when accepting ends."""
         self._resolvers = {path.encode(): _Resolver(handler) for path, handler in methods.items()}
         self._unknown = _Resolver(unknown)
         self._loops: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self.crash: Exception | None = None
-        self.crashed = asyncio.Event()
+        self._crashed = crashed
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add_registered_method_handlers(dict(methods))
 
@@ -129,7 +151,7 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
         except Exception as error:
             if self.is_running():  # else the port is being closed
                 self.crash = error
-                self.crashed.set()
+                self._crashed.set()
             raise
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[None]":

@@ -36,7 +36,7 @@ async def echoed(port: Port, text: bytes) -> bytes:
 
 
 def replaced(port: Port, server: object) -> bool:
-    return port.listener.server is not server
+    return port.listener.servers != [] and server not in port.listener.servers
 
 
 def unknown(port: Port, name: str, **labels: str) -> float | None:
@@ -67,7 +67,7 @@ def test_a_crash_of_the_accept_loop_is_logged_and_the_port_opened_anew_and_calls
             await before.write(b"begun before")
             assert await before.read() == b"begun before"
             for crash in range(3):
-                server = port.listener.server
+                [server] = port.listener.servers
                 server.end(OSError(f"crash {crash}"))
                 await asyncio.to_thread(wait_for, partial(replaced, port, server))
                 async with grpc.aio.insecure_channel(
