@@ -11,6 +11,9 @@ spreads connections over them, and the event loop takes from each in turn.
 """
 
 import asyncio
+import gc
+import socket
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -62,6 +65,7 @@ class Listener:
         """
         while len(self.servers) < self._queues:
             self.servers.append(server := self._server())  # before it starts: a stop meanwhile has to find it
+            _unblock_poller()
             await server.start()
 
     async def accept(self) -> None:
@@ -184,6 +188,27 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
             self.end(RuntimeError("gRPC's core hands no more calls over") if self.is_running() else error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the port is opened anew
             self.end(error)
+
+
+def _unblock_poller() -> None:
+    """Keep gRPC's poller, which brings all events, from ever waiting for the event loop.
+
+    It writes a byte to a socket for every event, but a turn of the event loop reads one byte and takes all
+    events. Where they come faster than turns, the socket is full in the end, and the poller would wait until
+    three quarters of it are read: for hundreds of turns, in which no call goes on. What fits into a full
+    socket no more wakes nobody who is not awake.
+    """
+    for one in sockets_of_poller():
+        one.setblocking(False)
+
+
+def sockets_of_poller() -> list[socket.socket]:
+    """Find the sockets by which gRPC's poller wakes event loops: both ends, while it runs."""
+    targets = [
+        getattr(getattr(thread, "_target", None), "__self__", None) for thread in threading.enumerate()
+    ]
+    pollers = [one for one in targets if isinstance(one, cygrpc.PollerCompletionQueue)]
+    return [one for one in gc.get_referents(*pollers) if isinstance(one, socket.socket)]
 
 
 class _Resolver:

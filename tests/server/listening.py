@@ -66,6 +66,7 @@ async def listening(
     max_bytes: int = 1 << 20,
     form: str = "json",
     options: tuple[tuple[str, int], ...] = (),
+    queues: int = 1,
 ) -> AsyncIterator[Port]:
     """Serve methods, given by their paths."""
     port = Port(bounds or limits(), max_bytes, form)
@@ -76,6 +77,7 @@ async def listening(
             (("grpc.so_reuseport", 1), *options),
             methods(port.handlers),
             port.handlers.unknown(),
+            queues,
         )
         await port.listener.open()
         guard = Guard(port.calls, port.logger)

@@ -92,6 +92,11 @@ class RawPeer:
             self.flush()
         return sent
 
+    def ping(self, number: int) -> None:
+        """Ask for a sign of life."""
+        self._http.ping(number.to_bytes(8, "big"))
+        self.flush()
+
     def reset(self, stream: int) -> None:
         """Cancel a call."""
         self._http.reset_stream(stream)

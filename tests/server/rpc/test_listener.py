@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import json
+from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 
 import grpc
@@ -11,6 +13,7 @@ import pytest
 from modelzoo.v1 import classifier_pb2
 from server.rpc.call import Call
 from server.rpc.handlers import Handlers
+from server.rpc.listener import sockets_of_poller
 from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
 from tests.server.raw_peer import RawPeer, prefixed
@@ -92,6 +95,83 @@ def test_a_crash_of_the_accept_loop_is_logged_and_the_port_opened_anew_and_calls
             assert failures({"task": "accept_loop"}) == 3
 
     asyncio.run(scenario())
+
+
+def test_of_several_queues_one_that_crashes_is_opened_anew_and_the_others_go_on() -> None:
+    async def scenario() -> None:
+        async with listening(methods, queues=4) as port:
+            kept = port.listener.servers.copy()
+            for crash in range(2):
+                server = kept.pop(0)
+                server.end(OSError(f"crash {crash}"))
+                await asyncio.to_thread(wait_for, partial(replaced, port, server))
+                await asyncio.to_thread(wait_for, lambda: len(port.listener.servers) == 4)
+                assert set(kept) <= set(port.listener.servers)
+                for _ in range(12):  # by whichever of them
+                    with RawPeer(port.address) as peer:
+                        ended = await asyncio.to_thread(
+                            peer.end_of, peer.call(b"/test.Echo/E", half_closed=True)
+                        )
+                    assert ended[b"grpc-status"] == b"12"
+            failures = partial(port.registry.get_sample_value, "modelzoo_vital_task_failures_total")
+            assert failures({"task": "accept_loop"}) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_of_calls_on_one_connection_does_not_go_before_all_calls_of_others() -> None:
+    flood, others, came, all_came = 1000, 8, [], asyncio.Event()
+
+    def noting(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+        async def note(call: Call, deadline_s: float | None) -> None:
+            came.append(call.connection.peer)
+            if len(came) == flood + others:
+                all_came.set()
+
+        return {"/test.Note/Note": handlers.other("bidi_stream", "test.Note", "Note", note)}
+
+    async def scenario() -> None:
+        async with listening(noting, queues=16) as port:
+            with RawPeer(port.address) as first, ExitStack() as stack:
+                peers = [stack.enter_context(RawPeer(port.address)) for _ in range(others)]
+                for _ in range(flood):  # the event loop stands still meanwhile
+                    first.call(b"/test.Note/Note", half_closed=True)
+                for peer in peers:
+                    peer.call(b"/test.Note/Note", half_closed=True)
+                await all_came.wait()
+        [flooding] = [peer for peer, count in Counter(came).items() if count == flood]
+        # Some may share a queue with the flood; that all do is as likely as one in 16 to the power of 8.
+        assert next(at for at, peer in enumerate(came) if peer != flooding) < flood // 2
+
+    asyncio.run(scenario())
+
+
+def test_the_poller_of_grpc_never_waits_for_the_event_loop() -> None:
+    async def scenario() -> None:
+        async with listening(methods) as port:
+            assert await echoed(port, b"it runs") == b"it runs"
+            ends = sockets_of_poller()
+            assert len(ends) == 2
+            assert not any(end.getblocking() for end in ends)
+
+    asyncio.run(scenario())
+
+
+def test_pings_without_number_are_answered_and_hold_up_nobody(server) -> None:
+    with RawPeer(server.address) as flood, RawPeer(server.address) as other:
+        for number in range(2000):
+            flood.ping(number)
+        for peer in (flood, other):
+            assert peer.end_of(peer.call(b"/no/method", half_closed=True))[b"grpc-status"] == b"12"
+        assert not flood.closed
+
+
+def test_where_few_connections_may_be_they_share_few_queues(start_server) -> None:
+    assert len(start_server(max_connections=4096).server._front._listener.servers) == 16
+    few = start_server(max_connections=255)
+    assert len(few.server._front._listener.servers) == 1
+    with few.client() as client:
+        assert client.is_serving()
 
 
 def test_a_half_closed_call_without_a_message_gets_the_status_of_grpc(server) -> None:
