@@ -27,6 +27,8 @@ from server.rpc import statuses
 from server.rpc.call import Call, Context
 from server.rpc.calls import Calls
 from server.rpc.limits import Pool
+from server.rpc.pacer import Pacer
+from server.rpc.peers import answer_to
 from server.rpc.streams import Answers, Stream
 
 Request = TypeVar("Request")
@@ -53,6 +55,7 @@ class Handlers:
         self._metrics = metrics
         self._log = log
         self.calls = calls
+        self._pacer = Pacer()
 
     def unary(
         self,
@@ -78,6 +81,7 @@ class Handlers:
             metrics.received.inc()
             call.require_room()
             size_bytes = len(body)
+            await self._pacer.wait(size_bytes)
             request = parse(body)
             del body  # parsed, most requests are copies
             answer = (await handler(request, deadline_s)).SerializeToString()
@@ -119,7 +123,7 @@ class Handlers:
         log = self._log.bind(method=f"/{service}/{method}")
 
         async def serve(call: Call, deadline_s: float | None) -> None:
-            await Stream(call, answers, deadline_s, metrics, log).run()
+            await Stream(call, answers, deadline_s, metrics, log, self._pacer).run()
 
         return self._of_many(metrics, service, method, serve, self.calls.ordinary)
 
@@ -186,6 +190,7 @@ class Handlers:
             rejected: ModelZooError | None = None
             try:
                 call = calls.admit(context, pool)
+                answer_to(call.connection.peer)
                 answer = await serve(call, deadline_s)
             except asyncio.CancelledError:  # evicted, or the client hung up, or its deadline passed
                 if call is None or call.evicted is None:

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from server.errors import UNEXPECTED, ModelZooError, OverloadedError, let_go
 from server.metrics import RpcMetrics
 from server.rpc.call import Call
+from server.rpc.pacer import Pacer
 
 Request = TypeVar("Request")
 
@@ -42,6 +43,7 @@ class Stream(Generic[Request]):
     Args:
         deadline_s: of the whole call, on the clock of `time.monotonic`; None for no deadline.
         log: gets errors that are no request's fault.
+        pacer: of the heavy requests of all calls.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Stream(Generic[Request]):
         deadline_s: float | None,
         metrics: RpcMetrics,
         log: FilteringBoundLogger,
+        pacer: Pacer,
     ) -> None:
         self._call = call
         self._answers = answers
         self._deadline_s = deadline_s
         self._metrics = metrics
         self._log = log
+        self._pacer = pacer
         self._room = asyncio.Event()
         self._unwritten: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -91,6 +95,7 @@ class Stream(Generic[Request]):
         request = None
         try:
             self._call.require_room()
+            await self._pacer.wait(size_bytes)
             request = self._answers.parse(body)
             answer = (await self._answers.handler(request, self._deadline_s)).SerializeToString()
             self._call.enter(len(answer))

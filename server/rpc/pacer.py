@@ -1,0 +1,60 @@
+"""Heavy requests go on one by one, and take half of the event loop's time: light ones hardly notice them."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+LIGHT_BYTES = 64 << 10  # of a request: parsed and looked through in a fraction of a millisecond
+_SHORT_S = 0.001  # what takes no longer needs no pause; event loops measure time in milliseconds
+
+
+class Pacer:
+    """Admits heavy requests in the order in which they came.
+
+    After each, as much time passes before the next as the turn of the event loop took in which it went on.
+
+    Args:
+        clock: of these turns.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._busy = False  # one has gone on, and its time is not over
+        self._began_s = 0.0
+
+    async def wait(self, size_bytes: int) -> None:
+        """Wait until a request of so many bytes may go on; a light one need not."""
+        if size_bytes <= LIGHT_BYTES:
+            return
+        loop = asyncio.get_running_loop()
+        if self._busy:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            await turn  # where it is cancelled, it is passed over
+        else:
+            self._busy = True
+            self._begin(loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._began_s = self._clock()
+        loop.call_soon(self._pause)
+
+    def _pause(self) -> None:
+        """Leave the event loop to others for as long as it was taken."""
+        loop = asyncio.get_running_loop()
+        taken_s = self._clock() - self._began_s
+        if taken_s < _SHORT_S:
+            self._next()
+        else:
+            loop.call_later(taken_s, self._next)
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._begin(asyncio.get_running_loop())
+                return
+        self._busy = False
