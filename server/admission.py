@@ -7,6 +7,7 @@ from server.pace import Pace
 from server.queues import ModelQueue
 from server.submissions import Priority, Submission
 
+_OVERFILL = 4  # a full queue has room for a quarter more, of peers with little in it
 _LEAST_RETRY_S = 0.01  # below it, asking again is most of the load
 
 
@@ -25,7 +26,8 @@ class Door:
     def check(self, submission: Submission) -> None:
         """Let a submission in that comes now, by returning.
 
-        Each priority has a bound of its own: neither keeps the other out.
+        Each priority has a bound of its own: neither keeps the other out. Nor does one peer keep another out:
+        who has no more than an equal share of the queue may fill it a little further.
 
         Raises:
             OverloadedError: there is no room for all of its images, or so many go before it that it
@@ -33,9 +35,13 @@ class Door:
             ExpiredError: it is late already, or would be were nobody else there.
         """
         queue, images, now_s = submission.queue, len(submission.images), submission.submitted_s
-        waiting = queue.lines[submission.priority].waiting
+        line = queue.lines[submission.priority]
+        waiting = line.waiting
         excess = waiting + images - queue.max_queue_size
-        if excess > 0:
+        if excess > 0 and not (
+            excess <= queue.max_queue_size // _OVERFILL
+            and line.is_within_share(submission, queue.max_queue_size // _OVERFILL)
+        ):
             queue.metrics.unanswered["queue_full"].inc(images)
             raise OverloadedError(
                 f"{waiting} images wait for {queue.name}, of {queue.max_queue_size} that may; "

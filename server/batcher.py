@@ -83,12 +83,14 @@ class Batcher:
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,
+        peer: str = "",
     ) -> Answer:
         """Queue images and wait for their answers; being cancelled takes out those that still wait.
 
         Args:
             images: uint8 ``[H, W, C]`` each, of the model's shape; at least one.
             deadline_s: on the clock of `time.monotonic`; None for no deadline.
+            peer: that sent them; each has an equal share of the queue.
 
         Raises:
             OverloadedError: the queue has no room for all of them, or what waits already would make
@@ -98,7 +100,7 @@ class Batcher:
                 what is no number.
             ModelNotReadyError: the server is stopping.
         """
-        return await self.enqueue(queue, images, deadline_s, priority=priority)
+        return await self.enqueue(queue, images, deadline_s, priority=priority, peer=peer)
 
     def enqueue(
         self,
@@ -107,6 +109,7 @@ class Batcher:
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,
+        peer: str = "",
     ) -> Submission:
         """Queue images as `submit` does, and give the future of their answers; it needs no task.
 
@@ -117,13 +120,15 @@ class Batcher:
                 these, are the future's as well.
         """
         submission = Submission(
-            queue, images, deadline_s, priority, self._clock(), self._ended_unanswered, self._loop
+            queue, images, deadline_s, priority, self._clock(), self._ended_unanswered, self._loop, peer
         )
+        line = queue.lines[priority]
         with self._wake:
             if self._closed:
                 raise ModelNotReadyError("the server is stopping")
+            line.schedule(submission)
             self._door.check(submission)
-            queue.lines[priority].add(submission)
+            line.add(submission)
         if not self._waking:  # who comes in this turn of the event loop, comes before a lane looks
             self._waking = True
             self._loop.call_soon(self._wake_lanes)

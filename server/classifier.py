@@ -15,6 +15,7 @@ from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require
 from server.processing.tracking import Account, Accounts
 from server.rpc import statuses
 from server.rpc.handlers import Handlers, parser
+from server.rpc.peers import current_peer
 from server.rpc.streams import Answers
 from server.submissions import Priority
 
@@ -153,7 +154,7 @@ class Classifier:
         decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
         account.decoded(decode_s)
         priority = _PRIORITIES[request.priority]
-        answer = await model.submit(rows, deadline_s, priority=priority)
+        answer = await model.submit(rows, deadline_s, priority=priority, peer=current_peer())
         account.inferred(answer)
         await off_the_loop(partial(rank, response), answer.probabilities, model.labels, top_k)
         response.model = model.status.name

@@ -84,6 +84,7 @@ class Engine:
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,
+        peer: str = "",
     ) -> RemoteAnswer:
         """Queue images, as `Batcher.submit` does.
 
@@ -113,6 +114,7 @@ class Engine:
             pixels_at=offset,
             answer_at=answer_at,
             priority=priority,
+            peer=peer,
         )
         if deadline_s is not None:
             sent.deadline_s = deadline_s

@@ -28,6 +28,7 @@ class Submit(Protocol):
         deadline_s: float | None = None,
         *,
         priority: Priority = Priority.INTERACTIVE,
+        peer: str = "",
     ) -> Awaitable[Answer]:
         """Give the future of their answers; see `Batcher.submit`."""
 

@@ -19,6 +19,7 @@ from server.processing.decoding import Decoder
 from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import Account, Accounts
 from server.rpc.handlers import Handlers
+from server.rpc.peers import current_peer
 from server.rpc.streams import Answers
 from server.shared_memory import Regions
 from server.submissions import Answer, Priority
@@ -132,7 +133,7 @@ class OpenInference:
         self, account: Account, rows: Rows, deadline_s: float | None, priority: Priority
     ) -> Answer:
         try:
-            answer = await account.model.submit(rows, deadline_s, priority=priority)
+            answer = await account.model.submit(rows, deadline_s, priority=priority, peer=current_peer())
         except OverloadedError as error:
             if self._unavailable_when_full:
                 raise BusyError(str(error), error.retry_delay_s) from error

@@ -35,6 +35,7 @@ class Line:
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
         self._submissions: deque[Submission] = deque()
+        self._waiting_by_peer: dict[str, int] = {}  # images; only of peers with any
         self.waiting = 0
 
     def __iter__(self) -> Iterator[Submission]:
@@ -70,19 +71,37 @@ class Line:
         starts_s += (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
         return min(starts_s)
 
+    def schedule(self, submission: Submission) -> None:
+        """Set when a submission that comes now is due, so that peers have equal shares of the device.
+
+        Its peer would wait for all that is here. Had every peer an equal share, it would wait the time that
+        its own images take, times the number of peers: by the difference it is due earlier.
+        """
+        images = self._waiting_by_peer.get(submission.peer, 0) + len(submission.images)
+        all_images = self.waiting + len(submission.images)
+        if images == all_images:  # nobody else waits
+            return
+        fair_s = self._costs.drain_s(images) * self._peers_with(submission.peer)
+        submission.advance(max(0.0, self._costs.drain_s(all_images) - fair_s))
+
+    def is_within_share(self, submission: Submission, limit: int) -> bool:
+        """Tell whether a peer has no more than an equal share of so many images, a submission included."""
+        images = self._waiting_by_peer.get(submission.peer, 0) + len(submission.images)
+        return images * self._peers_with(submission.peer) <= limit
+
     def add(self, submission: Submission) -> None:
         """Queue all images of a submission."""
         if not self._submissions or self._submissions[-1].due_s <= submission.due_s:
             self._submissions.append(submission)
         else:
             insort_right(self._submissions, submission, key=_due_s)
-        self.waiting += len(submission.images)
+        self._count(submission.peer, len(submission.images))
 
     def remove(self, submission: Submission) -> None:
         """Take out the images that still wait."""
         if submission.left:
             self._submissions.remove(submission)
-            self.waiting -= submission.left
+            self._count(submission.peer, -submission.left)
             submission.taken = len(submission.images)
 
     def ahead(self, due_s: float) -> int:
@@ -167,10 +186,23 @@ class Line:
             seats.append(Seats(submission, start, submission.taken))
             submission.boarded += 1
             images -= submission.taken - start
-            self.waiting -= submission.taken - start
+            self._count(submission.peer, start - submission.taken)
             if not submission.left:
                 self._submissions.popleft()
         return seats
+
+    def _count(self, peer: str, images: int) -> None:
+        """Count images in, or out."""
+        self.waiting += images
+        left = self._waiting_by_peer.get(peer, 0) + images
+        if left:
+            self._waiting_by_peer[peer] = left
+        else:
+            del self._waiting_by_peer[peer]
+
+    def _peers_with(self, peer: str) -> int:
+        """Count the peers with images here; one more than there are where this one has none yet."""
+        return len(self._waiting_by_peer) + (peer not in self._waiting_by_peer)
 
 
 class ModelQueue:
@@ -181,7 +213,7 @@ class ModelQueue:
         network: answers a batch.
         label_count: K.
         costs: of its batches.
-        max_queue_size: waiting images of one priority before refusal.
+        max_queue_size: waiting images of one priority before refusal; see `Door`.
     """
 
     def __init__(

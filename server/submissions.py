@@ -66,6 +66,7 @@ class Submission(asyncio.Future[Answer]):
         images: N times uint8 ``[H, W, C]``.
         deadline_s: on the batcher's clock; None for no deadline.
         submitted_s: on the same clock.
+        peer: that sent them.
         due_s: when it ought to run at the latest; who is due first goes first.
         taken: images that left the queue, always the first ones.
         boarded: batches that carry, or carried, some of the images; the batcher's lock guards it.
@@ -74,7 +75,7 @@ class Submission(asyncio.Future[Answer]):
     """
 
     __slots__ = (
-        *("queue", "images", "deadline_s", "priority", "submitted_s", "due_s", "taken"),
+        *("queue", "images", "deadline_s", "priority", "submitted_s", "peer", "due_s", "taken"),
         *("boarded", "alighted", "on_alighted"),
         *("_on_unanswered", "_collected", "_partial"),
     )
@@ -88,6 +89,7 @@ class Submission(asyncio.Future[Answer]):
         submitted_s: float,
         on_unanswered: Callable[["Submission", Unanswered | None], None],
         loop: asyncio.AbstractEventLoop,
+        peer: str = "",
     ) -> None:
         super().__init__(loop=loop)
         self.queue = queue
@@ -95,6 +97,7 @@ class Submission(asyncio.Future[Answer]):
         self.deadline_s = deadline_s
         self.priority = priority
         self.submitted_s = submitted_s
+        self.peer = peer
         self.due_s = submitted_s + _PATIENCE_S
         if deadline_s is not None and deadline_s < self.due_s:
             self.due_s = deadline_s
@@ -114,6 +117,10 @@ class Submission(asyncio.Future[Answer]):
     def rides(self) -> bool:
         """Tell whether a batch that runs may still read the images, even if this is settled."""
         return self.boarded > self.alighted
+
+    def advance(self, seconds: float) -> None:
+        """Make this due so much earlier than others that came when it did."""
+        self.due_s = min(self.due_s, self.submitted_s + _PATIENCE_S - seconds)
 
     def alight(self) -> None:
         """Take note that a batch that carried some of the images has ended."""

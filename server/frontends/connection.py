@@ -201,7 +201,9 @@ class Link:
             sent.pixels_at, (sent.images, shape.height, shape.width, shape.channels)
         )  # [N, H, W, C]
         deadline_s = sent.deadline_s if sent.HasField("deadline_s") else None
-        return self._batcher.enqueue(model.queue, images, deadline_s, priority=Priority(sent.priority))
+        return self._batcher.enqueue(
+            model.queue, images, deadline_s, priority=Priority(sent.priority), peer=sent.peer
+        )
 
     def _settle(self, sent: frontend_pb2.SentSubmission, future: asyncio.Future[Answer]) -> None:
         """Answer, and say whether the memory is free: a batch that runs may still read it."""

@@ -93,13 +93,18 @@ class ByHand:
         return queue
 
     def submit(
-        self, queue: ModelQueue, *values: int, within_s: float | None = None, bulk: bool = False
+        self,
+        queue: ModelQueue,
+        *values: int,
+        within_s: float | None = None,
+        bulk: bool = False,
+        peer: str = "",
     ) -> Submission:
         """Queue pictures of one value each."""
         images = [np.full((2, 2, 1), value, np.uint8) for value in values]
         deadline_s = None if within_s is None else self.clock() + within_s
         priority = Priority.BULK if bulk else Priority.INTERACTIVE
-        return self.batcher.enqueue(queue, images, deadline_s, priority=priority)
+        return self.batcher.enqueue(queue, images, deadline_s, priority=priority, peer=peer)
 
     def take(self, lane: int = 0) -> Batch | float | None:
         """Take the next batch, as a lane does."""

@@ -266,6 +266,7 @@ class SentSubmission(_message.Message):
     ANSWER_AT_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Tells it from all others of this front end."""
     model: _builtins.int
@@ -280,6 +281,8 @@ class SentSubmission(_message.Message):
     """On the clock of `time.monotonic`, which is one for the whole machine."""
     priority: _builtins.int
     """See `submissions.Priority`."""
+    peer: _builtins.str
+    """The client, as gRPC writes its address."""
     def __init__(
         self,
         *,
@@ -290,10 +293,11 @@ class SentSubmission(_message.Message):
         answer_at: _builtins.int = ...,
         deadline_s: _builtins.float | None = ...,
         priority: _builtins.int = ...,
+        peer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "deadline_s", b"deadline_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "answer_at", b"answer_at", "deadline_s", b"deadline_s", "id", b"id", "images", b"images", "model", b"model", "pixels_at", b"pixels_at", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "answer_at", b"answer_at", "deadline_s", b"deadline_s", "id", b"id", "images", b"images", "model", b"model", "peer", b"peer", "pixels_at", b"pixels_at", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
