@@ -1,4 +1,4 @@
-"""Heavy requests go on one by one, and take half of the event loop's time: light ones hardly notice them."""
+"""Who goes on in a turn of the event loop: few new calls, and heavy requests half of the time at most."""
 
 import asyncio
 import time
@@ -7,6 +7,41 @@ from collections.abc import Callable
 
 LIGHT_BYTES = 64 << 10  # of a request: parsed and looked through in a fraction of a millisecond
 _SHORT_S = 0.001  # what takes no longer needs no pause; event loops measure time in milliseconds
+
+
+class Turns:
+    """Bounds how many calls begin in each turn of the event loop; those that are too many begin in the next.
+
+    Args:
+        calls: that may begin in one.
+    """
+
+    def __init__(self, calls: int) -> None:
+        self._calls = self._left = calls
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait until a call may begin."""
+        loop = asyncio.get_running_loop()
+        if self._left == self._calls:
+            loop.call_soon(self._next)
+        if self._left:
+            self._left -= 1
+            return
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next(self) -> None:
+        """Begin a turn; the event loop calls it while any call comes."""
+        self._left = self._calls
+        while self._left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._left -= 1
+                turn.set_result(None)
+        if self._left < self._calls:
+            asyncio.get_running_loop().call_soon(self._next)
 
 
 class Pacer:

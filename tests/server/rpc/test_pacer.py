@@ -1,13 +1,14 @@
-"""Heavy requests go on one by one, with as much time between them for others as they took."""
+"""Heavy requests go on one by one, with as much time for others between them; calls begin a few at a time."""
 
 import asyncio
+from collections import Counter
 
-from server.rpc.pacer import LIGHT_BYTES, Pacer
+from server.rpc.pacer import LIGHT_BYTES, Pacer, Turns
 
 HEAVY_BYTES = LIGHT_BYTES + 1
 
 
-class Turns:
+class CountedTurns:
     """Counts the turns of the event loop."""
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class Turns:
 
 def test_heavy_requests_go_on_in_their_order_one_a_turn_and_light_ones_at_once() -> None:
     async def scenario() -> None:
-        pacer, turns, went = Pacer(), Turns(), []
+        pacer, turns, went = Pacer(), CountedTurns(), []
 
         async def request(name: str, size_bytes: int) -> None:
             await pacer.wait(size_bytes)
@@ -72,5 +73,40 @@ def test_a_request_that_is_cancelled_while_it_waits_is_passed_over() -> None:
         second.cancel()
         await third
         assert second.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_so_many_calls_begin_in_a_turn_and_the_others_in_their_order_in_the_next() -> None:
+    async def scenario() -> None:
+        starts, turns, began = Turns(4), CountedTurns(), []
+
+        async def call(number: int) -> None:
+            await starts.wait()
+            began.append((number, turns.count))
+
+        calls = [asyncio.create_task(call(number)) for number in range(14)]
+        await asyncio.sleep(0)
+        calls[5].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        turns.running = False
+        assert [number for number, _ in began] == [number for number in range(14) if number != 5]
+        in_turns = Counter(count for _, count in began)
+        assert list(in_turns.values()) == [4, 4, 4, 1]
+
+    asyncio.run(scenario())
+
+
+def test_calls_begin_at_once_where_there_are_few() -> None:
+    async def scenario() -> None:
+        starts, turns = Turns(4), CountedTurns()
+        for _ in range(3):
+            before = turns.count
+            for _ in range(4):
+                await starts.wait()
+            assert turns.count == before
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        turns.running = False
 
     asyncio.run(scenario())
