@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     max_queue_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Time that an image waits for others to fill its batch, while the device is free."""
     max_queue_size: Annotated[int, Field(ge=1)] = 1024
-    """Images that may wait for one model, of each priority, before more are refused."""
+    """Images that may wait for one model, of each priority; a quarter more of peers that have few there."""
     max_images_per_request: Annotated[int, Field(ge=1)] = 256
     """Images in one request."""
     max_message_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20

@@ -25,9 +25,8 @@ def test_an_attack_ends_starves_bloats_and_blinds_nothing(
     subject: Subject, repository: Path, attack: Attack
 ) -> None:
     plan = Plan(repository, seconds=2.0, rest_s=10.0, rounds=1, apart=False)
-    # What has to happen within seconds is for `make test-hostile`: here other tests have the same cores.
-    timed = {"health", "calls of others", "metrics", "memory afterwards"}
-    assert set(assail(subject, plan, attack).misses) - timed == set()
+    # In the long form memory has a minute to come back; here it has ten seconds.
+    assert assail(subject, plan, attack).misses == []
 
 
 def test_mutated_calls_end_and_hang_nothing(subject: Subject) -> None:
