@@ -51,7 +51,8 @@ _CONNECTION_OPTIONS = (
 )
 _QUEUES = 16  # of calls that are not accepted yet; see `Listener`
 _CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
-_PENDING_CALLS = 16_384  # that gRPC holds until they are accepted; beyond, it rejects some of any peer
+# That gRPC holds in all queues until they are accepted, 15 kB each; beyond, it rejects some of any peer.
+_PENDING_CALLS = 16_384
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 # How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
@@ -182,9 +183,9 @@ class Front:
         """Return gRPC's options for what the connections of one queue may cost."""
         settings = self._settings
         # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
-        # until they are accepted: a queue has room for all of one connection, and for others beside them.
+        # until they are accepted: a queue has room for all of two connections, and for others beside them.
         most_streams = max(2048, 2 * settings.max_calls_per_connection)
-        pending_calls = max(most_streams, _PENDING_CALLS // self._queues)
+        pending_calls = max(2 * most_streams, _PENDING_CALLS // self._queues)
         return [
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", self._max_message_bytes),
@@ -192,7 +193,7 @@ class Front:
             ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
             ("grpc.max_concurrent_streams", most_streams),
             ("grpc.server.max_pending_requests", pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", 3 * pending_calls // 2),
             ("grpc.max_allowed_incoming_connections", self._max_connections // self._queues),
             ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
             ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_connection_age_grace_s)),
