@@ -51,7 +51,7 @@ _CONNECTION_OPTIONS = (
 )
 _QUEUES = 16  # of calls that are not accepted yet; see `Listener`
 _CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
-# That gRPC holds in all queues until they are accepted, 15 kB each; beyond, it rejects some of any peer.
+# That gRPC holds until they are accepted, 15 kB each; beyond, it rejects some of any peer.
 _PENDING_CALLS = 16_384
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics

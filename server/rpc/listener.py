@@ -20,7 +20,7 @@ from typing import TypeAlias
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # grpcio's core is untyped
 
-from server.rpc.pacer import Turns
+from server.rpc.pacer import CallStarts
 
 Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Methods = Mapping[str, Method]
@@ -60,7 +60,7 @@ class Listener:
         self._unknown = unknown
         self._queues = queues
         self._crashed = asyncio.Event()
-        self._turns = Turns(_CALLS_A_TURN)
+        self._starts = CallStarts(_CALLS_A_TURN)
         self._crashed_servers: list[_Server] = []
         self.servers: list[_Server] = []
 
@@ -115,7 +115,7 @@ class Listener:
             RuntimeError: see `open`.
         """
         server = _Server(asyncio.get_running_loop(), None, (), (), tuple(self._options), None)
-        server.prepare(self._methods, self._unknown, self._crashed, self._turns)
+        server.prepare(self._methods, self._unknown, self._crashed, self._starts)
         if server.add_insecure_port(self._address.encode()) == 0:
             raise RuntimeError(f"gRPC cannot listen on {self._address}")
         return server
@@ -128,7 +128,7 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
     tests/server/rpc/test_listener.py fails where one differs.
     """
 
-    def prepare(self, methods: Methods, unknown: Method, crashed: asyncio.Event, turns: Turns) -> None:
+    def prepare(self, methods: Methods, unknown: Method, crashed: asyncio.Event, starts: CallStarts) -> None:
         """Take the handlers, before the start; what is set when accepting ends; and when calls may begin."""
         self._resolvers = {path.encode(): _Resolver(handler) for path, handler in methods.items()}
         self._unknown = _Resolver(unknown)
@@ -136,7 +136,7 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
         self._calls: set[asyncio.Task[None]] = set()
         self.crash: Exception | None = None
         self._crashed = crashed
-        self._turns = turns
+        self._starts = starts
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add_registered_method_handlers(dict(methods))
 
@@ -187,7 +187,7 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
                 state = await (
                     self._request_call() if method is None else self._request_registered_call(method)
                 )
-                await self._turns.wait()
+                await self._starts.wait()
                 handling = cygrpc._handle_rpc(name, resolver, (), state, loop, False)
                 call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, name))
                 self._calls.add(call)

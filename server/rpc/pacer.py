@@ -9,7 +9,7 @@ LIGHT_BYTES = 64 << 10  # of a request: parsed and looked through in a fraction 
 _SHORT_S = 0.001  # what takes no longer needs no pause; event loops measure time in milliseconds
 
 
-class Turns:
+class CallStarts:
     """Bounds how many calls begin in each turn of the event loop; those that are too many begin in the next.
 
     Args:

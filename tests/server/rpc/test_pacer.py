@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from server.rpc.pacer import LIGHT_BYTES, Pacer, Turns
+from server.rpc.pacer import LIGHT_BYTES, CallStarts, Pacer
 
 HEAVY_BYTES = LIGHT_BYTES + 1
 
@@ -79,7 +79,7 @@ def test_a_request_that_is_cancelled_while_it_waits_is_passed_over() -> None:
 
 def test_so_many_calls_begin_in_a_turn_and_the_others_in_their_order_in_the_next() -> None:
     async def scenario() -> None:
-        starts, turns, began = Turns(4), CountedTurns(), []
+        starts, turns, began = CallStarts(4), CountedTurns(), []
 
         async def call(number: int) -> None:
             await starts.wait()
@@ -99,7 +99,7 @@ def test_so_many_calls_begin_in_a_turn_and_the_others_in_their_order_in_the_next
 
 def test_calls_begin_at_once_where_there_are_few() -> None:
     async def scenario() -> None:
-        starts, turns = Turns(4), CountedTurns()
+        starts, turns = CallStarts(4), CountedTurns()
         for _ in range(3):
             before = turns.count
             for _ in range(4):
