@@ -25,7 +25,7 @@ from tests.server.raw_peer import RawPeer, prefixed
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
-MAX_STREAMS = 4 * 1024  # our own limit on calls of a connection comes first
+MAX_STREAMS = 2 * 1024  # our own limit on calls of a connection comes first
 WATCHES_PER_CONNECTION = 256
 
 
