@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +28,12 @@ from tests.conftest import Running
 from tests.server.progress import wait_for
 
 MODEL, LATER = "lenet5-digits", "two_block_cnn-digits"
+LOADING = classifier_pb2.MODEL_STATE_LOADING
 BLANK = np.zeros((32, 32, 1), np.uint8)
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 CALLS, STREAMED = 10, 10
 
-# A server whose networks hold blank pictures until a file is there; the models named load no sooner, either.
+# A server whose networks hold blank pictures until a file is there; the model named loads no sooner, either.
 HELD = """
     import asyncio, os, sys, time
     from pathlib import Path
@@ -57,7 +59,9 @@ HELD = """
                 wait()
             return self.network.infer(rows)
 
-    settings = Settings(repository=Path(sys.argv[1]), device="cpu", lanes=2, log_format="json")
+    settings = Settings(
+        repository=Path(sys.argv[1]), device="cpu", lanes=2, log_format="json", allow_model_control=True
+    )
 
     async def main():
         stderr = capture.StandardError()
@@ -116,14 +120,20 @@ def test_whatever_was_accepted_before_a_signal_is_answered(
     ports = {"GRPC": free_port(), "METRICS": free_port()}
     environment = {f"MODELZOO_{name}_PORT": str(port) for name, port in ports.items()}
     gate = tmp_path / "gate"
-    command = [sys.executable, "-c", textwrap.dedent(HELD), str(repository), str(gate), loading]
-    with log_to(log) as stderr, ThreadPoolExecutor(CALLS + 1) as pool:
+    served = tmp_path / "models"
+    shutil.copytree(repository / MODEL, served / MODEL)
+    command = [sys.executable, "-c", textwrap.dedent(HELD), str(served), str(gate), loading]
+    with log_to(log) as stderr, ThreadPoolExecutor(CALLS + 2) as pool:
         process = subprocess.Popen(
             command, stderr=stderr, env=os.environ | environment | {"MODELZOO_FRONTENDS": str(frontends)}
         )
         try:
             with Client(f"127.0.0.1:{ports['GRPC']}") as client:
                 statuses = until_serving(client._channel)
+                if loading:
+                    shutil.copytree(repository / loading, served / loading)
+                    pool.submit(load, client._channel, loading)  # until the end of the server
+                    wait_for(lambda: any(one.state == LOADING for one in client.list_models()))
                 calls: list[Future] = [
                     pool.submit(client.classify, MODEL, [BLANK], timeout_s=60) for _ in range(CALLS)
                 ]
@@ -138,6 +148,12 @@ def test_whatever_was_accepted_before_a_signal_is_answered(
         finally:
             process.kill()
             process.wait()
+
+
+def load(channel: grpc.Channel, model: str) -> None:
+    """Load a model that is on disk."""
+    stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    stub.RepositoryModelLoad(messages.RepositoryModelLoadRequest(model_name=model))
 
 
 def until_serving(channel: grpc.Channel) -> Iterator[health_pb2.HealthCheckResponse]:
