@@ -202,6 +202,8 @@ class Server:
         self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
         self._is_stopping = True
         await self._vitals.expect_end()
+        if isinstance(self._front, Front):
+            await self._front.settle()
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()

@@ -155,9 +155,14 @@ class Front:
         )
         await self._listener.open()
         supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
+        self._pacer = handlers.pacer
         self._watch = partial(Guard(self.calls, self._log).watch, port)
         supervisor.supervise("guard", self._watch, repair=_nothing)
         return port
+
+    async def settle(self) -> None:
+        """Let every request that has come go on to its model, before the models take no more."""
+        await self._pacer.flush()
 
     async def stop(self, grace: Grace) -> None:
         """Answer what was accepted, refuse what is new, and close the port within the grace period.

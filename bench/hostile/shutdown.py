@@ -24,8 +24,8 @@ REQUESTS = 20
 _ACCEPTED_S = 30.0
 _GRACE_S = 20.0  # the server's default
 _STREAM = "/modelzoo.v1.ClassifierService/ClassifyStream"
-_STARTED = re.compile(
-    rb'^grpc_server_started_total\{.*grpc_method="(?:Classify|ClassifyStream)".*\} (.*)$', re.MULTILINE
+_RECEIVED = re.compile(
+    rb'^grpc_server_msg_received_total\{.*grpc_method="(?:Classify|ClassifyStream)".*\} (.*)$', re.MULTILINE
 )
 # How the server is run, by what is the matter with it.
 STATES: dict[str, tuple[str, ...]] = {
@@ -101,7 +101,7 @@ def _answered_on_a_stream(address: str, body: bytes) -> bool:
 
 
 def _wait_until_accepted(subject: Subject) -> None:
-    """Wait until the server has begun all requests, by its own count.
+    """Wait until the messages of all requests have come, by the server's own count.
 
     Raises:
         BenchError: it does not.
@@ -110,7 +110,7 @@ def _wait_until_accepted(subject: Subject) -> None:
     ends_s = time.monotonic() + _ACCEPTED_S
     while time.monotonic() < ends_s:
         with direct.open(f"http://{subject.target.metrics}/metrics", timeout=10) as page:
-            if sum(map(float, _STARTED.findall(page.read()))) >= REQUESTS:
+            if sum(map(float, _RECEIVED.findall(page.read()))) >= REQUESTS:
                 return
         time.sleep(0.05)
     raise BenchError(f"the server did not accept {REQUESTS} requests within {_ACCEPTED_S:.0f} s")

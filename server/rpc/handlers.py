@@ -49,13 +49,16 @@ class Handlers:
     Args:
         log: gets errors that are no request's fault.
         calls: admits every call.
+
+    Attributes:
+        pacer: of the heavy requests of all calls.
     """
 
     def __init__(self, metrics: Metrics, log: FilteringBoundLogger, calls: Calls) -> None:
         self._metrics = metrics
         self._log = log
         self.calls = calls
-        self._pacer = Pacer()
+        self.pacer = Pacer()
 
     def unary(
         self,
@@ -81,7 +84,7 @@ class Handlers:
             metrics.received.inc()
             call.require_room()
             size_bytes = len(body)
-            await self._pacer.wait(size_bytes)
+            await self.pacer.wait(size_bytes)
             request = parse(body)
             del body  # parsed, most requests are copies
             answer = (await handler(request, deadline_s)).SerializeToString()
@@ -123,7 +126,7 @@ class Handlers:
         log = self._log.bind(method=f"/{service}/{method}")
 
         async def serve(call: Call, deadline_s: float | None) -> None:
-            await Stream(call, answers, deadline_s, metrics, log, self._pacer).run()
+            await Stream(call, answers, deadline_s, metrics, log, self.pacer).run()
 
         return self._of_many(metrics, service, method, serve, self.calls.ordinary)
 

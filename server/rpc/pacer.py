@@ -72,6 +72,14 @@ class Pacer:
             self._busy = True
             self._begin(loop)
 
+    async def flush(self) -> None:
+        """Let all that wait go on at once, and return when they have: the server is about to stop."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        await asyncio.sleep(0)
+
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._began_s = self._clock()
         loop.call_soon(self._pause)

@@ -77,6 +77,24 @@ def test_a_request_that_is_cancelled_while_it_waits_is_passed_over() -> None:
     asyncio.run(scenario())
 
 
+def test_before_a_stop_all_that_wait_go_on() -> None:
+    async def scenario() -> None:
+        pacer, went = Pacer(), []
+
+        async def request(number: int) -> None:
+            await pacer.wait(HEAVY_BYTES)
+            went.append(number)
+
+        requests = [asyncio.create_task(request(number)) for number in range(20)]
+        await asyncio.sleep(0)
+        assert len(went) < 20
+        await pacer.flush()
+        assert went == list(range(20))
+        await asyncio.gather(*requests)
+
+    asyncio.run(scenario())
+
+
 def test_so_many_calls_begin_in_a_turn_and_the_others_in_their_order_in_the_next() -> None:
     async def scenario() -> None:
         starts, turns, began = CallStarts(4), CountedTurns(), []
