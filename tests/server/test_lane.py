@@ -16,7 +16,7 @@ from server.device import Device, open_session
 from server.errors import InferenceError
 from tests.server.by_hand import Echo
 from tests.server.conftest import GatedNetwork
-from tests.server.progress import CountingCondition
+from tests.server.progress import CountingCondition, wait_for
 
 MODEL = "lenet5-digits"
 PIXELS = np.zeros((32, 32, 1), np.uint8)
@@ -133,7 +133,7 @@ def test_a_lane_that_fails_settles_its_batch_and_goes_on(wire) -> None:
         assert answered.probabilities.tolist() == [[1.0, 0.0]]
         assert wired.lane_failures == [("Crash", True)]
         assert [str(error) for _, error in wired.logged] == ["Crash: out of order"]
-        assert wired.lane.running() == []
+        await asyncio.to_thread(wait_for, lambda: wired.lane.running() == [])  # settled, and then let go
 
     asyncio.run(scenario())
 
