@@ -27,7 +27,7 @@ class Door:
         """Let a submission in that comes now, by returning.
 
         Each priority has a bound of its own: neither keeps the other out. Nor does one peer keep another out:
-        who has no more than an equal share of the queue may fill it a little further.
+        a full queue has some room more, for those who hold no more than an equal share of that room.
 
         Raises:
             OverloadedError: there is no room for all of its images, or so many go before it that it
@@ -38,10 +38,8 @@ class Door:
         line = queue.lines[submission.priority]
         waiting = line.waiting
         excess = waiting + images - queue.max_queue_size
-        if excess > 0 and not (
-            excess <= queue.max_queue_size // _OVERFILL
-            and line.is_within_share(submission, queue.max_queue_size // _OVERFILL)
-        ):
+        spare = queue.max_queue_size // _OVERFILL
+        if excess > spare or (excess > 0 and not line.is_within_share(submission, spare)):
             queue.metrics.unanswered["queue_full"].inc(images)
             raise OverloadedError(
                 f"{waiting} images wait for {queue.name}, of {queue.max_queue_size} that may; "

@@ -55,49 +55,26 @@ class Pacer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._busy = False  # one has gone on, and its time is not over
-        self._began_s = 0.0
+        self._busy = asyncio.Lock()  # while one has gone on, and its time is not over
+        self._hurries = False
 
     async def wait(self, size_bytes: int) -> None:
         """Wait until a request of so many bytes may go on; a light one need not."""
         if size_bytes <= LIGHT_BYTES:
             return
-        loop = asyncio.get_running_loop()
-        if self._busy:
-            turn = loop.create_future()
-            self._waiting.append(turn)
-            await turn  # where it is cancelled, it is passed over
-        else:
-            self._busy = True
-            self._begin(loop)
+        await self._busy.acquire()
+        asyncio.get_running_loop().call_soon(self._pause, self._clock())
 
     async def flush(self) -> None:
-        """Let all that wait go on at once, and return when they have: the server is about to stop."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-        await asyncio.sleep(0)
+        """Return when all that wait now have gone on, without pauses: the server is about to stop."""
+        self._hurries = True
+        async with self._busy:
+            pass
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._began_s = self._clock()
-        loop.call_soon(self._pause)
-
-    def _pause(self) -> None:
+    def _pause(self, began_s: float) -> None:
         """Leave the event loop to others for as long as it was taken."""
-        loop = asyncio.get_running_loop()
-        taken_s = self._clock() - self._began_s
-        if taken_s < _SHORT_S:
-            self._next()
+        taken_s = self._clock() - began_s
+        if self._hurries or taken_s < _SHORT_S:
+            self._busy.release()
         else:
-            loop.call_later(taken_s, self._next)
-
-    def _next(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._begin(asyncio.get_running_loop())
-                return
-        self._busy = False
+            asyncio.get_running_loop().call_later(taken_s, self._busy.release)
