@@ -25,6 +25,7 @@ from server.ports import address_of, reserve
 from server.processing.decoding import Decoder, Limits
 from server.processing.tracking import Accounts
 from server.rpc.calls import Calls
+from server.rpc.connections import Sockets
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.limits import Limits as CallLimits
@@ -55,8 +56,8 @@ _CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them ev
 _PENDING_CALLS = 16_384
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
-# How long a stopping server still takes calls, to refuse them: gRPC may hold some that it has not handed
-# over yet, and would cancel them without a word when it stops.
+# How long a stopping server still takes the calls of connections, to refuse them: gRPC may hold some that it
+# has not handed over yet, and would cancel them without a word when it stops.
 _REFUSING_S = 0.3
 
 
@@ -156,6 +157,7 @@ class Front:
         await self._listener.open()
         supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
         self._pacer = handlers.pacer
+        self._sockets = Sockets(port)
         self._watch = partial(Guard(self.calls, self._log).watch, port)
         supervisor.supervise("guard", self._watch, repair=_nothing)
         return port
@@ -172,7 +174,8 @@ class Front:
         # The supervisor has ended its own by now; bounds hold while accepted calls are answered, too.
         watching = asyncio.get_running_loop().create_task(self._watch())
         self.health.drain()
-        await grace.wait(asyncio.sleep(_REFUSING_S))
+        if self._sockets.find():
+            await grace.wait(asyncio.sleep(_REFUSING_S))
         await grace.wait(self.in_flight.idle.wait())
         watching.cancel()
         await self.close(None)  # what is left is late, or a stream that only listens

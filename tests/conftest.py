@@ -118,6 +118,20 @@ def repository(exported: dict[str, pipeline.Exported]) -> Path:
     return next(iter(exported.values())).folder.parent.parent
 
 
+@pytest.fixture(scope="session")
+def repository_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives a repository with some of the digits models; not to be changed."""
+
+    @functools.cache
+    def of(*names: str) -> Path:
+        folder = tmp_path_factory.mktemp("some") / "models"
+        for name in names:
+            shutil.copytree(repository / name, folder / name)
+        return folder
+
+    return of
+
+
 @pytest.fixture
 def scratch_repository(repository: Path, tmp_path: Path) -> Path:
     """A copy of the repository, to be damaged."""
@@ -179,8 +193,15 @@ StartServer = Callable[..., Running]
 
 
 @pytest.fixture
-def start_server(repository: Path, frontends: int) -> Iterator[StartServer]:
-    """Starts servers; settings by name; `open_network` gives another network than the real one."""
+def start_server(
+    request: pytest.FixtureRequest, repository_of: Callable[..., Path], frontends: int
+) -> Iterator[StartServer]:
+    """Starts servers; settings by name; `open_network` gives another network than the real one.
+
+    They hold the models that the mark `serves` names, or LeNet-5 alone: each takes a sixth of a second.
+    """
+    mark = request.node.get_closest_marker("serves")
+    repository = repository_of(*(mark.args if mark else ["lenet5-digits"]))
     running: list[Running] = []
 
     def start(open_network: OpenNetwork = OnnxNetwork, **settings: Any) -> Running:

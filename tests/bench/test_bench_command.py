@@ -22,6 +22,7 @@ from server.arrays import Probabilities
 from server.network import Network, OnnxNetwork
 
 NAME = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(NAME)
 Measured = Callable[..., dict[str, Any]]
 
 

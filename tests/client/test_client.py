@@ -21,6 +21,7 @@ from server.device import Device
 from server.network import OnnxNetwork
 
 NAME = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(NAME)
 State = classifier_pb2.ModelState
 
 

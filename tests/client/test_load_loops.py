@@ -18,6 +18,7 @@ from client.load import Load, Report
 from client.open_loop import open_loop
 
 NAME = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(NAME)
 WAYS = pytest.mark.parametrize("streams", [0, 3], ids=["calls", "streams"])
 
 

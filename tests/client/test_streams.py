@@ -16,6 +16,7 @@ from client import Client, ClientError
 from modelzoo.v1 import classifier_pb2
 
 NAME = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(NAME)
 Requests = Iterator[classifier_pb2.ClassifyStreamRequest]
 Answers = Iterator[classifier_pb2.ClassifyStreamResponse]
 Answer = Callable[[Requests, grpc.ServicerContext], Answers]

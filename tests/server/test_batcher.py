@@ -232,6 +232,7 @@ def test_a_request_that_what_waits_would_make_late_is_refused_with_a_time_to_com
     assert unanswered(reading, running) == {"late": 1, "expired": 1}
 
 
+@pytest.mark.serves(MODEL, OTHER)
 def test_the_model_whose_image_waits_longest_goes_first(
     start_server, gates, pool, waiting, wait_for, digits: datasets.Split, encode
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from client import ClientError
 
 SIMPLE = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(SIMPLE)
 
 
 def blank(encode, height: int, width: int) -> bytes:

@@ -23,6 +23,7 @@ from server.processing import decoding
 from server.processing.decoding import Decoder, Limits
 
 MODEL = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(MODEL)
 
 
 def save(form: str) -> bytes:

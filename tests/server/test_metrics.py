@@ -18,6 +18,7 @@ from server.device_memory import DeviceMemoryCollector
 from server.metrics import Metrics
 
 MODEL, OTHER = "simple_cnn-digits", "two_block_cnn-digits"
+pytestmark = pytest.mark.serves(MODEL, OTHER)
 PIXELS = np.zeros((8, 8, 1), np.uint8)
 
 Sample = Callable[..., float]

@@ -43,6 +43,7 @@ def test_what_is_not_published_is_refused_with_the_reason_of_the_manifest() -> N
         loading.choose_precision(described("fp32", "fp16"), "int8", CPU)
 
 
+@pytest.mark.serves(MODEL, OTHER)
 def test_single_models_serve_in_a_precision_of_their_own(start_server, exported) -> None:
     running = start_server(model_precisions={MODEL: "int8", "nobody-digits": "int8"})
     assert '"event": "no_such_model"' in running.log.getvalue()

@@ -31,6 +31,7 @@ from server.statistics import Statistics
 
 LABELS = tuple("abcdef")
 SIMPLE = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(SIMPLE)
 
 
 def answer(rows: np.ndarray, labels: tuple[str, ...], top_k: int) -> Sequence[classifier_pb2.Classification]:

@@ -8,6 +8,7 @@ from modelzoo.v1 import open_inference_pb2 as messages
 from server.processing.ranking import MAX_LABELS
 
 SMALL = "simple_cnn-digits"
+pytestmark = pytest.mark.serves(SMALL)
 FIELD_LIMIT = 4 * 256 + 64
 FLOODS = {  # two bytes each, which grow a hundredfold when they are parsed; or one, which grow eightfold
     "inputs": b"\x2a\x00" * (8 << 20),
