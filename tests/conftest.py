@@ -12,20 +12,19 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
-from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from client import Client
-from export import pipeline
-from export.recipes import Recipe
 from server.app import Server
 from server.config import Settings
 from server.network import OnnxNetwork, OpenNetwork
 from server.observability import logs
-from zoo import catalog
+
+if TYPE_CHECKING:  # what only distributes tests to workers needs no PyTorch, which takes it nine seconds
+    from export import pipeline
 
 # A minute of training is for the slow tests; these networks only have to be real.
 QUICK = {"simple_cnn": 8, "two_block_cnn": 2, "lenet5": 2}  # epochs
@@ -73,6 +72,8 @@ def operators_read_once() -> Iterator[None]:
 
     `torch.onnx.export` only reads it, but parses the sources of 500 functions for each anew: a second.
     """
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops))
         yield
@@ -81,7 +82,7 @@ def operators_read_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def exported(
     tmp_path_factory: pytest.TempPathFactory, worker_id: str, testrun_uid: str
-) -> dict[str, pipeline.Exported]:
+) -> "dict[str, pipeline.Exported]":
     """The digits models, briefly trained, by the names they serve under; all in one repository.
 
     The workers of a run share it, and the work: each exports what no other has begun, then waits.
@@ -97,8 +98,12 @@ def exported(
     return {f"{name}-digits": found[name] for name in QUICK}
 
 
-def export_once(name: str, shared: Path, *, wait: bool) -> pipeline.Exported | None:
+def export_once(name: str, shared: Path, *, wait: bool) -> "pipeline.Exported | None":
     """Export a model, or take over what another worker exported; None while one is at it, unless to wait."""
+    from export import pipeline
+    from export.recipes import Recipe
+    from zoo import catalog
+
     kept = shared / f"{name}.pickle"
     with (shared / f"{name}.lock").open("w") as lock:
         try:
@@ -113,7 +118,7 @@ def export_once(name: str, shared: Path, *, wait: bool) -> pipeline.Exported | N
 
 
 @pytest.fixture(scope="session")
-def repository(exported: dict[str, pipeline.Exported]) -> Path:
+def repository(exported: "dict[str, pipeline.Exported]") -> Path:
     """A repository with the digits models; not to be changed."""
     return next(iter(exported.values())).folder.parent.parent
 

@@ -205,6 +205,7 @@ def test_confusion_counts_true_labels_by_row_and_answers_by_column() -> None:
     assert card.confusion_matrix(labels, probabilities).tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
 
 
+@pytest.mark.slow
 def test_of_several_starts_the_one_with_the_lowest_validation_loss_is_kept(tmp_path: Path) -> None:
     seen: list[float] = []
 
