@@ -10,7 +10,7 @@ from cli.console import RefusedError, err, one_line, out, refusing
 
 if TYPE_CHECKING:
     from artifact import layout
-    from server.device import Device
+    from server.runtime.device import Device
 
 _TIMEOUT_S = 300.0  # of one precision's trial, where its graph needs one
 
@@ -19,9 +19,9 @@ def run(names: list[str], repository: Path, device: str) -> None:
     """Check the newest version of every named model, or of all; refuse if one fails."""
     with refusing():
         from artifact import layout
-        from server.device import choose
         from server.errors import StartError
         from server.machine import core_count
+        from server.runtime.device import choose
 
     with refusing(StartError, OSError):
         choice = choose(device, core_count())

@@ -14,10 +14,9 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import access
 from artifact.errors import first_line
-from server import machine, model_config, opening, ports
+from server import machine, model_config, ports
 from server.batcher import Batcher
 from server.config import Settings
-from server.device import choose
 from server.errors import StartError
 from server.front import Front
 from server.frontend_metrics import FrontendMetrics
@@ -27,7 +26,6 @@ from server.grace import Grace
 from server.lane import Lane
 from server.metrics import Metrics
 from server.model import State
-from server.network import OpenNetwork
 from server.observability.exposition import MetricsPort
 from server.observability.registry import process_registry
 from server.reports import Asked, summed
@@ -35,6 +33,9 @@ from server.repository.lifecycle import Lifecycle
 from server.repository.loader import Loader
 from server.repository.memory import open_memory
 from server.repository.repository import Repository
+from server.runtime import opening
+from server.runtime.device import choose
+from server.runtime.network import OpenNetwork
 from server.services.health import Health
 from server.vitals import Vitals
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from server import opening, signals
+from server import signals
 from server.app import Server
 from server.config import Settings
 from server.errors import FrontendError
-from server.network import OpenNetwork
 from server.observability import capture, logs
+from server.runtime import opening
+from server.runtime.network import OpenNetwork
 
 _HOPELESS = 1  # exit code of a process that could not end in order
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from server.costs import Costs
 from server.metrics import BatcherMetrics
-from server.network import Network, Pipelined
+from server.runtime.network import Network, Pipelined
 from server.submissions import Priority, Submission
 
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %

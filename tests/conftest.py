@@ -20,8 +20,8 @@ import uvloop
 from client import Client
 from server.app import Server
 from server.config import Settings
-from server.network import OnnxNetwork, OpenNetwork
 from server.observability import logs
+from server.runtime.network import OnnxNetwork, OpenNetwork
 
 if TYPE_CHECKING:  # what only distributes tests to workers needs no PyTorch, which takes it nine seconds
     from export import pipeline

@@ -13,8 +13,8 @@ from torchvision import models
 
 from export import graph, macs, verify
 from modelzoo.v1 import manifest_pb2
-from server import device
-from server.network import OnnxNetwork
+from server.runtime import device
+from server.runtime.network import OnnxNetwork
 from zoo.catalog import CATALOG, find
 
 pytestmark = pytest.mark.slow  # 5 to 60 s each on two cores

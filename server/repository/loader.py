@@ -13,18 +13,18 @@ from artifact.errors import ArtifactError, first_line
 from modelzoo.v1 import manifest_pb2
 from server.batcher import Batcher
 from server.costs import Costs, default_sizes, up_to_knee
-from server.device import Device
 from server.lane import Lane
 from server.metrics import Metrics
 from server.model import Model, State, accuracy_text
-from server.network import Network, OnnxNetwork, OpenNetwork
-from server.opening import close_network
-from server.pipelined import PipelinedNetwork
 from server.queues import ModelQueue
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof
 from server.repository.memory import Memory
+from server.runtime.device import Device
+from server.runtime.network import Network, OnnxNetwork, OpenNetwork
+from server.runtime.opening import close_network
+from server.runtime.pipelined import PipelinedNetwork
 from server.text import printable
 
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.

@@ -17,12 +17,12 @@ from artifact.golden import Comparison, Golden
 from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
-from server.device import Device
-from server.network import Network, OpenNetwork, Pipelined
-from server.opening import close_network
-from server.opening import open_network as open_best
 from server.repository import graph_limits, trial
 from server.repository.time_limit import TimeLimit
+from server.runtime.device import Device
+from server.runtime.network import Network, OpenNetwork, Pipelined
+from server.runtime.opening import close_network
+from server.runtime.opening import open_network as open_best
 
 # A time is stable when another run hardly moves the median of the last ones.
 _LAST_RUNS, _STABLE_RATIO, _MOST_RUNS = 5, 0.05, 20

@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from server import machine
-from server.device import Device
 from server.device_memory import DeviceMemoryCollector
 from server.observability.guarded import Guarded
+from server.runtime.device import Device
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import onnxruntime
 
-from server.network import Network, OnnxNetwork
+from server.runtime.network import Network, OnnxNetwork
 
 
 class TimeLimit:

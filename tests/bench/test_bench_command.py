@@ -19,7 +19,7 @@ from bench import comparison, open_report
 from bench.errors import BenchError
 from bench.plan import Plan
 from server.arrays import Probabilities
-from server.network import Network, OnnxNetwork
+from server.runtime.network import Network, OnnxNetwork
 
 NAME = "simple_cnn-digits"
 pytestmark = pytest.mark.serves(NAME)

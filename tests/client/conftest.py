@@ -16,8 +16,8 @@ from client.dialects import Classify
 from client.load import Load
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities
-from server.device import Device
-from server.network import OnnxNetwork
+from server.runtime.device import Device
+from server.runtime.network import OnnxNetwork
 
 NAME = "simple_cnn-digits"
 

@@ -17,8 +17,8 @@ from artifact.pictures import Pixels
 from client import Client, ClientError, Label
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.arrays import Probabilities
-from server.device import Device
-from server.network import OnnxNetwork
+from server.runtime.device import Device
+from server.runtime.network import OnnxNetwork
 
 NAME = "simple_cnn-digits"
 pytestmark = pytest.mark.serves(NAME)

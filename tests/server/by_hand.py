@@ -13,8 +13,8 @@ from server.batcher import Batcher
 from server.batches import Batch
 from server.costs import Costs
 from server.metrics import UNANSWERED, Metrics
-from server.network import Network
 from server.queues import ModelQueue
+from server.runtime.network import Network
 from server.submissions import Priority, Submission
 
 

@@ -22,11 +22,11 @@ from server.arrays import Probabilities
 from server.batcher import Batcher
 from server.config import Settings
 from server.costs import Costs
-from server.device import Device
 from server.lane import Lane
 from server.metrics import Metrics
-from server.network import Network, OnnxNetwork
 from server.queues import ModelQueue
+from server.runtime.device import Device
+from server.runtime.network import Network, OnnxNetwork
 from tests.conftest import Running
 from tests.server import progress
 from tests.server.by_hand import ByHand, Clock, Echo

@@ -39,7 +39,7 @@ HELD = """
     from pathlib import Path
     from server import process
     from server.config import Settings
-    from server.network import OnnxNetwork
+    from server.runtime.network import OnnxNetwork
     from server.observability import capture, logs
 
     gate, held = Path(sys.argv[2]), sys.argv[3]

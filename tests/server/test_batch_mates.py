@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export import pipeline
 from modelzoo.v1 import manifest_pb2
 from server.batches import Batch
-from server.device import Device
 from server.errors import InferenceError
-from server.network import OnnxNetwork
+from server.runtime.device import Device
+from server.runtime.network import OnnxNetwork
 from server.submissions import Submission
 
 SIDE, LABELS, LARGEST = 12, 7, 16

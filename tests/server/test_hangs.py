@@ -168,7 +168,7 @@ HANGING = """
     from server import process
     from server.config import Settings
     from server.errors import FrontendError
-    from server.network import OnnxNetwork
+    from server.runtime.network import OnnxNetwork
     from server.observability import logs
 
     class Hanging:

@@ -11,9 +11,9 @@ import pytest
 
 from export import pipeline
 from modelzoo.v1 import manifest_pb2
-from server import opening
-from server.device import Device, open_session
 from server.errors import InferenceError
+from server.runtime import opening
+from server.runtime.device import Device, open_session
 from tests.server.by_hand import Echo
 from tests.server.conftest import GatedNetwork
 from tests.server.progress import CountingCondition, wait_for

@@ -5,8 +5,8 @@ import pytest
 
 from artifact import golden, manifest
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server.device import Device
 from server.repository import loading
+from server.runtime.device import Device
 
 CPU, CUDA = Device("cpu", None, 1), Device("cuda:0", 0, 1)
 MODEL, OTHER = "lenet5-digits", "simple_cnn-digits"

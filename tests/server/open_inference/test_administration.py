@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelzoo.v1 import open_inference_pb2 as messages
-from server.network import OnnxNetwork, OpenNetwork
+from server.runtime.network import OnnxNetwork, OpenNetwork
 
 MODEL, OTHERS = "lenet5-digits", ("simple_cnn-digits", "two_block_cnn-digits")
 PIXELS = np.zeros((1, 32, 32, 1), np.uint8)

@@ -15,7 +15,7 @@ from client import Client, ClientError
 from modelzoo.v1 import classifier_pb2, open_inference_pb2_grpc
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.config import Settings
-from server.network import OnnxNetwork, OpenNetwork
+from server.runtime.network import OnnxNetwork, OpenNetwork
 from tests.conftest import Running
 from tests.server.conftest import GatedNetwork, Gates
 from tests.server.progress import wait_for

@@ -209,7 +209,7 @@ def test_a_load_that_takes_too_long_is_ended_and_its_lane_serves_on(
 def test_a_load_that_finds_no_memory_fails_and_its_lane_serves_on(
     serve, tmp_path: Path, error: Exception
 ) -> None:
-    from server.network import OnnxNetwork
+    from server.runtime.network import OnnxNetwork
 
     def open_network(path, manifest, device, sizes):
         if manifest.name == "large":

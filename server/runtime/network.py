@@ -14,8 +14,8 @@ import onnxruntime
 from artifact.errors import GoldenError
 from modelzoo.v1 import manifest_pb2
 from server.arrays import Probabilities, Rows
-from server.device import Device, open_session
-from server.runs import Runs
+from server.runtime.concurrency import Runs
+from server.runtime.device import Device, open_session
 
 
 class Network(Protocol):

@@ -15,10 +15,10 @@ import onnxruntime
 
 from artifact.golden import CPU_PROVIDER, CUDA_PROVIDER
 from server.errors import StartError
-from server.runs import Occupancy
+from server.runtime.concurrency import Occupancy
 
 # A convolution of 4 x 4 pixels: cuDNN is loaded only when the first convolution runs, so a session that
-# merely opens proves nothing. tests/server/test_device.py builds it anew and compares.
+# merely opens proves nothing. tests/server/runtime/test_device.py builds it anew and compares.
 _PROBE = Path(__file__).with_name("probe.onnx")
 # Networks with fewer multiply-adds an image took longer on two threads than on one, up to batches of 16
 # (docs/adr/0008-two-lanes-share-a-pool.md).

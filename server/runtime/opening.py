@@ -6,12 +6,12 @@ from pathlib import Path
 
 from artifact.errors import ArtifactError, first_line
 from modelzoo.v1 import manifest_pb2
-from server.cuda import CudaRuntime
-from server.device import Device
 from server.errors import DeviceError
-from server.graphs import OnnxGraphs
-from server.network import Network, OnnxNetwork
-from server.pipelined import PipelinedNetwork
+from server.runtime.cuda import CudaRuntime
+from server.runtime.device import Device
+from server.runtime.graphs import OnnxGraphs
+from server.runtime.network import Network, OnnxNetwork
+from server.runtime.pipelined import PipelinedNetwork
 
 
 def open_network(

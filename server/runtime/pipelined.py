@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from artifact.pictures import Pixels
 from server.arrays import Probabilities, Rows
-from server.cuda import Cuda, Event, Stream
+from server.runtime.cuda import Cuda, Event, Stream
 
 _SETS = 2  # one is filled while the other runs
 _WARM_UPS = 4  # two plain runs, the capture, one replay

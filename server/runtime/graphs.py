@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 
 from modelzoo.v1 import manifest_pb2
-from server.cuda import Cuda
-from server.device import Device, open_session
-from server.network import signature
+from server.runtime.cuda import Cuda
+from server.runtime.device import Device, open_session
+from server.runtime.network import signature
 
 
 class OnnxGraphs:

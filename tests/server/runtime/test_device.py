@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from server import device, machine
+from server import machine
 from server.errors import StartError
+from server.runtime import device
 
 
 def test_the_probe_is_one_convolution() -> None:

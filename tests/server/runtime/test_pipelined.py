@@ -13,11 +13,11 @@ from artifact.errors import GoldenError
 from client import ClientError
 from export import datasets, pipeline, train
 from modelzoo.v1 import manifest_pb2, open_inference_pb2, open_inference_pb2_grpc
-from server import opening
-from server.device import Device
 from server.errors import DeviceError
-from server.network import OnnxNetwork
-from server.pipelined import PipelinedNetwork, Started
+from server.runtime import opening
+from server.runtime.device import Device
+from server.runtime.network import OnnxNetwork
+from server.runtime.pipelined import PipelinedNetwork, Started
 from tests.server.lazy_cuda import Graphs, LazyCuda
 
 MODEL = "lenet5-digits"

@@ -12,9 +12,9 @@ import pytest
 
 from artifact import golden
 from export import pipeline
-from server.device import Device, open_session
-from server.network import OnnxNetwork
-from server.runs import Occupancy, Runs
+from server.runtime.concurrency import Occupancy, Runs
+from server.runtime.device import Device, open_session
+from server.runtime.network import OnnxNetwork
 
 MODEL = "lenet5-digits"
 THREADS = 3

@@ -9,9 +9,9 @@ import pytest
 
 from artifact import golden
 from export import pipeline
-from server import opening
-from server.device import Device
-from server.pipelined import PipelinedNetwork, Started
+from server.runtime import opening
+from server.runtime.device import Device
+from server.runtime.pipelined import PipelinedNetwork, Started
 
 pytestmark = pytest.mark.gpu
 SIZES = [1, 2, 4, 8, 16]

@@ -1,0 +1,1 @@
+"""ONNX Runtime on one device: sessions, CUDA graphs, and how many batches may run at once."""
