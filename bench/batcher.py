@@ -22,9 +22,9 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from server.arrays import Probabilities, Rows
 from server.batcher import Batcher
 from server.costs import Costs
+from server.inference import Probabilities, Rows
 from server.lane import Lane
 from server.metrics import Metrics
 from server.queues import ModelQueue

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from server.errors import ExpiredError, OverloadedError
+from server.inference import Priority
 from server.pace import Pace
 from server.queues import ModelQueue
-from server.submissions import Priority, Submission
+from server.submissions import Submission
 
 _OVERFILL = 4  # a full queue has room for a quarter more, of peers with little in it
 _LEAST_RETRY_S = 0.01  # below it, asking again is most of the load

@@ -13,7 +13,7 @@ from bisect import bisect_left
 import numpy as np
 
 from artifact.pictures import Pixels
-from server.arrays import Probabilities
+from server.inference import Probabilities
 
 _NAME = "modelzoo-frontend"  # as /proc/<pid>/maps shows it
 _ALIGNMENT_BYTES = 64  # a line of the processor's cache

@@ -12,15 +12,15 @@ from functools import partial
 
 from server import deadlines
 from server.admission import Door
-from server.arrays import Rows
 from server.batches import Batch
 from server.errors import ExpiredError, ModelNotReadyError
 from server.handover import hand_over
+from server.inference import Answer, Priority, Rows
 from server.metrics import Unanswered
 from server.pace import Pace
 from server.priorities import Turns
 from server.queues import ModelQueue
-from server.submissions import Answer, Priority, Submission
+from server.submissions import Submission
 
 
 class Batcher:

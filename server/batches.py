@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from server.arrays import Probabilities
 from server.errors import InferenceError
 from server.handover import hand_over
+from server.inference import Priority, Probabilities
 from server.pace import Pace
 from server.queues import ModelQueue, Seats
-from server.submissions import BatchTimes, Priority
+from server.submissions import BatchTimes
 
 _STEADY = 0.1  # as far as the slowdown of a batch may have changed while it ran, to be taken for constant
 

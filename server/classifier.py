@@ -9,6 +9,7 @@ import grpc
 from modelzoo.v1 import classifier_pb2
 from server import deadlines, wire
 from server.errors import InvalidRequestError, ModelZooError
+from server.inference import Priority
 from server.models import Models
 from server.processing.decoding import Decoder
 from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require_labels
@@ -17,7 +18,6 @@ from server.rpc import statuses
 from server.rpc.handlers import Handlers, parser
 from server.rpc.peers import current_peer
 from server.rpc.streams import Answers
-from server.submissions import Priority
 
 _PRIORITIES = {
     classifier_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,

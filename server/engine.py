@@ -13,11 +13,10 @@ from typing import Any
 from modelzoo.v1 import frontend_pb2, open_inference_pb2
 from server import sent_errors
 from server.arena import Arena, Space, aligned
-from server.arrays import Rows
 from server.channel import Channel
 from server.errors import ExpiredError, InvalidRequestError, ModelNotReadyError, OverloadedError
+from server.inference import Answer, Priority, Rows
 from server.model import ReadyModel
-from server.submissions import Answer, Priority
 
 _ENDED = "the server has ended"
 _FLOAT_BYTES = 4

@@ -1,36 +1,20 @@
 """One model of the repository, as it stands now."""
 
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from artifact import layout
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server.arrays import Rows
 from server.errors import ModelNotReadyError
 from server.in_flight import InFlight
+from server.inference import Submit
 from server.metrics import RequestMetrics
 from server.statistics import Statistics
-from server.submissions import Answer, Priority
 
 if TYPE_CHECKING:
     from server.queues import ModelQueue
 
 State = classifier_pb2.ModelState
-
-
-class Submit(Protocol):
-    """Queues images of one model; its caller need not know in which process the queue is."""
-
-    def __call__(
-        self,
-        images: Rows,
-        deadline_s: float | None = None,
-        *,
-        priority: Priority = Priority.INTERACTIVE,
-        peer: str = "",
-    ) -> Awaitable[Answer]:
-        """Give the future of their answers; see `Batcher.submit`."""
 
 
 @dataclass(frozen=True)

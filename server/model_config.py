@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import open_inference_pb2
+from server.inference import Priority
 from server.model import ReadyModel
-from server.submissions import Priority
 from server.tensors import PIXELS, PROBABILITIES
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"

@@ -11,10 +11,10 @@ from artifact.layout import OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server import deadlines, parameters, tensors, wire
 from server.administration import Administration
-from server.arrays import Rows
 from server.descriptions import Descriptions, version_of
 from server.errors import BusyError, ModelZooError, OverloadedError
 from server.in_flight import InFlight
+from server.inference import Answer, Priority, Rows
 from server.processing.decoding import Decoder
 from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import Account, Accounts
@@ -22,7 +22,6 @@ from server.rpc.handlers import Handlers
 from server.rpc.peers import current_peer
 from server.rpc.streams import Answers
 from server.shared_memory import Regions
-from server.submissions import Answer, Priority
 from server.tensors import Asked, Sent
 from server.wire import InferRequest
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from server.costs import Costs
+from server.inference import Priority
 from server.metrics import BatcherMetrics
 from server.runtime.network import Network, Pipelined
-from server.submissions import Priority, Submission
+from server.submissions import Submission
 
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
 

@@ -5,13 +5,12 @@ The event loop makes, settles and cancels submissions; `queues` has those that w
 
 import asyncio
 from collections.abc import Callable
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from server.arrays import Probabilities, Rows
 from server.errors import ExpiredError
+from server.inference import Answer, Priority, Probabilities, Rows
 from server.metrics import Unanswered
 
 if TYPE_CHECKING:
@@ -20,29 +19,6 @@ if TYPE_CHECKING:
 # Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
 # later, so nobody waits for ever behind those in a hurry.
 _PATIENCE_S = 1.0
-
-
-class Priority(IntEnum):
-    """Whose images go first; `priorities` says what holds."""
-
-    INTERACTIVE = 0
-    BULK = 1
-
-
-class Answer(NamedTuple):
-    """What became of a submission.
-
-    Attributes:
-        probabilities: float32 ``[N, K]``, in the order of the images.
-        queue_s: longest wait of an image.
-        infer_s: longest run of a batch that carried one of the images.
-        batch_size: images in the largest such batch.
-    """
-
-    probabilities: Probabilities
-    queue_s: float
-    infer_s: float
-    batch_size: int
 
 
 class BatchTimes(NamedTuple):

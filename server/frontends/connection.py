@@ -20,9 +20,10 @@ from server.batcher import Batcher
 from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
 from server.frontends.heartbeat import Heartbeat
+from server.inference import Answer, Priority
 from server.model import Model
 from server.reports import Tally
-from server.submissions import Answer, Priority, Submission
+from server.submissions import Submission
 from server.supervision import Supervisor
 
 

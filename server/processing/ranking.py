@@ -7,8 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 from modelzoo.v1 import classifier_pb2
-from server.arrays import Probabilities
 from server.errors import InvalidRequestError
+from server.inference import Probabilities
 
 DEFAULT_TOP_K = 5
 # Labels of one answer, as many as a default batch of 32 images has of 1,000 classes: each comes as text, with

@@ -7,11 +7,11 @@ from types import TracebackType
 import grpc
 
 from server.errors import ModelNotFoundError, ModelZooError
+from server.inference import Answer
 from server.metrics import UNKNOWN_MODEL, Metrics
 from server.model import ReadyModel
 from server.models import Models
 from server.rpc.handlers import why_cancelled
-from server.submissions import Answer
 
 
 class Account:

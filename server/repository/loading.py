@@ -16,7 +16,7 @@ from artifact.errors import ArtifactError, GoldenError, MissingPrecisionError
 from artifact.golden import Comparison, Golden
 from artifact.pictures import Pixels
 from modelzoo.v1 import manifest_pb2
-from server.arrays import Probabilities
+from server.inference import Probabilities
 from server.repository import graph_limits, trial
 from server.repository.time_limit import TimeLimit
 from server.runtime.device import Device

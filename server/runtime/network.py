@@ -13,7 +13,7 @@ import onnxruntime
 
 from artifact.errors import GoldenError
 from modelzoo.v1 import manifest_pb2
-from server.arrays import Probabilities, Rows
+from server.inference import Probabilities, Rows
 from server.runtime.concurrency import Runs
 from server.runtime.device import Device, open_session
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifact.pictures import Pixels
-from server.arrays import Probabilities, Rows
+from server.inference import Probabilities, Rows
 from server.runtime.cuda import Cuda, Event, Stream
 
 _SETS = 2  # one is filled while the other runs

@@ -18,7 +18,7 @@ from artifact.pictures import Pixels
 from bench import comparison, open_report
 from bench.errors import BenchError
 from bench.plan import Plan
-from server.arrays import Probabilities
+from server.inference import Probabilities
 from server.runtime.network import Network, OnnxNetwork
 
 NAME = "simple_cnn-digits"

@@ -15,7 +15,7 @@ from client import Client
 from client.dialects import Classify
 from client.load import Load
 from modelzoo.v1 import manifest_pb2
-from server.arrays import Probabilities
+from server.inference import Probabilities
 from server.runtime.device import Device
 from server.runtime.network import OnnxNetwork
 

@@ -16,7 +16,7 @@ from artifact.golden import Golden
 from artifact.pictures import Pixels
 from client import Client, ClientError, Label
 from modelzoo.v1 import classifier_pb2, manifest_pb2
-from server.arrays import Probabilities
+from server.inference import Probabilities
 from server.runtime.device import Device
 from server.runtime.network import OnnxNetwork
 

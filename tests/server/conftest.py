@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from artifact.pictures import Pixels
 from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
-from server.arrays import Probabilities
 from server.batcher import Batcher
 from server.config import Settings
 from server.costs import Costs
+from server.inference import Probabilities
 from server.lane import Lane
 from server.metrics import Metrics
 from server.queues import ModelQueue

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from server.batches import Batch
 from server.errors import ExpiredError, OverloadedError
-from server.submissions import Priority, Submission
+from server.inference import Priority
+from server.submissions import Submission
 
 CURVES = ({1: 0.010, 2: 0.012, 4: 0.016, 8: 0.024}, {2: 0.020, 8: 0.040})  # the second pads
 MOST_WAITING = 64

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
-from server.submissions import Answer, Priority
+from server.inference import Answer, Priority
 from tests.server.progress import CountingCondition
 
 MODEL = "lenet5-digits"

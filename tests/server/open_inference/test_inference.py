@@ -7,7 +7,7 @@ import pytest
 from artifact import pictures
 from export import datasets, pipeline, train
 from modelzoo.v1 import open_inference_pb2 as messages
-from server.submissions import Priority
+from server.inference import Priority
 
 MODEL = "lenet5-digits"
 TOLERANCE = 1e-5
