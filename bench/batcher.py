@@ -22,13 +22,13 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from server.batcher import Batcher
-from server.costs import Costs
+from server.batching.batcher import Batcher
+from server.batching.lane import Lane
+from server.batching.latency_profile import Costs
+from server.batching.queues import ModelQueue
+from server.batching.submissions import Submission
 from server.inference import Probabilities, Rows
-from server.lane import Lane
 from server.metrics import Metrics
-from server.queues import ModelQueue
-from server.submissions import Submission
 
 LARGEST, LABELS = 64, 10
 IMAGE = np.zeros((28, 28, 1), np.uint8)

@@ -15,7 +15,8 @@ from structlog.typing import FilteringBoundLogger
 from artifact import access
 from artifact.errors import first_line
 from server import machine, model_config, ports
-from server.batcher import Batcher
+from server.batching.batcher import Batcher
+from server.batching.lane import Lane
 from server.config import Settings
 from server.errors import StartError
 from server.front import Front
@@ -23,7 +24,6 @@ from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
 from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
-from server.lane import Lane
 from server.metrics import Metrics
 from server.model import State
 from server.observability.exposition import MetricsPort

@@ -12,7 +12,7 @@ from server.metrics import RequestMetrics
 from server.statistics import Statistics
 
 if TYPE_CHECKING:
-    from server.queues import ModelQueue
+    from server.batching.queues import ModelQueue
 
 State = classifier_pb2.ModelState
 

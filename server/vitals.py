@@ -8,10 +8,10 @@ from structlog.typing import FilteringBoundLogger
 
 from server.config import Settings
 from server.frontends.heartbeat import BEATS
-from server.handover import hand_over
 from server.observability import logs
 from server.observability.vital_metrics import RunningBatch, VitalMetrics
 from server.supervision import Faults, Supervisor
+from server.threads import hand_over
 from server.watchdog import Watchdog
 
 Running = Callable[[], Sequence[tuple[int, RunningBatch]]]

@@ -16,14 +16,14 @@ from structlog.typing import FilteringBoundLogger
 from modelzoo.v1 import frontend_pb2
 from server import sent_errors
 from server.arena import Arena
-from server.batcher import Batcher
+from server.batching.batcher import Batcher
+from server.batching.submissions import Submission
 from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
 from server.frontends.heartbeat import Heartbeat
 from server.inference import Answer, Priority
 from server.model import Model
 from server.reports import Tally
-from server.submissions import Submission
 from server.supervision import Supervisor
 
 

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from modelzoo.v1 import frontend_pb2
 from server import model_config, ports, sent_errors
 from server.administration import Changes
-from server.batcher import Batcher
+from server.batching.batcher import Batcher
 from server.config import Settings
 from server.errors import ModelZooError
 from server.frontend_metrics import FrontendMetrics

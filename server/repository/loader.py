@@ -11,12 +11,12 @@ from structlog.typing import FilteringBoundLogger
 from artifact import layout, manifest
 from artifact.errors import ArtifactError, first_line
 from modelzoo.v1 import manifest_pb2
-from server.batcher import Batcher
-from server.costs import Costs, default_sizes, up_to_knee
-from server.lane import Lane
+from server.batching.batcher import Batcher
+from server.batching.lane import Lane
+from server.batching.latency_profile import Costs, default_sizes, up_to_knee
+from server.batching.queues import ModelQueue
 from server.metrics import Metrics
 from server.model import Model, State, accuracy_text
-from server.queues import ModelQueue
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof

@@ -8,14 +8,14 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from artifact.pictures import Pixels
-from server.batcher import Batcher
-from server.batches import Batch
-from server.costs import Costs
+from server.batching.batcher import Batcher
+from server.batching.batches import Batch
+from server.batching.latency_profile import Costs
+from server.batching.queues import ModelQueue
+from server.batching.submissions import Submission
 from server.inference import Priority, Probabilities
 from server.metrics import UNANSWERED, Metrics
-from server.queues import ModelQueue
 from server.runtime.network import Network
-from server.submissions import Submission
 
 
 class Echo:

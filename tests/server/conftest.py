@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from artifact.pictures import Pixels
 from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
-from server.batcher import Batcher
+from server.batching.batcher import Batcher
+from server.batching.lane import Lane
+from server.batching.latency_profile import Costs
+from server.batching.queues import ModelQueue
 from server.config import Settings
-from server.costs import Costs
 from server.inference import Probabilities
-from server.lane import Lane
 from server.metrics import Metrics
-from server.queues import ModelQueue
 from server.runtime.device import Device
 from server.runtime.network import Network, OnnxNetwork
 from tests.conftest import Running

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import pipeline
 from modelzoo.v1 import manifest_pb2
-from server.batches import Batch
+from server.batching.batches import Batch
+from server.batching.submissions import Submission
 from server.errors import InferenceError
 from server.runtime.device import Device
 from server.runtime.network import OnnxNetwork
-from server.submissions import Submission
 
 SIDE, LABELS, LARGEST = 12, 7, 16
 MARK = 137

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from server.batches import Batch
+from server.batching.batches import Batch
+from server.batching.queues import ModelQueue
 from server.inference import Priority
-from server.queues import ModelQueue
 
 # A bulk batch that was passed over for so many times as long as it takes may go before interactive images.
 _PASSED_OVER = 10

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from server.batches import Batch
+from server.batching.batches import Batch
 
 CURVE = {1: 0.01, 8: 0.02}
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from server.batcher import Batcher
-from server.batches import Batch
+from server.batching.batcher import Batcher
+from server.batching.batches import Batch
 
 Result = TypeVar("Result")
 

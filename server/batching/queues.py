@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from server.costs import Costs
+from server.batching.latency_profile import Costs
+from server.batching.submissions import Submission
 from server.inference import Priority
 from server.metrics import BatcherMetrics
 from server.runtime.network import Network, Pipelined
-from server.submissions import Submission
 
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
 
@@ -116,6 +116,19 @@ class Line:
             total += submission.left
         return total
 
+    def is_hopeless(
+        self, submission: Submission, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s
+    ) -> bool:
+        """Return whether a deadline cannot be kept any more, even if these images are next.
+
+        Args:
+            takes_s: how long work takes that begins now, beside what runs.
+        """
+        deadline_s, left = submission.deadline_s, submission.left
+        if deadline_s is None or deadline_s > now_s + takes_s(self._costs.drain_s(left)):
+            return False
+        return deadline_s <= now_s + takes_s(self._costs.least_s(left, now_s))
+
     def drop_hopeless(self, now_s: float, takes_s: Callable[[float], float]) -> list[Submission]:
         """Take out whose deadline cannot be kept any more, as far as they would be in the next batch.
 
@@ -128,7 +141,7 @@ class Line:
         for submission in self._submissions:
             if submission.due_s > horizon_s or seated >= self._costs.largest:
                 break
-            if submission.hopeless(now_s, takes_s):
+            if self.is_hopeless(submission, now_s, takes_s):
                 hopeless.append(submission)
             else:
                 seated += submission.left

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.costs import Costs, default_sizes, up_to_knee
+from server.batching.latency_profile import Costs, default_sizes, up_to_knee
 
 # Twice the images for less than twice the time, up to 4; then no more.
 CURVE = {1: 0.010, 2: 0.016, 4: 0.024, 8: 0.048}

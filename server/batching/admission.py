@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from server.batching.contention import Pace
+from server.batching.queues import ModelQueue
+from server.batching.submissions import Submission
 from server.errors import ExpiredError, OverloadedError
 from server.inference import Priority
-from server.pace import Pace
-from server.queues import ModelQueue
-from server.submissions import Submission
 
 _OVERFILL = 4  # a full queue has room for a quarter more, of peers with little in it
 _LEAST_RETRY_S = 0.01  # below it, asking again is most of the load
@@ -24,7 +24,7 @@ class Door:
         self._queues = queues
         self._pace = pace
 
-    def check(self, submission: Submission) -> None:
+    def check(self, queue: ModelQueue, submission: Submission) -> None:
         """Let a submission in that comes now, by returning.
 
         Each priority has a bound of its own: neither keeps the other out. Nor does one peer keep another out:
@@ -35,7 +35,7 @@ class Door:
                 would be late.
             ExpiredError: it is late already, or would be were nobody else there.
         """
-        queue, images, now_s = submission.queue, len(submission.images), submission.submitted_s
+        images, now_s = len(submission.images), submission.submitted_s
         line = queue.lines[submission.priority]
         waiting = line.waiting
         excess = waiting + images - queue.max_queue_size
@@ -49,14 +49,14 @@ class Door:
             )
         if submission.deadline_s is None:
             return
-        late_s = now_s + self._work_s(submission) - submission.deadline_s
+        late_s = now_s + self._work_s(queue, submission) - submission.deadline_s
         if late_s < 0:
             return
         # A prediction for this model that refuses it is believed the less the longer nothing ran.
         late_s -= queue.costs.drain_s(images) - queue.costs.least_s(images, now_s)
         if late_s < 0:
             return
-        if submission.hopeless(now_s):
+        if line.is_hopeless(submission, now_s):
             queue.metrics.unanswered["expired"].inc(images)
             raise ExpiredError("the deadline is over, or too near for this model")
         queue.metrics.unanswered["late"].inc(images)
@@ -65,11 +65,11 @@ class Door:
             max(_LEAST_RETRY_S, late_s),
         )
 
-    def _work_s(self, submission: Submission) -> float:
+    def _work_s(self, to: ModelQueue, submission: Submission) -> float:
         """Predict how long the device takes for what runs, what goes before a submission, and itself."""
         total_s = 0.0
         for queue in self._queues:
-            ahead = len(submission.images) if queue is submission.queue else 0
+            ahead = len(submission.images) if queue is to else 0
             if queue.lines[submission.priority].waiting:
                 ahead += queue.lines[submission.priority].ahead(submission.due_s)
             if submission.priority is Priority.BULK:
@@ -79,5 +79,5 @@ class Door:
         if self._pace.any_free:  # it begins at once
             return self._pace.takes_s(total_s, now_s)
         # Whoever comes after them begins beside their own images, and slows these down.
-        own_s = submission.queue.costs.drain_s(len(submission.images))
+        own_s = to.costs.drain_s(len(submission.images))
         return self._pace.running_s(now_s) + total_s + own_s * (self._pace.slowest - 1)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.batches import Batch
+from server.batching.batches import Batch
+from server.batching.submissions import Submission
 from server.errors import ExpiredError, OverloadedError
 from server.inference import Priority
-from server.submissions import Submission
 
 CURVES = ({1: 0.010, 2: 0.012, 4: 0.016, 8: 0.024}, {2: 0.020, 8: 0.040})  # the second pads
 MOST_WAITING = 64

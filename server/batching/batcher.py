@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from server import deadlines
-from server.admission import Door
-from server.batches import Batch
+from server.batching.admission import Door
+from server.batching.batches import Batch
+from server.batching.contention import Pace
+from server.batching.priorities import Turns
+from server.batching.queues import ModelQueue
+from server.batching.submissions import Submission
 from server.errors import ExpiredError, ModelNotReadyError
-from server.handover import hand_over
 from server.inference import Answer, Priority, Rows
 from server.metrics import Unanswered
-from server.pace import Pace
-from server.priorities import Turns
-from server.queues import ModelQueue
-from server.submissions import Submission
+from server.threads import hand_over
 
 
 class Batcher:
@@ -119,15 +119,14 @@ class Batcher:
             OverloadedError, ExpiredError, ModelNotReadyError: at once, see `submit`; the other errors, and
                 these, are the future's as well.
         """
-        submission = Submission(
-            queue, images, deadline_s, priority, self._clock(), self._ended_unanswered, self._loop, peer
-        )
+        ended = partial(self._ended_unanswered, queue)
+        submission = Submission(images, deadline_s, priority, self._clock(), ended, self._loop, peer)
         line = queue.lines[priority]
         with self._wake:
             if self._closed:
                 raise ModelNotReadyError("the server is stopping")
             line.schedule(submission)
-            self._door.check(submission)
+            self._door.check(queue, submission)
             line.add(submission)
         if not self._waking:  # who comes in this turn of the event loop, comes before a lane looks
             self._waking = True
@@ -217,14 +216,14 @@ class Batcher:
         with self._wake:
             self._wake.notify(sum(queue.waiting for queue in self._queues))
 
-    def _ended_unanswered(self, submission: Submission, reason: Unanswered | None) -> None:
+    def _ended_unanswered(self, queue: ModelQueue, submission: Submission, reason: Unanswered | None) -> None:
         """Take out the images that still wait, because nobody waits for them any more, and count all."""
         with self._wake:
-            submission.queue.lines[submission.priority].remove(submission)
+            queue.lines[submission.priority].remove(submission)
         if reason == "cancelled" and deadlines.over(submission.deadline_s, self._clock()):
             reason = "expired"
         if reason is not None:
-            submission.queue.metrics.unanswered[reason].inc(len(submission.images))
+            queue.metrics.unanswered[reason].inc(len(submission.images))
 
 
 def _expire(submissions: Sequence[Submission]) -> None:

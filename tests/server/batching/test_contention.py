@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.pace import Pace
+from server.batching.contention import Pace
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from server.batching.contention import Pace
+from server.batching.queues import ModelQueue, Seats
+from server.batching.submissions import BatchTimes
 from server.errors import InferenceError
-from server.handover import hand_over
 from server.inference import Priority, Probabilities
-from server.pace import Pace
-from server.queues import ModelQueue, Seats
-from server.submissions import BatchTimes
+from server.threads import hand_over
 
 _STEADY = 0.1  # as far as the slowdown of a batch may have changed while it ran, to be taken for constant
 
@@ -153,7 +153,9 @@ class Batch:
                 reason = f"images[{image}]: the network's answer is not a number"
                 seats.submission.fail(InferenceError(reason), "failed")
             else:
-                seats.submission.collect(seats.start, outcome[row : row + count], times, now_s)
+                answer = seats.submission.collect(seats.start, outcome[row : row + count], times, now_s)
+                if answer is not None:
+                    metrics.queue.observe(answer.queue_s)
             row += count
         if self._not_numbers:
             error = ValueError(f"{len(self._not_numbers)} of {row} answers are not numbers")

@@ -1,20 +1,18 @@
 """Images that came together, as the future of their answer.
 
 The event loop makes, settles and cancels submissions; `queues` has those that wait, `batches` those that run.
+A submission knows neither.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from server.errors import ExpiredError
 from server.inference import Answer, Priority, Probabilities, Rows
 from server.metrics import Unanswered
-
-if TYPE_CHECKING:
-    from server.queues import ModelQueue
 
 # Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
 # later, so nobody waits for ever behind those in a hurry.
@@ -38,7 +36,6 @@ class Submission(asyncio.Future[Answer]):
         on_unanswered: told when it ends without an answer, and why; images of it may still wait.
 
     Attributes:
-        queue: of the model that they are for.
         images: N times uint8 ``[H, W, C]``.
         deadline_s: on the batcher's clock; None for no deadline.
         submitted_s: on the same clock.
@@ -51,14 +48,13 @@ class Submission(asyncio.Future[Answer]):
     """
 
     __slots__ = (
-        *("queue", "images", "deadline_s", "priority", "submitted_s", "peer", "due_s", "taken"),
+        *("images", "deadline_s", "priority", "submitted_s", "peer", "due_s", "taken"),
         *("boarded", "alighted", "on_alighted"),
         *("_on_unanswered", "_collected", "_partial"),
     )
 
     def __init__(
         self,
-        queue: "ModelQueue",
         images: Rows,
         deadline_s: float | None,
         priority: Priority,
@@ -68,7 +64,6 @@ class Submission(asyncio.Future[Answer]):
         peer: str = "",
     ) -> None:
         super().__init__(loop=loop)
-        self.queue = queue
         self.images = images
         self.deadline_s = deadline_s
         self.priority = priority
@@ -104,21 +99,14 @@ class Submission(asyncio.Future[Answer]):
         if self.on_alighted is not None:
             self.on_alighted()
 
-    def hopeless(self, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s) -> bool:
-        """Tell whether the deadline cannot be kept any more, even if these images are next.
+    def collect(self, start: int, rows: Probabilities, times: BatchTimes, now_s: float) -> Answer | None:
+        """Take a batch's answers to the images from ``start`` on; settle where these were the last.
 
-        Args:
-            takes_s: how long work takes that begins now, beside what runs.
+        Returns:
+            The answer to all images, where this has settled with it.
         """
-        costs = self.queue.costs
-        if self.deadline_s is None or self.deadline_s > now_s + takes_s(costs.drain_s(self.left)):
-            return False
-        return self.deadline_s <= now_s + takes_s(costs.least_s(self.left, now_s))
-
-    def collect(self, start: int, rows: Probabilities, times: BatchTimes, now_s: float) -> None:
-        """Take a batch's answers to the images from ``start`` on; settle where these were the last."""
         if self.done():
-            return
+            return None
         queue_s, infer_s = times.started_s - self.submitted_s, times.ended_s - times.started_s
         if len(rows) == len(self.images):
             answer = Answer(rows, queue_s, infer_s, times.batch_size)
@@ -133,12 +121,12 @@ class Submission(asyncio.Future[Answer]):
             )
             self._collected += len(rows)
             if self._collected < len(self.images):
-                return
+                return None
         if self.deadline_s is not None and self.deadline_s <= now_s:
             self.fail(ExpiredError("the answer came after the deadline"), "expired")
-            return
+            return None
         self.set_result(answer)
-        self.queue.metrics.queue.observe(answer.queue_s)
+        return answer
 
     def fail(self, error: Exception, reason: Unanswered | None = None) -> None:
         """Settle with an error, unless it is settled; None for a reason that is not counted."""

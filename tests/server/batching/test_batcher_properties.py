@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.batches import Batch
+from server.batching.batches import Batch
+from server.batching.queues import ModelQueue
+from server.batching.submissions import Submission
 from server.errors import ExpiredError, InferenceError, ModelNotReadyError, OverloadedError
 from server.inference import Priority
-from server.queues import ModelQueue
-from server.submissions import Submission
 
 LANES = 3
 CURVES = ({1: 0.010, 2: 0.012, 4: 0.016, 8: 0.024}, {2: 0.050, 8: 0.100})  # the second pads
