@@ -79,7 +79,7 @@ async def enqueue(batcher: Batcher, queue: ModelQueue, callers: int, each: int) 
             finished.set()
 
     def ask() -> None:
-        asked: Submission = batcher.enqueue(queue, [IMAGE], time.monotonic() + DEADLINE_S)
+        asked: Submission = batcher.submit(queue, [IMAGE], time.monotonic() + DEADLINE_S)
         asked.add_done_callback(answered)
 
     for _ in range(callers):

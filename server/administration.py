@@ -1,13 +1,11 @@
 """What the Open Inference Protocol lets a client change: the models, and regions of shared memory."""
 
-from typing import Protocol
-
 import grpc
 
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundError, UnsupportedError
-from server.model import Model, State
-from server.models import Models
+from server.models.model import Model, State
+from server.models.registry import ModelControl, Models
 from server.rpc.handlers import Handlers
 from server.shared_memory import Regions
 
@@ -21,16 +19,6 @@ _STATES = {  # as the protocol names them
 _DEPENDENTS = "unload_dependents"  # no model has any
 
 
-class Changes(Protocol):
-    """Loads and unloads models: `Lifecycle`, or in a front end what asks for it."""
-
-    async def load(self, name: str) -> None:
-        """Load the newest version of a model; see `Lifecycle.load`."""
-
-    async def unload(self, name: str) -> None:
-        """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
-
-
 class Administration:
     """Answers those calls of ``inference.GRPCInferenceService``.
 
@@ -42,14 +30,14 @@ class Administration:
     def __init__(
         self,
         models: Models,
-        changes: Changes,
+        control: ModelControl,
         regions: Regions,
         *,
         allow_model_control: bool,
         allow_client_shm: bool,
     ) -> None:
         self._models = models
-        self._changes = changes
+        self._control = control
         self._regions = regions
         self._allow_model_control = allow_model_control
         self._allow_client_shm = allow_client_shm
@@ -98,7 +86,7 @@ class Administration:
         _require_no_name(request.repository_name)
         if request.parameters:
             raise InvalidRequestError("parameters", "an artifact is served as it was published")
-        await self._changes.load(request.model_name)
+        await self._control.load(request.model_name)
         return messages.RepositoryModelLoadResponse()
 
     async def unload(
@@ -114,7 +102,7 @@ class Administration:
         _require_no_name(request.repository_name)
         if request.parameters.keys() - {_DEPENDENTS}:
             raise InvalidRequestError("parameters", f"there is none but {_DEPENDENTS}")
-        await self._changes.unload(request.model_name)
+        await self._control.unload(request.model_name)
         return messages.RepositoryModelUnloadResponse()
 
     async def region_status(

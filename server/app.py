@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import access
 from artifact.errors import first_line
-from server import machine, model_config, ports
+from server import machine, ports
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
 from server.config import Settings
@@ -25,7 +25,8 @@ from server.frontend_processes import FrontendProcessCollector
 from server.frontends.pool import REPORT_S, Frontends
 from server.grace import Grace
 from server.metrics import Metrics
-from server.model import State
+from server.models.model import State
+from server.models.registry import statistics_here
 from server.observability.exposition import MetricsPort
 from server.observability.registry import process_registry
 from server.reports import Asked, summed
@@ -134,7 +135,6 @@ class Server:
             self._front: Front | Frontends = Frontends(
                 settings,
                 self._repository,
-                self._batcher,
                 self._turnover,
                 frontend_metrics,
                 self._log,
@@ -148,7 +148,7 @@ class Server:
                 metrics,
                 self._repository,
                 self._turnover,
-                model_config.all_statistics,
+                statistics_here,
                 self._log,
             )
             self._told = self._front.health

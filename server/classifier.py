@@ -10,7 +10,7 @@ from modelzoo.v1 import classifier_pb2
 from server import deadlines, wire
 from server.errors import InvalidRequestError, ModelZooError
 from server.inference import Priority
-from server.models import Models
+from server.models.registry import Models
 from server.processing.decoding import Decoder
 from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require_labels
 from server.processing.tracking import Account, Accounts

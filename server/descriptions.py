@@ -9,17 +9,12 @@ from google.protobuf.message import Message
 from modelzoo.v1 import open_inference_pb2 as messages
 from server import model_config
 from server.errors import InvalidRequestError, ModelNotFoundError
-from server.model import ReadyModel
-from server.models import Models
+from server.models.registry import Models, ModelStatistics
 from server.rpc.handlers import Handlers
 from server.services.health import SERVER, Health
 
 NAME = "modelzoo"  # of the program, and of the package that says its version
 _LONGEST_VERSION = 9  # digits, as of an artifact's
-
-
-# Tells what models have done and take.
-Tell = Callable[[Sequence[ReadyModel]], Awaitable[Sequence[messages.ModelStatistics]]]
 
 
 Probes = dict[type[Message], Callable[..., Awaitable[Message]]]
@@ -30,12 +25,14 @@ class Descriptions:
 
     Args:
         extensions: of the protocol, that work with this server's settings.
-        tell: asked for the models' statistics.
+        statistics: gives those of models.
     """
 
-    def __init__(self, models: Models, health: Health, extensions: Sequence[str], tell: Tell) -> None:
+    def __init__(
+        self, models: Models, health: Health, extensions: Sequence[str], statistics: ModelStatistics
+    ) -> None:
         self._models = models
-        self._tell = tell
+        self._statistics = statistics
         self._health = health
         self._metadata = messages.ServerMetadataResponse(
             name=NAME, version=importlib.metadata.version(NAME), extensions=extensions
@@ -131,7 +128,7 @@ class Descriptions:
             models = [self._models.ready(request.name, version)]
         else:
             models = [model.ready() for model in self._models if model.is_ready]
-        return messages.ModelStatisticsResponse(model_stats=await self._tell(models))
+        return messages.ModelStatisticsResponse(model_stats=await self._statistics(models))
 
 
 def version_of(field: str, text: str) -> int | None:

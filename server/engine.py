@@ -15,8 +15,8 @@ from server import sent_errors
 from server.arena import Arena, Space, aligned
 from server.channel import Channel
 from server.errors import ExpiredError, InvalidRequestError, ModelNotReadyError, OverloadedError
-from server.inference import Answer, Priority, Rows
-from server.model import ReadyModel
+from server.inference import Answer, PendingAnswer, Priority, Rows
+from server.models.model import ReadyModel
 
 _ENDED = "the server has ended"
 _FLOAT_BYTES = 4
@@ -43,11 +43,11 @@ class Sent:
     deadline_s: float | None
 
 
-class RemoteAnswer(asyncio.Future[Answer]):
+class RemoteAnswer(PendingAnswer):
     """The future of an answer; the engine is told when it is cancelled."""
 
     def __init__(self, number: int, channel: EngineChannel) -> None:
-        super().__init__()
+        super().__init__(asyncio.get_running_loop())
         self._number = number
         self._channel = channel
 

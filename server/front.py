@@ -12,14 +12,14 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
 from server import classifier, open_inference
-from server.administration import Administration, Changes
+from server.administration import Administration
 from server.classifier import Classifier
 from server.config import Settings
-from server.descriptions import Descriptions, Tell
+from server.descriptions import Descriptions
 from server.grace import Grace
 from server.in_flight import InFlight
 from server.metrics import Metrics
-from server.models import Models
+from server.models.registry import ModelControl, Models, ModelStatistics
 from server.open_inference import OpenInference
 from server.ports import address_of, reserve
 from server.processing.decoding import Decoder, Limits
@@ -81,8 +81,8 @@ class Front:
         settings: Settings,
         metrics: Metrics,
         models: Models,
-        changes: Changes,
-        tell: Tell,
+        changes: ModelControl,
+        tell: ModelStatistics,
         log: FilteringBoundLogger,
     ) -> None:
         self._settings = settings

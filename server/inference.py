@@ -1,6 +1,7 @@
 """What both columns say of an inference: images, their priority, their answer, and what takes them."""
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -36,6 +37,25 @@ class Answer(NamedTuple):
     batch_size: int
 
 
+class PendingAnswer(asyncio.Future[Answer]):
+    """The answer to images that wait, or run.
+
+    Attributes:
+        on_batch_ended: called whenever a batch that carried some of the images has ended.
+    """
+
+    __slots__ = ("on_batch_ended",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.on_batch_ended: Callable[[], None] | None = None
+
+    @property
+    def is_in_batch(self) -> bool:
+        """Whether a batch that runs may still read the images, even if this is settled."""
+        return False
+
+
 class Submit(Protocol):
     """Queues images of one model; the same for a caller in the engine and in a front end."""
 
@@ -46,5 +66,9 @@ class Submit(Protocol):
         *,
         priority: Priority = Priority.INTERACTIVE,
         peer: str = "",
-    ) -> Awaitable[Answer]:
-        """Return the future of their answer; see `Batcher.submit`."""
+    ) -> PendingAnswer:
+        """Return the future of their answer; see `Batcher.submit`.
+
+        Raises:
+            ModelZooError: they are rejected.
+        """

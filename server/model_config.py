@@ -1,11 +1,9 @@
 """What a model that serves is, in the words of the Open Inference Protocol."""
 
-from collections.abc import Sequence
-
 from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server.inference import Priority
-from server.model import ReadyModel
+from server.models.model import ReadyModel
 from server.tensors import PIXELS, PROBABILITIES
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
@@ -67,21 +65,6 @@ def config(model: ReadyModel) -> open_inference_pb2.ModelConfig:
     )
 
 
-def statistics(model: ReadyModel) -> open_inference_pb2.ModelStatistics:
-    """Tell what a model has done, and what it takes."""
-    told = model.statistics.message()
-    told.name, told.version = model.status.name, str(model.status.version)
-    told.memory_usage.add(type="CPU", byte_size=model.status.host_memory_bytes)
-    if (ordinal := _ordinal(model)) is not None:
-        told.memory_usage.add(type="GPU", id=ordinal, byte_size=model.status.device_memory_bytes)
-    return told
-
-
-async def all_statistics(models: Sequence[ReadyModel]) -> list[open_inference_pb2.ModelStatistics]:
-    """Give the statistics of models where this process alone serves them."""
-    return [statistics(model) for model in models]
-
-
 def _image_shape(model: ReadyModel) -> tuple[int, int, int]:
     shape = model.manifest.input
     return shape.height, shape.width, shape.channels
@@ -89,13 +72,7 @@ def _image_shape(model: ReadyModel) -> tuple[int, int, int]:
 
 def _instance_group(model: ReadyModel) -> open_inference_pb2.ModelInstanceGroup:
     group = open_inference_pb2.ModelInstanceGroup
-    ordinal = _ordinal(model)
+    ordinal = model.cuda_ordinal
     if ordinal is None:
         return group(name=model.status.device, kind=group.KIND_CPU)
     return group(name=model.status.device, kind=group.KIND_GPU, gpus=[ordinal])
-
-
-def _ordinal(model: ReadyModel) -> int | None:
-    """Give the number of the CUDA device that serves a model; None for the CPU."""
-    _, _, ordinal = model.status.device.partition(":")
-    return int(ordinal) if ordinal else None

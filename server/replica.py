@@ -14,8 +14,8 @@ from modelzoo.v1 import frontend_pb2
 from server.engine import Engine, EngineChannel
 from server.errors import ModelZooError
 from server.metrics import Metrics
-from server.model import Model, State
-from server.models import Models
+from server.models.model import Model, State
+from server.models.registry import Models
 
 _REFRESH_S = 2.0  # above the engine's own limit; then the models are listed as they were
 
@@ -96,7 +96,7 @@ class Replica(Models):
         """Tell the engine once no request holds a model any more."""
 
         async def release() -> None:
-            await model.in_flight.idle.wait()
+            await model.holders.none.wait()
             self._channel.pending.released.append(serial)
 
         task = asyncio.get_running_loop().create_task(release())

@@ -19,8 +19,10 @@ import uvloop
 
 from client import Client
 from server.app import Server
+from server.batching.queues import ModelQueue
 from server.config import Settings
 from server.observability import logs
+from server.repository.repository import Repository
 from server.runtime.network import OnnxNetwork, OpenNetwork
 
 if TYPE_CHECKING:  # what only distributes tests to workers needs no PyTorch, which takes it nine seconds
@@ -177,6 +179,20 @@ class Running:
 
     def hurry(self) -> None:
         self._loop.call_soon_threadsafe(self.server.hurry)
+
+    # What no client and no metric shows, for tests of what becomes of it; nothing else looks inside a server.
+
+    @property
+    def repository(self) -> Repository:
+        return self.server._repository
+
+    @property
+    def front(self) -> Any:
+        return self.server._front
+
+    def queue(self, model: str) -> ModelQueue:
+        [queue] = [queue for queue in self.server._batcher._queues if queue.name == model]
+        return queue
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -18,7 +18,7 @@ from server.batching.priorities import Turns
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.errors import ExpiredError, ModelNotReadyError
-from server.inference import Answer, Priority, Rows
+from server.inference import Priority, Rows
 from server.metrics import Unanswered
 from server.threads import hand_over
 
@@ -76,7 +76,7 @@ class Batcher:
         with self._wake:
             self._queues.remove(queue)
 
-    async def submit(
+    def submit(
         self,
         queue: ModelQueue,
         images: Rows,
@@ -84,8 +84,8 @@ class Batcher:
         *,
         priority: Priority = Priority.INTERACTIVE,
         peer: str = "",
-    ) -> Answer:
-        """Queue images and wait for their answers; being cancelled takes out those that still wait.
+    ) -> Submission:
+        """Queue images, and return the future of their answer; cancelling it drops those that still wait.
 
         Args:
             images: uint8 ``[H, W, C]`` each, of the model's shape; at least one.
@@ -95,29 +95,11 @@ class Batcher:
         Raises:
             OverloadedError: the queue has no room for all of them, or what waits already would make
                 them late.
-            ExpiredError: the deadline passed, or cannot be kept any more. No answer is given after it.
-            InferenceError: the device failed a batch that carried one of them, or answered one with
-                what is no number.
-            ModelNotReadyError: the server is stopping.
-        """
-        return await self.enqueue(queue, images, deadline_s, priority=priority, peer=peer)
+            ExpiredError: the deadline passed, or cannot be met any more; later the future has it.
+            ModelNotReadyError: the server is stopping; later the future has it.
 
-    def enqueue(
-        self,
-        queue: ModelQueue,
-        images: Rows,
-        deadline_s: float | None = None,
-        *,
-        priority: Priority = Priority.INTERACTIVE,
-        peer: str = "",
-    ) -> Submission:
-        """Queue images as `submit` does, and give the future of their answers; it needs no task.
-
-        Cancelling it takes out those that still wait.
-
-        Raises:
-            OverloadedError, ExpiredError, ModelNotReadyError: at once, see `submit`; the other errors, and
-                these, are the future's as well.
+        The future may also have an InferenceError: the device failed a batch that carried one of them, or
+        answered one with what is no number.
         """
         ended = partial(self._ended_unanswered, queue)
         submission = Submission(images, deadline_s, priority, self._clock(), ended, self._loop, peer)

@@ -127,7 +127,7 @@ class Batch:
                 seats.submission.fail(InferenceError("the answers of this batch could not be used"), "failed")
             self.log_failure(self.queue.name, error)
         for seats in self.seats:
-            seats.submission.alight()
+            seats.submission.batch_ended()
 
     def _answer(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
         metrics = self.queue.metrics

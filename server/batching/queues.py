@@ -198,7 +198,7 @@ class Line:
             start = submission.taken
             submission.taken = min(start + images, len(submission.images))
             seats.append(Seats(submission, start, submission.taken))
-            submission.boarded += 1
+            submission.batches_bound += 1
             images -= submission.taken - start
             self._count(submission.peer, start - submission.taken)
             if not submission.left:

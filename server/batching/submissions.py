@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from server.errors import ExpiredError
-from server.inference import Answer, Priority, Probabilities, Rows
+from server.inference import Answer, PendingAnswer, Priority, Probabilities, Rows
 from server.metrics import Unanswered
 
 # Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
@@ -27,13 +27,13 @@ class BatchTimes(NamedTuple):
     batch_size: int
 
 
-class Submission(asyncio.Future[Answer]):
+class Submission(PendingAnswer):
     """Images that came together, as the future of their answer: to all of them, or an error.
 
     The event loop owns all of it but `taken`, which the batcher's lock guards.
 
     Args:
-        on_unanswered: told when it ends without an answer, and why; images of it may still wait.
+        on_unanswered: called when it ends without an answer, with the reason; images of it may still wait.
 
     Attributes:
         images: N times uint8 ``[H, W, C]``.
@@ -42,14 +42,13 @@ class Submission(asyncio.Future[Answer]):
         peer: that sent them.
         due_s: when it ought to run at the latest; who is due first goes first.
         taken: images that left the queue, always the first ones.
-        boarded: batches that carry, or carried, some of the images; the batcher's lock guards it.
-        alighted: such batches that have ended.
-        on_alighted: told whenever one has.
+        batches_bound: batches that carry, or carried, some of the images; the batcher's lock guards it.
+        batches_ended: such batches that have ended.
     """
 
     __slots__ = (
         *("images", "deadline_s", "priority", "submitted_s", "peer", "due_s", "taken"),
-        *("boarded", "alighted", "on_alighted"),
+        *("batches_bound", "batches_ended"),
         *("_on_unanswered", "_collected", "_partial"),
     )
 
@@ -63,7 +62,7 @@ class Submission(asyncio.Future[Answer]):
         loop: asyncio.AbstractEventLoop,
         peer: str = "",
     ) -> None:
-        super().__init__(loop=loop)
+        super().__init__(loop)
         self.images = images
         self.deadline_s = deadline_s
         self.priority = priority
@@ -73,8 +72,7 @@ class Submission(asyncio.Future[Answer]):
         if deadline_s is not None and deadline_s < self.due_s:
             self.due_s = deadline_s
         self.taken = 0
-        self.boarded = self.alighted = 0
-        self.on_alighted: Callable[[], None] | None = None
+        self.batches_bound = self.batches_ended = 0
         self._on_unanswered = on_unanswered
         self._collected = 0
         self._partial: Answer | None = None  # to images that ride in several batches
@@ -85,19 +83,19 @@ class Submission(asyncio.Future[Answer]):
         return len(self.images) - self.taken
 
     @property
-    def rides(self) -> bool:
-        """Tell whether a batch that runs may still read the images, even if this is settled."""
-        return self.boarded > self.alighted
+    def is_in_batch(self) -> bool:
+        """Whether a batch that runs may still read the images, even if this is settled."""
+        return self.batches_bound > self.batches_ended
 
     def advance(self, seconds: float) -> None:
         """Make this due so much earlier than others that came when it did."""
         self.due_s = min(self.due_s, self.submitted_s + _PATIENCE_S - seconds)
 
-    def alight(self) -> None:
-        """Take note that a batch that carried some of the images has ended."""
-        self.alighted += 1
-        if self.on_alighted is not None:
-            self.on_alighted()
+    def batch_ended(self) -> None:
+        """Count a batch that carried some of the images, and has ended."""
+        self.batches_ended += 1
+        if self.on_batch_ended is not None:
+            self.on_batch_ended()
 
     def collect(self, start: int, rows: Probabilities, times: BatchTimes, now_s: float) -> Answer | None:
         """Take a batch's answers to the images from ``start`` on; settle where these were the last.

@@ -16,13 +16,11 @@ from structlog.typing import FilteringBoundLogger
 from modelzoo.v1 import frontend_pb2
 from server import sent_errors
 from server.arena import Arena
-from server.batching.batcher import Batcher
-from server.batching.submissions import Submission
 from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
 from server.frontends.heartbeat import Heartbeat
-from server.inference import Answer, Priority
-from server.model import Model
+from server.inference import Answer, PendingAnswer, Priority
+from server.models.model import Model
 from server.reports import Tally
 from server.supervision import Supervisor
 
@@ -53,7 +51,6 @@ class Link:
         self,
         number: int,
         models: dict[int, Model],
-        batcher: Batcher,
         calls: Calls,
         memory: int,
         size_bytes: int,
@@ -62,7 +59,6 @@ class Link:
     ) -> None:
         self.number = number
         self._models = models
-        self._batcher = batcher
         self._calls = calls
         self._arena = Arena(memory, size_bytes)
         self._log = log
@@ -71,7 +67,7 @@ class Link:
             frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._hear, self._broken
         )
         self._heartbeat: Heartbeat | None = None
-        self._submissions: dict[int, Submission] = {}
+        self._submissions: dict[int, PendingAnswer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[int] = set()  # serials of models that are held for it
         self._report: asyncio.Future[None] | None = None
@@ -113,7 +109,7 @@ class Link:
             sent.manifest.CopyFrom(model.manifest)
         if model.is_ready and serial not in self._leases:
             self._leases.add(serial)
-            model.in_flight.enter(0)
+            model.holders.acquire()
 
     async def report(self, timeout_s: float) -> bool:
         """Have it say what it has counted; False where it does not within the time."""
@@ -136,7 +132,7 @@ class Link:
         self._submissions.clear()
         self._arena.close()
         for serial in self._leases:
-            self._models[serial].in_flight.leave(0)
+            self._models[serial].holders.release()
         self._leases.clear()
         for future in (self.listening, self._report):
             if future is not None and not future.done():
@@ -159,7 +155,7 @@ class Link:
                 submission.cancel()
         for serial in frame.released:
             self._leases.remove(serial)
-            self._models[serial].in_flight.leave(0)
+            self._models[serial].holders.release()
         for call in frame.calls:
             task = asyncio.get_running_loop().create_task(self._answer(call))
             self._tasks.add(task)
@@ -193,18 +189,16 @@ class Link:
         self._submissions[sent.id] = submission
         submission.add_done_callback(partial(self._settle, sent))
 
-    def _submit(self, sent: frontend_pb2.SentSubmission) -> Submission:
+    def _submit(self, sent: frontend_pb2.SentSubmission) -> PendingAnswer:
         model = self._models[sent.model]
-        if model.queue is None or model.manifest is None:
+        if model.submit is None or model.manifest is None:
             raise ModelNotReadyError(f"{model.entry.name} does not serve any more")
         shape = model.manifest.input
         images = self._arena.pixels(
             sent.pixels_at, (sent.images, shape.height, shape.width, shape.channels)
         )  # [N, H, W, C]
         deadline_s = sent.deadline_s if sent.HasField("deadline_s") else None
-        return self._batcher.enqueue(
-            model.queue, images, deadline_s, priority=Priority(sent.priority), peer=sent.peer
-        )
+        return model.submit(images, deadline_s, priority=Priority(sent.priority), peer=sent.peer)
 
     def _settle(self, sent: frontend_pb2.SentSubmission, future: asyncio.Future[Answer]) -> None:
         """Answer, and say whether the memory is free: a batch that runs may still read it."""
@@ -212,9 +206,9 @@ class Link:
         if submission is None:  # the front end has ended; the error is looked at, so that nobody misses it
             _ = future.cancelled() or future.exception()
             return
-        end = self.pending.ends.add(id=sent.id, held=submission.rides)
+        end = self.pending.ends.add(id=sent.id, held=submission.is_in_batch)
         if end.held:
-            submission.on_alighted = partial(self._free, sent.id, submission)
+            submission.on_batch_ended = partial(self._free, sent.id, submission)
         if future.cancelled():
             return
         if (error := future.exception()) is not None:
@@ -229,9 +223,9 @@ class Link:
             return
         end.queue_s, end.infer_s, end.batch_size = answer[1:]
 
-    def _free(self, number: int, submission: Submission) -> None:
-        if not submission.rides:
-            submission.on_alighted = None
+    def _free(self, number: int, submission: PendingAnswer) -> None:
+        if not submission.is_in_batch:
+            submission.on_batch_ended = None
             self.pending.freed.append(number)
 
     async def _answer(self, call: frontend_pb2.EngineCall) -> None:

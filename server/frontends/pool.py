@@ -11,17 +11,15 @@ from contextlib import suppress
 from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import model_config, ports, sent_errors
-from server.administration import Changes
-from server.batching.batcher import Batcher
+from server import ports, sent_errors
 from server.config import Settings
 from server.errors import ModelZooError
 from server.frontend_metrics import FrontendMetrics
 from server.frontends.connection import Link
 from server.frontends.supervisor import Keeper
 from server.grace import Grace
-from server.model import Model, State
-from server.models import Models
+from server.models.model import Model, State
+from server.models.registry import ModelControl, Models
 from server.reports import Series, Tally, add_statistics
 from server.supervision import Supervisor
 
@@ -41,8 +39,7 @@ class Frontends:
         self,
         settings: Settings,
         models: Models,
-        batcher: Batcher,
-        changes: Changes,
+        changes: ModelControl,
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
         supervisor: Supervisor,
@@ -50,7 +47,6 @@ class Frontends:
     ) -> None:
         self._settings = settings
         self._models = models
-        self._batcher = batcher
         self._changes = changes
         self._metrics = metrics
         self._log = log
@@ -158,7 +154,7 @@ class Frontends:
                 await self._report()
                 for name in call.statistics.models:
                     told = end.statistics.add()
-                    told.CopyFrom(model_config.statistics(self._models.ready(name)))
+                    told.CopyFrom(self._models.ready(name).statistics_message())
                     for tally in self._tallies():
                         if (more := tally.requests.get(self._held[name])) is not None:
                             add_statistics(told.inference_stats, more)
@@ -204,7 +200,7 @@ class Frontends:
 
     def _meet(self, number: int, memory: int) -> Link:
         size_bytes = self._settings.frontend_memory_bytes
-        return Link(number, self._known, self._batcher, self, memory, size_bytes, self._log, self._supervisor)
+        return Link(number, self._known, self, memory, size_bytes, self._log, self._supervisor)
 
     def _welcome(self, link: Link) -> None:
         link.pending.welcome.CopyFrom(
@@ -239,7 +235,7 @@ class Frontends:
     def _forget(self) -> None:
         """Forget models that are held no more, here or in a front end."""
         for serial, model in list(self._known.items()):
-            if serial not in self._held.values() and model.in_flight.idle.is_set():
+            if serial not in self._held.values() and model.holders.none.is_set():
                 del self._known[serial]
                 for tally in self._tallies():
                     tally.forget(serial)

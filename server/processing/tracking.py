@@ -9,8 +9,8 @@ import grpc
 from server.errors import ModelNotFoundError, ModelZooError
 from server.inference import Answer
 from server.metrics import UNKNOWN_MODEL, Metrics
-from server.model import ReadyModel
-from server.models import Models
+from server.models.model import ReadyModel
+from server.models.registry import Models
 from server.rpc.handlers import why_cancelled
 
 
@@ -49,7 +49,7 @@ class Account:
 
     def __enter__(self) -> "Account":
         """Hold the model."""
-        self.model.in_flight.enter(0)
+        self.model.holders.acquire()
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class Account:
         """Let the model go, and count."""
         del kind, trace
         model, now_s = self.model, time.monotonic()
-        model.in_flight.leave(0)  # first: whatever becomes of the counting, nobody waits for this request
+        model.holders.release()  # first: whatever becomes of the counting, nobody waits for this request
         if error is None:
             model.metrics.answered.inc()
             model.metrics.images.inc(self._images)

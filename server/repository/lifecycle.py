@@ -11,8 +11,8 @@ from functools import partial
 
 from artifact import files, layout
 from server.errors import ModelNotFoundError, ModelNotReadyError, ModelZooError
-from server.model import Model, State
-from server.models import shown
+from server.models.model import Model, State
+from server.models.registry import shown
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.repository import Repository

@@ -16,7 +16,7 @@ from server.batching.lane import Lane
 from server.batching.latency_profile import Costs, default_sizes, up_to_knee
 from server.batching.queues import ModelQueue
 from server.metrics import Metrics
-from server.model import Model, State, accuracy_text
+from server.models.model import Model, State, accuracy_text
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof
@@ -74,6 +74,7 @@ class Loader:
     timeout_s: float
     max_model_bytes: int
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _queues: dict[Model, ModelQueue] = field(default_factory=dict)  # of models that are loaded
 
     async def load(self, model: Model, report: Report) -> None:
         """Load a model: in the end it is READY, or FAILED.
@@ -109,7 +110,7 @@ class Loader:
             return
         described = _required(model.manifest)
         latency_s = loaded.proof.latency_s
-        model.queue = ModelQueue(
+        queue = self._queues[model] = ModelQueue(
             entry.name,
             loaded.network,
             described.label_count,
@@ -122,10 +123,10 @@ class Loader:
             self.max_queue_size,
             self.metrics.for_batcher(entry.name, model.statistics),
         )
-        self.batcher.add(model.queue)
-        model.submit = partial(self.batcher.submit, model.queue)
+        self.batcher.add(queue)
+        model.submit = partial(self.batcher.submit, queue)
         model.max_queue_size = self.max_queue_size
-        self.metrics.watch_queue(entry.name, model.queue)
+        self.metrics.watch_queue(entry.name, queue)
         load_s = time.monotonic() - started_s
         taken = {"cpu": loaded.host_bytes}
         if self.memory.device is not None:
@@ -140,7 +141,7 @@ class Loader:
             model.status.accuracy_ratio = ratio
         model.status.host_memory_bytes = loaded.host_bytes
         model.status.device_memory_bytes = loaded.device_bytes
-        model.status.max_batch_size = model.queue.costs.largest
+        model.status.max_batch_size = queue.costs.largest
         for batch_size, seconds in sorted(latency_s.items()):
             model.status.batch_latencies.add(batch_size=batch_size, latency_s=seconds)
         report(model, State.MODEL_STATE_READY)
@@ -227,11 +228,12 @@ class Loader:
 
     async def unload(self, model: Model) -> None:
         """Take a model that is idle out of memory."""
-        if model.queue is None:
+        if (queue := self._queues.pop(model, None)) is None:
             return
-        self.batcher.remove(model.queue)
-        last = [model.queue]
-        model.queue = model.submit = None
+        self.batcher.remove(queue)
+        last = [queue]
+        del queue
+        model.submit = None
 
         def let_go() -> None:
             close_network(last.pop().network)

@@ -14,8 +14,8 @@ from artifact import files, layout
 from modelzoo.v1 import classifier_pb2
 from server.errors import StartError
 from server.metrics import Metrics
-from server.model import Model, State, state_name
-from server.models import Models
+from server.models.model import Model, State, state_name
+from server.models.registry import Models
 from server.repository.disk import Disk
 from server.repository.loader import Loader
 from server.text import printable
@@ -114,7 +114,7 @@ class Repository(Models):
         """Answer requests for a model's name with it, from now on."""
         before = self._models.get(model.entry.name)
         self._models[model.entry.name] = model
-        if before is not None and before.queue is None:
+        if before is not None and before.submit is None:
             self._forget_version(before)
         self._set_state(model, model.status.state)
 
@@ -160,9 +160,9 @@ class Repository(Models):
 
     async def free(self, model: Model) -> None:
         """Wait until no request holds a model any more, and take it out of memory."""
-        if model.queue is not None:
+        if model.submit is not None:
             self._set_state(model, State.MODEL_STATE_DRAINING)
-            await model.in_flight.idle.wait()
+            await model.holders.none.wait()
             if self._is_held(model):
                 self.metrics.forget_queue(model.entry.name)
             await self.loader.unload(model)

@@ -104,7 +104,7 @@ class ByHand:
         images = [np.full((2, 2, 1), value, np.uint8) for value in values]
         deadline_s = None if within_s is None else self.clock() + within_s
         priority = Priority.BULK if bulk else Priority.INTERACTIVE
-        return self.batcher.enqueue(queue, images, deadline_s, priority=priority, peer=peer)
+        return self.batcher.submit(queue, images, deadline_s, priority=priority, peer=peer)
 
     def take(self, lane: int = 0) -> Batch | float | None:
         """Take the next batch, as a lane does."""

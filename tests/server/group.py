@@ -12,7 +12,7 @@ from server.frontends.supervisor import Keeper
 
 
 def keepers(running) -> list[Keeper]:
-    return running.server._front._keepers
+    return running.front._keepers
 
 
 def pids(running) -> dict[int, int]:

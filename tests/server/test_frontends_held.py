@@ -32,7 +32,7 @@ class Held:
 
     @property
     def waiting(self) -> int:
-        return self.running.server._repository.held(MODEL).queue.waiting
+        return self.running.queue(MODEL).waiting
 
     def ask(self, client: Client, images: int = 1, **options: float) -> "Future[object]":
         """Ask without waiting for the answer."""

@@ -41,11 +41,11 @@ def counts(running) -> dict[str, object]:
 
 def expect_idle(running) -> None:
     """Wait until nothing of any call is left; a call that stays hangs here until the test's own limit."""
-    server = running.server
-    wait_for(server._front.in_flight.idle.is_set)
+    front = running.front
+    wait_for(front.in_flight.idle.is_set)
     wait_for(lambda: counts(running)["waiting images"] == 0)
-    assert server._front.decoder.waiting_pixels == 0
-    assert (server._front.in_flight._bytes, server._front.in_flight._requests) == (0, 0)
+    assert front.decoder.waiting_pixels == 0
+    assert (front.in_flight._bytes, front.in_flight._requests) == (0, 0)
 
 
 def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_server, gates) -> None:
@@ -58,7 +58,7 @@ def test_clients_that_hang_up_while_they_wait_in_the_queue_leave_nothing(start_s
         gates[MODEL].entered.acquire()
         wait_for(lambda: counts(running)["waiting images"] == (CALLS - 1) * 32)
         assert counts(running)["started"] == CALLS
-        assert not running.server._front.in_flight.idle.is_set()
+        assert not running.front.in_flight.idle.is_set()
         for future in futures:
             future.cancel()
     expect_idle(running)  # though the lane is still held

@@ -209,7 +209,7 @@ def test_a_stopping_server_answers_what_it_accepted_and_refuses_the_rest(start_s
         accepted = [pool.submit(client.classify, BROKEN, [pixels])]
         gates[BROKEN].entered.acquire()  # the lane is held by the first
         accepted += [pool.submit(client.classify, BROKEN, [pixels]) for _ in range(4)]
-        queue = running.server._repository._models[BROKEN].queue
+        queue = running.queue(BROKEN)
         wait_for(lambda: queue.waiting == 4)
         with grpc.insecure_channel(running.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))

@@ -21,9 +21,8 @@ from modelzoo.v1 import (
     open_inference_pb2_grpc,
 )
 from server.classifier import Classifier
-from server.in_flight import InFlight
 from server.metrics import Metrics
-from server.model import ReadyModel
+from server.models.model import Holders, ReadyModel
 from server.processing.decoding import Decoder, Limits
 from server.processing.ranking import MAX_LABELS, rank
 from server.processing.tracking import Accounts
@@ -168,7 +167,7 @@ def test_more_than_five_hundred_labels_are_not_made_on_the_event_loop(wire, imag
             labels,
             partial(wired.batcher.submit, wired.queue),
             4096,
-            InFlight(0),
+            Holders(),
         )
         repository = OneModel(model)
         classifier = Classifier(repository, Accounts(repository, metrics), decoder, images)

@@ -47,7 +47,7 @@ class Watched:
 async def held(wired) -> asyncio.Future:
     """Have the lane run a batch that does not end until the gate opens."""
     wired.network.shut()
-    answer = wired.batcher.enqueue(wired.queue, [IMAGE] * 3)
+    answer = wired.batcher.submit(wired.queue, [IMAGE] * 3)
     await asyncio.sleep(0)  # wakes the lane
     assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
     return answer
@@ -122,7 +122,7 @@ def test_a_load_may_hold_a_lane_for_as_long_as_it_takes(wire) -> None:
         watched = Watched(wire())
         gate = watched.wired.network.shut()
         load = watched.wired.lane.call(gate.wait)
-        waiting = watched.wired.batcher.enqueue(watched.wired.queue, [IMAGE])
+        waiting = watched.wired.batcher.submit(watched.wired.queue, [IMAGE])
         await watched.pass_by(1000)
         assert watched.events == []
         gate.set()

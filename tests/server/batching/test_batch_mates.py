@@ -138,7 +138,7 @@ class Ride:
             if self._queue.waiting + count > self._queue.max_queue_size:
                 continue
             pictures = [self._choose() for _ in range(count)]
-            self._asked.append((self._hand.batcher.enqueue(self._queue, pictures), pictures))
+            self._asked.append((self._hand.batcher.submit(self._queue, pictures), pictures))
         for future, _ in self._asked:
             if self._chance.random() < 0.1:
                 future.cancel()

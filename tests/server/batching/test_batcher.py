@@ -181,7 +181,7 @@ def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
 
 def believe(running, seconds: float) -> None:
     """Have the batcher believe that a batch takes so long."""
-    costs = running.server._repository._models[MODEL].queue.costs
+    costs = running.queue(MODEL).costs
     for _ in range(200):
         costs.observe(costs.largest, seconds, time.monotonic())
 

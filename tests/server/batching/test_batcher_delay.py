@@ -75,11 +75,11 @@ def test_a_lane_waits_and_then_runs_what_has_come(wire) -> None:
     async def scenario() -> None:
         wired = wire(max_batch_size=4, max_queue_delay_s=0.05, clock=time.monotonic)
         image = np.zeros((1, 1, 1), np.uint8)
-        answers = [wired.batcher.enqueue(wired.queue, [image]) for _ in range(3)]
+        answers = [wired.batcher.submit(wired.queue, [image]) for _ in range(3)]
         assert [(await answer).batch_size for answer in answers] == [3, 3, 3]
         # A full one does not wait for the time.
         wired.batcher._max_queue_delay_s = 3600
-        answers = [wired.batcher.enqueue(wired.queue, [image]) for _ in range(4)]
+        answers = [wired.batcher.submit(wired.queue, [image]) for _ in range(4)]
         assert [(await answer).batch_size for answer in answers] == [4, 4, 4, 4]
 
     asyncio.run(scenario())
@@ -88,7 +88,7 @@ def test_a_lane_waits_and_then_runs_what_has_come(wire) -> None:
 def test_a_lane_that_stops_still_runs_what_waits_for_company(wire) -> None:
     async def scenario() -> None:
         wired = wire(max_queue_delay_s=0.05, clock=time.monotonic)
-        answer = wired.batcher.enqueue(wired.queue, [np.zeros((1, 1, 1), np.uint8)])
+        answer = wired.batcher.submit(wired.queue, [np.zeros((1, 1, 1), np.uint8)])
         assert await asyncio.to_thread(wired.lane.stop, 60)
         assert (await answer).batch_size == 1
 

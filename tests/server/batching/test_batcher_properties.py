@@ -95,7 +95,7 @@ class World:
         priority = Priority.BULK if bulk else Priority.INTERACTIVE
         queue = self.queues[model]
         try:
-            future = self.hand.batcher.enqueue(queue, pictures, deadline_s, priority=priority)
+            future = self.hand.batcher.submit(queue, pictures, deadline_s, priority=priority)
         except (OverloadedError, ExpiredError):
             return
         except ModelNotReadyError:

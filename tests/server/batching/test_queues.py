@@ -266,10 +266,10 @@ def test_who_comes_in_one_turn_of_the_event_loop_rides_in_one_batch(wire) -> Non
         wake = CountingCondition()
         wired = wire(wake=wake)
         assert await asyncio.to_thread(wake.waits.acquire, timeout=60)
-        first = wired.batcher.enqueue(wired.queue, rows(0))
+        first = wired.batcher.submit(wired.queue, rows(0))
         # The loop stands still here; an idle lane that was told would not.
         assert not wired.network.entered.acquire(timeout=0.2)
-        others = [wired.batcher.enqueue(wired.queue, rows(value)) for value in (1, 2, 3)]
+        others = [wired.batcher.submit(wired.queue, rows(value)) for value in (1, 2, 3)]
         await asyncio.wait_for(asyncio.gather(first, *others), 60)
         assert wired.network.batches == [4]
 
@@ -283,8 +283,8 @@ def test_every_batch_of_one_turn_of_the_event_loop_gets_a_lane_that_is_idle(wire
         wired.network.shut()
         for _ in range(2):
             assert await asyncio.to_thread(wake.waits.acquire, timeout=60)
-        bulk = wired.batcher.enqueue(wired.queue, rows(0), priority=Priority.BULK)
-        interactive = wired.batcher.enqueue(wired.queue, rows(1))
+        bulk = wired.batcher.submit(wired.queue, rows(0), priority=Priority.BULK)
+        interactive = wired.batcher.submit(wired.queue, rows(1))
         for _ in range(2):  # neither waits for the other's lane
             assert await asyncio.to_thread(wired.network.entered.acquire, timeout=60)
         wired.network.gate.set()

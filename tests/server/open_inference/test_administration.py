@@ -119,7 +119,7 @@ def test_unloading_waits_for_what_was_accepted_and_takes_no_more(controlled, gat
     network = gates[MODEL]
     accepted = [held(tensors, network)]
     accepted.append(tensors.stub.ModelInfer.future(tensors.pixels(PIXELS)))
-    wait_for(lambda: running.server._repository.held(MODEL).queue.waiting == 1)
+    wait_for(lambda: running.queue(MODEL).waiting == 1)
     unloading = tensors.stub.RepositoryModelUnload.future(Unload(model_name=MODEL))
     wait_for(lambda: states(tensors)[MODEL] == ("1", "UNLOADING"))
     code, details = tensors.refusal(tensors.stub.ModelInfer, tensors.pixels(PIXELS))
@@ -292,7 +292,7 @@ def test_a_server_that_stops_changes_nothing_any_more(controlled, gates, wait_fo
     accepted = held(tensors, network)
     with ThreadPoolExecutor() as pool:
         stopping = pool.submit(running.stop)
-        wait_for(lambda: running.server._repository.draining)
+        wait_for(lambda: running.repository.draining)
         for call, request in (
             (tensors.stub.RepositoryModelLoad, Load(model_name=MODEL)),
             (tensors.stub.RepositoryModelUnload, Unload(model_name=MODEL)),

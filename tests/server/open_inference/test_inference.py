@@ -122,7 +122,7 @@ def test_a_full_queue_is_told_as_the_settings_say(start_server, tensors_of, gate
         accepted = [tensors.stub.ModelInfer.future(tensors.pixels(images[:32]))]
         network.entered.acquire()
         accepted.append(tensors.stub.ModelInfer.future(tensors.pixels(images[:32])))
-        queue_ = running.server._repository.held(MODEL).queue
+        queue_ = running.queue(MODEL)
         wait_for(lambda queue_=queue_: queue_.waiting == 32)
         with pytest.raises(grpc.RpcError) as caught:
             tensors.stub.ModelInfer(tensors.pixels(images[:9]))
@@ -153,7 +153,7 @@ def test_a_priority_above_one_is_bulk(start_server, tensors_of, gates, images: n
     network.shut()
     calls = [tensors.stub.ModelInfer.future(tensors.pixels(images[:1]))]
     network.entered.acquire()
-    lines = running.server._repository.held(MODEL).queue.lines
+    lines = running.queue(MODEL).lines
     for waiting, level in enumerate((0, 1, 2, 2**63 - 1), 1):
         for kind in ("int64_param", "uint64_param"):
             urgency = Request(parameters={"priority": messages.InferParameter(**{kind: level})})

@@ -77,12 +77,12 @@ def test_models_that_were_never_loaded_or_failed_leave_with_their_folders(serve,
 
 def test_a_request_that_outlives_its_model_brings_no_series_back(start_gated, tmp_path: Path) -> None:
     served, network = start_gated("a")
-    served.running.server._repository.metrics.forget_model("a")
+    served.running.repository.metrics.forget_model("a")
     with ThreadPoolExecutor() as pool:
         network.shut()
         asked = pool.submit(served.classify, "a")
         network.entered.acquire()
-        served.running.server._repository.metrics.forget_model("a")
+        served.running.repository.metrics.forget_model("a")
         network.gate.set()
         assert asked.result() == 1
     names = {labels["model"] for _, labels, _ in served.samples() if "model" in labels}

@@ -198,7 +198,7 @@ def test_what_was_in_flight_is_given_back_however_a_call_ends(small) -> None:
             network.entered.acquire()
             gone.cancel()
         network.gate.set()
-        wait_for(running.server._front.in_flight.idle.is_set)
+        wait_for(running.front.in_flight.idle.is_set)
         for _ in range(3):
             with pytest.raises(ClientError, match="pixels of shape"):
                 client.classify(MODEL, bad)

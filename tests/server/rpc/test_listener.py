@@ -167,9 +167,9 @@ def test_pings_without_number_are_answered_and_hold_up_nobody(server) -> None:
 
 
 def test_where_few_connections_may_be_they_share_few_queues(start_server) -> None:
-    assert len(start_server(max_connections=4096).server._front._listener.servers) == 16
+    assert len(start_server(max_connections=4096).front._listener.servers) == 16
     few = start_server(max_connections=255)
-    assert len(few.server._front._listener.servers) == 1
+    assert len(few.front._listener.servers) == 1
     with few.client() as client:
         assert client.is_serving()
 
@@ -223,7 +223,7 @@ def test_a_connection_is_asked_to_go_at_its_age_and_closed_after_its_grace(start
 
 def test_where_compressed_messages_are_accepted_they_are_small_and_calls_are_few(start_server) -> None:
     running = start_server(accept_compressed=True)
-    limits = running.server._front.calls.limits
+    limits = running.front.calls.limits
     assert (limits.max_calls, limits.max_calls_per_connection) == (128, 128)  # 512 MiB of 4 MiB each
     path, gzip_header = b"/modelzoo.v1.ClassifierService/Classify", [(b"grpc-encoding", b"gzip")]
     with RawPeer(running.address) as peer:

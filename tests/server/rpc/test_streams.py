@@ -177,7 +177,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(gated, frontends: int) -> 
     stream.call.cancel()
     network.gate.set()
     if not frontends:  # else it is in another process
-        wait_for(running.server._front.in_flight.idle.is_set)
+        wait_for(running.front.in_flight.idle.is_set)
     with running.client() as client:
         assert len(client.classify(MODEL, [PIXELS])) == 1
 

@@ -1,20 +1,40 @@
 """One model of the repository, as it stands now."""
 
+import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from artifact import layout
-from modelzoo.v1 import classifier_pb2, manifest_pb2
+from modelzoo.v1 import classifier_pb2, manifest_pb2, open_inference_pb2
 from server.errors import ModelNotReadyError
-from server.in_flight import InFlight
 from server.inference import Submit
 from server.metrics import RequestMetrics
 from server.statistics import Statistics
 
-if TYPE_CHECKING:
-    from server.batching.queues import ModelQueue
-
 State = classifier_pb2.ModelState
+
+
+class Holders:
+    """Counts the requests that hold a model.
+
+    Attributes:
+        none: set while there is no such request.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.none = asyncio.Event()
+        self.none.set()
+
+    def acquire(self) -> None:
+        """Hold the model; each holder must `release` it once."""
+        self._count += 1
+        self.none.clear()
+
+    def release(self) -> None:
+        """Hold the model no more."""
+        self._count -= 1
+        if not self._count:
+            self.none.set()
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,7 @@ class ReadyModel:
     Attributes:
         submit: takes its images.
         max_queue_size: waiting images of one priority before refusal.
-        in_flight: counts the requests that hold this.
+        holders: the requests that hold it.
     """
 
     status: classifier_pb2.ModelStatus
@@ -34,10 +54,27 @@ class ReadyModel:
     labels: tuple[str, ...]
     submit: Submit
     max_queue_size: int
-    in_flight: InFlight
+    holders: Holders
+
+    @property
+    def cuda_ordinal(self) -> int | None:
+        """The number of the CUDA device that serves it; None for the CPU."""
+        _, _, ordinal = self.status.device.partition(":")
+        return int(ordinal) if ordinal else None
+
+    def statistics_message(self) -> open_inference_pb2.ModelStatistics:
+        """Return what it has done, and what it takes, as the Open Inference Protocol writes it."""
+        message = self.statistics.message()
+        message.name, message.version = self.status.name, str(self.status.version)
+        message.memory_usage.add(type="CPU", byte_size=self.status.host_memory_bytes)
+        if self.cuda_ordinal is not None:
+            message.memory_usage.add(
+                type="GPU", id=self.cuda_ordinal, byte_size=self.status.device_memory_bytes
+            )
+        return message
 
 
-@dataclass
+@dataclass(eq=False)
 class Model:
     """One version of one model, whatever its state.
 
@@ -45,10 +82,9 @@ class Model:
         status: what a client may know.
         manifest: absent until it was read.
         labels: K of them; empty until they were read.
-        queue: of its images; absent until READY, and in a front end.
-        submit: takes its images; absent until READY.
+        submit: takes its images; absent while it is not loaded.
         max_queue_size: waiting images of one priority before refusal.
-        in_flight: counts the requests that hold it.
+        holders: the requests that hold it.
     """
 
     entry: layout.Entry
@@ -57,10 +93,9 @@ class Model:
     statistics: Statistics = field(default_factory=Statistics)
     manifest: manifest_pb2.Manifest | None = None
     labels: tuple[str, ...] = ()
-    queue: "ModelQueue | None" = None
     submit: Submit | None = None
     max_queue_size: int = 0
-    in_flight: InFlight = field(default_factory=lambda: InFlight(0))
+    holders: Holders = field(default_factory=Holders)
     _serving: ReadyModel | None = field(init=False, default=None)
 
     @property
@@ -83,7 +118,7 @@ class Model:
                 self.labels,
                 self.submit,
                 self.max_queue_size,
-                self.in_flight,
+                self.holders,
             )
 
     def ready(self) -> ReadyModel:

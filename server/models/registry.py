@@ -1,9 +1,24 @@
 """The models of one process, by their names: what is asked for must be there, and serve."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol
 
+from modelzoo.v1 import open_inference_pb2
 from server.errors import ModelNotFoundError
-from server.model import Model, ReadyModel
+from server.models.model import Model, ReadyModel
+
+# Gives the statistics of models: what they have done, and take.
+ModelStatistics = Callable[[Sequence[ReadyModel]], Awaitable[Sequence[open_inference_pb2.ModelStatistics]]]
+
+
+class ModelControl(Protocol):
+    """Loads and unloads models: the engine's `Lifecycle`, or in a front end its `EngineClient`."""
+
+    async def load(self, name: str) -> None:
+        """Load the newest version of a model; see `Lifecycle.load`."""
+
+    async def unload(self, name: str) -> None:
+        """Let a model answer what it accepted, and free it; see `Lifecycle.unload`."""
 
 
 class Models:
@@ -49,3 +64,8 @@ def shown(name: str) -> str:
     """Quote a name that a client made up; the status of a call has room for some kilobytes only."""
     longest = 200
     return repr(name) if len(name) <= longest else repr(name[:longest]) + "…"
+
+
+async def statistics_here(models: Sequence[ReadyModel]) -> list[open_inference_pb2.ModelStatistics]:
+    """Return the statistics of models where no other process serves them, too."""
+    return [model.statistics_message() for model in models]

@@ -1,0 +1,1 @@
+"""The models of a process, as both columns see them."""
