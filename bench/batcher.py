@@ -28,7 +28,7 @@ from server.batching.latency_profile import Costs
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.inference import Probabilities, Rows
-from server.metrics import Metrics
+from server.observability.metrics import Metrics
 
 LARGEST, LABELS = 64, 10
 IMAGE = np.zeros((28, 28, 1), np.uint8)

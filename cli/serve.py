@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def run(flags: dict[str, Any], config: Path | None) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP."""
     with refusing():
-        from server import signals
+        from server import shutdown
 
-        signals.heed(lambda _: os._exit(0))  # there is nothing yet that an end could hurt
+        shutdown.on_stop_signal(lambda _: os._exit(0))  # there is nothing yet that an end could hurt
         import uvloop
 
         from server import config as server_config

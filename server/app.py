@@ -23,11 +23,11 @@ from server.front import Front
 from server.frontend_metrics import FrontendMetrics
 from server.frontend_processes import FrontendProcessCollector
 from server.frontends.pool import REPORT_S, Frontends
-from server.grace import Grace
-from server.metrics import Metrics
+from server.liveness.vitals import Vitals
 from server.models.model import State
 from server.models.registry import statistics_here
 from server.observability.exposition import MetricsPort
+from server.observability.metrics import Metrics
 from server.observability.registry import process_registry
 from server.reports import Asked, summed
 from server.repository.lifecycle import Lifecycle
@@ -38,7 +38,7 @@ from server.runtime import opening
 from server.runtime.device import choose
 from server.runtime.network import OpenNetwork
 from server.services.health import Health
-from server.vitals import Vitals
+from server.shutdown import GracePeriod
 
 
 class Server:
@@ -69,7 +69,7 @@ class Server:
         self._stack = contextlib.ExitStack()
         self._tried_all = False
         self._is_serving = self._is_stopping = False
-        self._grace = Grace()
+        self._grace = GracePeriod()
         self.grpc_port = 0
         self.metrics_port = 0
 
@@ -212,9 +212,9 @@ class Server:
         self._stack.close()
         self._log.info("stopped", lane_idle=idle)
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """End the grace period of a stop now."""
-        self._grace.hurried.set()
+        self._grace.forced.set()
 
     def healthy(self) -> str:
         """Return what is out of order, in one line; empty where nothing is. On any thread."""

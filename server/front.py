@@ -16,10 +16,10 @@ from server.administration import Administration
 from server.classifier import Classifier
 from server.config import Settings
 from server.descriptions import Descriptions
-from server.grace import Grace
 from server.in_flight import InFlight
-from server.metrics import Metrics
+from server.liveness.supervision import Supervisor
 from server.models.registry import ModelControl, Models, ModelStatistics
+from server.observability.metrics import Metrics
 from server.open_inference import OpenInference
 from server.ports import address_of, reserve
 from server.processing.decoding import Decoder, Limits
@@ -34,7 +34,7 @@ from server.services import health, reflection
 from server.services.health import Health
 from server.services.reflection import Reflection
 from server.shared_memory import Regions
-from server.supervision import Supervisor
+from server.shutdown import GracePeriod
 
 _CONNECTION_OPTIONS = (
     # Of a call that is not accepted yet, gRPC reads no more than 64 KiB; it would measure the connection, and
@@ -166,7 +166,7 @@ class Front:
         """Let every request that has come go on to its model, before the models take no more."""
         await self._pacer.flush()
 
-    async def stop(self, grace: Grace) -> None:
+    async def stop(self, grace: GracePeriod) -> None:
         """Answer what was accepted, refuse what is new, and close the port within the grace period.
 
         The models take no more requests by now.

@@ -13,20 +13,20 @@ from typing import Any
 import uvloop
 
 from modelzoo.v1 import frontend_pb2
-from server import signals
+from server import shutdown
 from server.arena import Arena
 from server.channel import Channel
 from server.config import Settings
 from server.engine import Engine
 from server.front import Front
-from server.frontends.heartbeat import Heartbeat
-from server.grace import Grace
-from server.metrics import Metrics
+from server.liveness.heartbeat import Heartbeat
+from server.liveness.vitals import Vitals
 from server.observability import capture, logs
+from server.observability.metrics import Metrics
 from server.observability.registry import empty_registry
 from server.replica import Replica
 from server.reports import Reporter
-from server.vitals import Vitals
+from server.shutdown import GracePeriod
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
 _HOPELESS = 1  # exit code of a process that could not end in order
@@ -47,7 +47,7 @@ class Frontend:
         self._welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told_to_stop = asyncio.Event()
         self._failed = asyncio.Event()
-        self._grace = Grace()
+        self._grace = GracePeriod()
         self._one_report = asyncio.Lock()
         self._reporting: set[asyncio.Task[None]] = set()
 
@@ -123,7 +123,7 @@ class Frontend:
             self._grace.ends_s = frame.stop_by_s
             self._told_to_stop.set()
         if frame.hurry:
-            self._grace.hurried.set()
+            self._grace.forced.set()
 
     def _meet(self, welcome: frontend_pb2.Welcome) -> None:
         """Build everything."""
@@ -206,7 +206,7 @@ class Frontend:
 
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
-    signals.ignore()
+    shutdown.ignore_signals()
     end, memory = map(int, sys.argv[1:])
 
     async def run() -> None:

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.metrics import NAMESPACE
+from server.observability.metrics import NAMESPACE
 
 
 class FrontendMetrics:

@@ -5,8 +5,6 @@ import gc
 import os
 from pathlib import Path
 
-import pynvml
-
 _CGROUP = Path("/sys/fs/cgroup")
 _SMAPS = Path("/proc/self/smaps_rollup")
 _STATM = Path("/proc/self/statm")
@@ -32,34 +30,6 @@ def host_memory_bytes() -> int:
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"{_SMAPS} has no line 'Anonymous:'")
-
-
-class GpuMemory:
-    """The memory of one CUDA device, as the driver counts it for all processes together.
-
-    Per-process figures are not used: they are missing or wrong inside containers.
-
-    Args:
-        ordinal: the device's number, as in ``cuda:0``.
-
-    Raises:
-        OSError: the driver does not answer.
-    """
-
-    def __init__(self, ordinal: int) -> None:
-        try:
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(ordinal)
-        except pynvml.NVMLError as error:
-            raise OSError(f"NVML does not answer for device {ordinal}: {error}") from error
-
-    def used_bytes(self) -> int:
-        """Measure what is taken."""
-        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
-
-    def total_bytes(self) -> int:
-        """Give the size."""
-        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
 
 def cpu_quota(cgroup: Path) -> float | None:

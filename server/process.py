@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from server import signals
+from server import shutdown
 from server.app import Server
 from server.config import Settings
 from server.errors import FrontendError
@@ -55,13 +55,13 @@ async def serve(
 
     server = Server(settings, log, open_network, on_failure=fail, on_hopeless=give_up)
 
-    def stop_or_hurry(number: signal.Signals) -> None:
+    def stop_or_force(number: signal.Signals) -> None:
         if told_to_stop.is_set():
-            server.hurry()
+            server.force_stop()
         causes.append(number.name)
         told_to_stop.set()
 
-    signals.heed(stop_or_hurry, loop)
+    shutdown.on_stop_signal(stop_or_force, loop)
     loop.set_exception_handler(capture.loop_errors(log))
     try:
         await _run(server, told_to_stop, log, on_serving)

@@ -13,9 +13,9 @@ from artifact import layout
 from modelzoo.v1 import frontend_pb2
 from server.engine import Engine, EngineChannel
 from server.errors import ModelZooError
-from server.metrics import Metrics
 from server.models.model import Model, State
 from server.models.registry import Models
+from server.observability.metrics import Metrics
 
 _REFRESH_S = 2.0  # above the engine's own limit; then the models are listed as they were
 

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from modelzoo.v1 import frontend_pb2, open_inference_pb2
-from server.metrics import UNKNOWN_MODEL
+from server.observability.metrics import UNKNOWN_MODEL
 
 _SUMMABLE = ("counter", "histogram")
 

@@ -177,8 +177,8 @@ class Running:
             self._loop.call_soon_threadsafe(self._told_to_stop.set)
         self._thread.join()
 
-    def hurry(self) -> None:
-        self._loop.call_soon_threadsafe(self.server.hurry)
+    def force_stop(self) -> None:
+        self._loop.call_soon_threadsafe(self.server.force_stop)
 
     # What no client and no metric shows, for tests of what becomes of it; nothing else looks inside a server.
 

@@ -1,6 +1,6 @@
 """Prints the dashboard: `python deploy/grafana/dashboard.py > deploy/grafana/dashboards/modelzoo.json`.
 
-It asks for the metrics of server/metrics.py; docs/metrics.md says what to do about them.
+It asks for the metrics of server/observability/metrics.py; docs/metrics.md says what to do about them.
 """
 
 import json

@@ -19,7 +19,7 @@ from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.errors import ExpiredError, ModelNotReadyError
 from server.inference import Priority, Rows
-from server.metrics import Unanswered
+from server.observability.metrics import Unanswered
 from server.threads import hand_over
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from server.batching.latency_profile import Costs
 from server.batching.submissions import Submission
 from server.inference import Priority
-from server.metrics import BatcherMetrics
+from server.observability.metrics import BatcherMetrics
 from server.runtime.network import Network, Pipelined
 
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %

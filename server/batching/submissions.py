@@ -12,7 +12,7 @@ import numpy as np
 
 from server.errors import ExpiredError
 from server.inference import Answer, PendingAnswer, Priority, Probabilities, Rows
-from server.metrics import Unanswered
+from server.observability.metrics import Unanswered
 
 # Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
 # later, so nobody waits for ever behind those in a hurry.

@@ -18,11 +18,11 @@ from server import sent_errors
 from server.arena import Arena
 from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
-from server.frontends.heartbeat import Heartbeat
 from server.inference import Answer, PendingAnswer, Priority
+from server.liveness.heartbeat import Heartbeat
+from server.liveness.supervision import Supervisor
 from server.models.model import Model
 from server.reports import Tally
-from server.supervision import Supervisor
 
 
 class Calls(Protocol):

@@ -17,11 +17,11 @@ from server.errors import ModelZooError
 from server.frontend_metrics import FrontendMetrics
 from server.frontends.connection import Link
 from server.frontends.supervisor import Keeper
-from server.grace import Grace
+from server.liveness.supervision import Supervisor
 from server.models.model import Model, State
 from server.models.registry import ModelControl, Models
 from server.reports import Series, Tally, add_statistics
-from server.supervision import Supervisor
+from server.shutdown import GracePeriod
 
 REPORT_S = 1.0  # that a front end has to say what it counted
 _AGREE_S = 5.0  # that front ends have to take note of a change
@@ -180,14 +180,14 @@ class Frontends:
             total.add(tally)
         return total.counts
 
-    async def stop(self, grace: Grace) -> None:
+    async def stop(self, grace: GracePeriod) -> None:
         """Have all answer what they accepted and end within the grace period; see `Front.stop`."""
         for keeper in self._keepers:
             keeper.stop(grace.ends_s)
         tasks = [keeper.task for keeper in self._keepers]
         await grace.wait(asyncio.wait(tasks))
         for keeper in self._keepers:
-            keeper.hurry()
+            keeper.force_stop()
         await asyncio.wait(tasks, timeout=_LAST_S)
         await self.close()
 

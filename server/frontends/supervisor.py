@@ -17,9 +17,9 @@ from server.errors import StartError
 from server.frontend_metrics import FrontendMetrics
 from server.frontends.connection import Link
 from server.frontends.spawn import Child
+from server.liveness.supervision import Supervisor
 from server.observability import logs
 from server.reports import Tally
-from server.supervision import Supervisor
 
 _START_S = 60.0  # that a process has until it listens
 # A front end that ends so soon would do so again, and again.
@@ -85,7 +85,7 @@ class Keeper:
         else:
             self.task.cancel()
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """End the grace period of a stop now."""
         if self.link is not None:
             self.link.pending.hurry = True

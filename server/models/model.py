@@ -7,8 +7,8 @@ from artifact import layout
 from modelzoo.v1 import classifier_pb2, manifest_pb2, open_inference_pb2
 from server.errors import ModelNotReadyError
 from server.inference import Submit
-from server.metrics import RequestMetrics
-from server.statistics import Statistics
+from server.observability.metrics import RequestMetrics
+from server.observability.statistics import Statistics
 
 State = classifier_pb2.ModelState
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from server.metrics import NAMESPACE
+from server.observability.metrics import NAMESPACE
 
 # All vital tasks: each has its series from the start, at zero.
 TASKS = (

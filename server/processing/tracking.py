@@ -8,9 +8,9 @@ import grpc
 
 from server.errors import ModelNotFoundError, ModelZooError
 from server.inference import Answer
-from server.metrics import UNKNOWN_MODEL, Metrics
 from server.models.model import ReadyModel
 from server.models.registry import Models
+from server.observability.metrics import UNKNOWN_MODEL, Metrics
 from server.rpc.handlers import why_cancelled
 
 

@@ -15,8 +15,8 @@ from server.batching.batcher import Batcher
 from server.batching.lane import Lane
 from server.batching.latency_profile import Costs, default_sizes, up_to_knee
 from server.batching.queues import ModelQueue
-from server.metrics import Metrics
 from server.models.model import Model, State, accuracy_text
+from server.observability.metrics import Metrics
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof

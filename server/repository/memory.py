@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from server import machine
-from server.device_memory import DeviceMemoryCollector
+from server.observability.gpu_memory import DeviceMemoryCollector, GpuMemory
 from server.observability.guarded import Guarded
 from server.runtime.device import Device
 
@@ -34,7 +34,7 @@ def open_memory(device: Device, registry: CollectorRegistry, log: FilteringBound
     if device.ordinal is None:
         return Memory(machine.host_memory_bytes)
     try:
-        gpu = machine.GpuMemory(device.ordinal)
+        gpu = GpuMemory(device.ordinal)
     except OSError as error:
         log.warning("device_memory_unknown", reason=str(error))
         return Memory(machine.host_memory_bytes)

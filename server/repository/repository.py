@@ -13,9 +13,9 @@ from structlog.typing import FilteringBoundLogger
 from artifact import files, layout
 from modelzoo.v1 import classifier_pb2
 from server.errors import StartError
-from server.metrics import Metrics
 from server.models.model import Model, State, state_name
 from server.models.registry import Models
+from server.observability.metrics import Metrics
 from server.repository.disk import Disk
 from server.repository.loader import Loader
 from server.text import printable

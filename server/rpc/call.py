@@ -13,7 +13,7 @@ import grpc
 
 from server.errors import MissingMessageError, ModelZooError
 from server.in_flight import InFlight
-from server.metrics import PeerLimit
+from server.observability.metrics import PeerLimit
 from server.rpc.connections import Connection
 from server.rpc.limits import WORTHWHILE_RATIO, Pool
 

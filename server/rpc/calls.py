@@ -6,7 +6,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.errors import OverloadedError
 from server.in_flight import RETRY_DELAY_S, InFlight
-from server.metrics import PeerLimit
+from server.observability.metrics import PeerLimit
 from server.rpc.call import Call, Context
 from server.rpc.connections import Connection, address_of_peer
 from server.rpc.limits import Limits, Pool

@@ -22,7 +22,7 @@ from server.errors import (
     UnsupportedError,
     let_go,
 )
-from server.metrics import Metrics, RpcKind, RpcMetrics
+from server.observability.metrics import Metrics, RpcKind, RpcMetrics
 from server.rpc import statuses
 from server.rpc.call import Call, Context
 from server.rpc.calls import Calls

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from structlog.typing import FilteringBoundLogger
 
 from server.errors import UNEXPECTED, ModelZooError, OverloadedError, let_go
-from server.metrics import RpcMetrics
+from server.observability.metrics import RpcMetrics
 from server.rpc.call import Call
 from server.rpc.pacer import Pacer
 

@@ -14,7 +14,7 @@ from server.batching.latency_profile import Costs
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.inference import Priority, Probabilities
-from server.metrics import UNANSWERED, Metrics
+from server.observability.metrics import UNANSWERED, Metrics
 from server.runtime.network import Network
 
 

@@ -24,7 +24,7 @@ from server.batching.latency_profile import Costs
 from server.batching.queues import ModelQueue
 from server.config import Settings
 from server.inference import Probabilities
-from server.metrics import Metrics
+from server.observability.metrics import Metrics
 from server.runtime.device import Device
 from server.runtime.network import Network, OnnxNetwork
 from tests.conftest import Running

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from server.config import Settings
 from server.in_flight import InFlight
-from server.metrics import Metrics
+from server.liveness.supervision import Faults, Supervisor
 from server.observability import logs
+from server.observability.metrics import Metrics
 from server.observability.vital_metrics import VitalMetrics
 from server.ports import reserve
 from server.rpc.calls import Calls
@@ -20,7 +21,6 @@ from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.limits import Limits
 from server.rpc.listener import Listener
-from server.supervision import Faults, Supervisor
 
 
 def limits(**changed: float) -> Limits:

@@ -303,8 +303,8 @@ def test_with_json_what_ends_a_start_is_a_line_of_json_too(repository: Path, ser
 
 EARLY = """
 import os, signal, sys
-from server import signals
-signals.heed(lambda number: os._exit(0))
+from server import shutdown
+shutdown.on_stop_signal(lambda number: os._exit(0))
 assert not any(name.startswith(("grpc", "onnxruntime")) for name in sys.modules)  # as early as can be
 for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
     os.kill(os.getpid(), number)
@@ -324,7 +324,9 @@ def test_a_signal_before_a_server_opens_ends_it_without_a_word(number: signal.Si
 
 
 def test_a_server_under_nohup_outlives_its_terminal() -> None:
-    heeding = "from server import signals; signals.heed(print); print(signal.getsignal(signal.SIGHUP))"
+    heeding = (
+        "from server import shutdown; shutdown.on_stop_signal(print); print(signal.getsignal(signal.SIGHUP))"
+    )
     under_nohup = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {heeding}"
     done = subprocess.run([sys.executable, "-c", under_nohup], capture_output=True, text=True, check=True)
     assert done.stdout == f"{signal.Handlers.SIG_IGN}\n"

@@ -160,7 +160,7 @@ def test_a_second_signal_ends_the_grace_period(start_server, gates) -> None:
         gates[MODEL].entered.acquire()
         stopping = threading.Thread(target=running.stop)
         stopping.start()
-        running.hurry()
+        running.force_stop()
         asking.join()  # its call was cancelled; without a hurry it would hang here for ten minutes
         gates[MODEL].gate.set()
         stopping.join()

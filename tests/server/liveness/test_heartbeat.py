@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.frontends.heartbeat import BEATS, Heartbeat
+from server.liveness.heartbeat import BEATS, Heartbeat
 
 
 class Ends:

@@ -13,7 +13,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.observability.model_gauges import ModelGauges
-from server.statistics import Statistics
+from server.observability.statistics import Statistics
 
 NAMESPACE = "modelzoo"
 UNKNOWN_MODEL = "_unknown"  # one series for all names that clients make up

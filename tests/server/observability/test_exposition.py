@@ -526,7 +526,7 @@ def test_a_server_is_ready_when_its_models_are_and_not_while_it_loads_or_stops(t
         answers.append(await readyz())
         server._set_serving(True)  # as a model does that becomes READY
         answers.append(await readyz())
-        server.hurry()
+        server.force_stop()
         stopping = asyncio.ensure_future(server.stop())
         await asyncio.sleep(0)  # until it waits for the first time
         assert server._not_ready() == "the server is stopping"

@@ -1,11 +1,40 @@
-"""The memory of a CUDA device, as a metric that is read at every scrape."""
+"""The memory of a CUDA device: measured, and as a metric that is read at every scrape."""
 
 from collections.abc import Callable, Iterator
 
+import pynvml
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.metrics import NAMESPACE
+from server.observability.metrics import NAMESPACE
+
+
+class GpuMemory:
+    """The memory of one CUDA device, as the driver counts it for all processes together.
+
+    Per-process figures are not used: they are missing or wrong inside containers.
+
+    Args:
+        ordinal: the device's number, as in ``cuda:0``.
+
+    Raises:
+        OSError: the driver does not answer.
+    """
+
+    def __init__(self, ordinal: int) -> None:
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(ordinal)
+        except pynvml.NVMLError as error:
+            raise OSError(f"NVML does not answer for device {ordinal}: {error}") from error
+
+    def used_bytes(self) -> int:
+        """Measure what is taken."""
+        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+    def total_bytes(self) -> int:
+        """Give the size."""
+        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
 
 class DeviceMemoryCollector(Collector):

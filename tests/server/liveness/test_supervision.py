@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
+from server.liveness.supervision import Faults, Supervisor
 from server.observability import logs
 from server.observability.vital_metrics import VitalMetrics
-from server.supervision import Faults, Supervisor
 from tests.server.by_hand import Clock
 
 

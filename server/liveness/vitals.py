@@ -7,12 +7,12 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from server.config import Settings
-from server.frontends.heartbeat import BEATS
+from server.liveness.heartbeat import BEATS
+from server.liveness.supervision import Faults, Supervisor
+from server.liveness.watchdog import Watchdog
 from server.observability import logs
 from server.observability.vital_metrics import RunningBatch, VitalMetrics
-from server.supervision import Faults, Supervisor
 from server.threads import hand_over
-from server.watchdog import Watchdog
 
 Running = Callable[[], Sequence[tuple[int, RunningBatch]]]
 

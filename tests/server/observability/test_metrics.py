@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2
-from server.device_memory import DeviceMemoryCollector
-from server.metrics import Metrics
+from server.observability.gpu_memory import DeviceMemoryCollector
+from server.observability.metrics import Metrics
 
 MODEL, OTHER = "simple_cnn-digits", "two_block_cnn-digits"
 pytestmark = pytest.mark.serves(MODEL, OTHER)

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary, ref
 
 from structlog.typing import FilteringBoundLogger
 
+from server.liveness.supervision import Supervisor
 from server.observability.vital_metrics import RunningBatch
-from server.supervision import Supervisor
 
 _INTERVAL_S = 1.0  # of looking
 # An interval longer than so many means that this thread stood still, not that others did.
