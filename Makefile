@@ -50,8 +50,8 @@ test-hostile: $(READY)
 
 # The tests of what clients see, of servers with front ends.
 test-frontends: $(READY)
-	$(PYTEST) --frontends 2 tests/client tests/server/open_inference tests/server/rpc tests/server/services \
-		$(addprefix tests/server/test_,bad_input.py hostile.py hostile_pictures.py lifecycle.py metrics.py ports.py \
+	$(PYTEST) --frontends 2 tests/client tests/server/rpc tests/server/services \
+		$(addprefix tests/server/test_,bad_input.py hostile.py hostile_pictures.py lifecycle.py ports.py \
 		precision.py)
 
 # Ask every model of the zoo (`make zoo`) all held-out digits over gRPC.

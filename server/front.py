@@ -11,16 +11,10 @@ from functools import partial
 from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
-from server import classifier, open_inference
-from server.administration import Administration
-from server.classifier import Classifier
 from server.config import Settings
-from server.descriptions import Descriptions
-from server.in_flight import InFlight
 from server.liveness.supervision import Supervisor
 from server.models.registry import ModelControl, Models, ModelStatistics
 from server.observability.metrics import Metrics
-from server.open_inference import OpenInference
 from server.ports import address_of, reserve
 from server.processing.decoding import Decoder, Limits
 from server.processing.tracking import Accounts
@@ -28,12 +22,18 @@ from server.rpc.calls import Calls
 from server.rpc.connections import Sockets
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
+from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits as CallLimits
 from server.rpc.listener import Listener, Method
-from server.services import health, reflection
+from server.services import classifier, health, reflection
+from server.services.classifier import Classifier
 from server.services.health import Health
+from server.services.open_inference import service as open_inference
+from server.services.open_inference.metadata import Descriptions
+from server.services.open_inference.model_control import Administration
+from server.services.open_inference.service import OpenInference
+from server.services.open_inference.shared_memory import Regions
 from server.services.reflection import Reflection
-from server.shared_memory import Regions
 from server.shutdown import GracePeriod
 
 _CONNECTION_OPTIONS = (

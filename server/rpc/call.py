@@ -7,17 +7,19 @@ that computes ends only with its connection, where that is cut.
 
 import asyncio
 import time
+from contextvars import ContextVar
 from typing import Protocol
 
 import grpc
 
 from server.errors import MissingMessageError, ModelZooError
-from server.in_flight import InFlight
 from server.observability.metrics import PeerLimit
 from server.rpc.connections import Connection
+from server.rpc.in_flight import InFlight
 from server.rpc.limits import WORTHWHILE_RATIO, Pool
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+_PEER: ContextVar[str] = ContextVar("peer", default="")
 
 # What a connection receives beside messages: a frame's header for every 16 kB, a message's prefix and window
 # updates. Upper bounds: see `Connection.explain`.
@@ -212,3 +214,13 @@ class Call:
         if self.waits_since_s is not None:
             self.waits_since_s = None
             del self._calls.waiting[self]
+
+
+def answer_to(peer: str) -> None:
+    """Set the peer whose call this task answers; tasks that it creates inherit it."""
+    _PEER.set(peer)
+
+
+def current_peer() -> str:
+    """Return the peer whose call this task answers, as gRPC writes it; empty where it answers none."""
+    return _PEER.get()

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from structlog.typing import FilteringBoundLogger
 
 from server.errors import OverloadedError
-from server.in_flight import RETRY_DELAY_S, InFlight
 from server.observability.metrics import PeerLimit
 from server.rpc.call import Call, Context
 from server.rpc.connections import Connection, address_of_peer
+from server.rpc.in_flight import RETRY_DELAY_S, InFlight
 from server.rpc.limits import Limits, Pool
 
 # What a connection receives for a call beside messages. Upper bounds: see `Connection.explain`.

@@ -10,9 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from server import machine
 from server.errors import IdleCallError, OverloadedError
-from server.in_flight import RETRY_DELAY_S
 from server.rpc.calls import Calls
 from server.rpc.connections import Connection, Socket, Sockets
+from server.rpc.in_flight import RETRY_DELAY_S
 from server.rpc.limits import WORTHWHILE_RATIO
 
 _TICK_S = 0.1  # at 1 GB/s, a fifth of `max_bytes_in_flight` comes in that time

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 from structlog.typing import FilteringBoundLogger
 
-from server import deadlines, wire
+from server import deadlines
 from server.errors import (
     UNEXPECTED,
     InvalidRequestError,
@@ -23,12 +23,11 @@ from server.errors import (
     let_go,
 )
 from server.observability.metrics import Metrics, RpcKind, RpcMetrics
-from server.rpc import statuses
-from server.rpc.call import Call, Context
+from server.rpc import statuses, wire
+from server.rpc.call import Call, Context, answer_to
 from server.rpc.calls import Calls
 from server.rpc.limits import Pool
 from server.rpc.pacer import Pacer
-from server.rpc.peers import answer_to
 from server.rpc.streams import Answers, Stream
 
 Request = TypeVar("Request")

@@ -10,8 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from modelzoo.v1 import classifier_pb2
-from server import wire
 from server.errors import ModelNotFoundError
+from server.rpc import wire
 from server.rpc.call import Call
 from server.rpc.handlers import Handlers, parser
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from server import wire
+from server.rpc import wire
 from server.rpc.call import Call
 from server.rpc.handlers import Handlers, parser
 

@@ -10,7 +10,6 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from server.config import Settings
-from server.in_flight import InFlight
 from server.liveness.supervision import Faults, Supervisor
 from server.observability import logs
 from server.observability.metrics import Metrics
@@ -19,6 +18,7 @@ from server.ports import reserve
 from server.rpc.calls import Calls
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
+from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits
 from server.rpc.listener import Listener
 

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from tests.server.test_supervision import Supervised
 
 from server.liveness.watchdog import Watchdog
 from tests.server.by_hand import Clock
+from tests.server.liveness.test_supervision import Supervised
 
 IMAGE = np.zeros((1, 1, 1), np.uint8)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from modelzoo.v1 import open_inference_pb2
 from server.errors import InvalidRequestError
 from server.inference import Priority
-from server.shared_memory import Place
+from server.services.open_inference.shared_memory import Place
 
 Parameters = Mapping[str, open_inference_pb2.InferParameter]
 

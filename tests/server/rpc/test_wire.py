@@ -5,7 +5,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from modelzoo.v1 import classifier_pb2
-from server import wire
+from server.rpc import wire
 
 NO_LIMIT = 1 << 30
 # Field 15, which no request has, with every wire type: 0 varint, 1 64 bits, 2 bytes, 5 32 bits.

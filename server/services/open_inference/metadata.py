@@ -7,11 +7,11 @@ import grpc
 from google.protobuf.message import Message
 
 from modelzoo.v1 import open_inference_pb2 as messages
-from server import model_config
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.models.registry import Models, ModelStatistics
 from server.rpc.handlers import Handlers
 from server.services.health import SERVER, Health
+from server.services.open_inference import model_config
 
 NAME = "modelzoo"  # of the program, and of the package that says its version
 _LONGEST_VERSION = 9  # digits, as of an artifact's

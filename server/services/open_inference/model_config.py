@@ -4,7 +4,7 @@ from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server.inference import Priority
 from server.models.model import ReadyModel
-from server.tensors import PIXELS, PROBABILITIES
+from server.services.open_inference.tensors import PIXELS, PROBABILITIES
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 _ANY = -1  # length of an axis

@@ -7,16 +7,16 @@ from functools import partial
 import grpc
 
 from modelzoo.v1 import classifier_pb2
-from server import deadlines, wire
+from server import deadlines
 from server.errors import InvalidRequestError, ModelZooError
 from server.inference import Priority
 from server.models.registry import Models
 from server.processing.decoding import Decoder
 from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require_labels
 from server.processing.tracking import Account, Accounts
-from server.rpc import statuses
+from server.rpc import statuses, wire
+from server.rpc.call import current_peer
 from server.rpc.handlers import Handlers, parser
-from server.rpc.peers import current_peer
 from server.rpc.streams import Answers
 
 _PRIORITIES = {

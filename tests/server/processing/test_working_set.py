@@ -19,7 +19,7 @@ from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.errors import ModelZooError
 from server.processing.decoding import Decoder, Limits
 from server.processing.working_set import WorkingSet
-from tests.server.test_decoding import WatchedManifest
+from tests.server.processing.test_decoding import WatchedManifest
 
 MANIFEST = manifest_pb2.Manifest(
     input=manifest_pb2.Input(height=8, width=8, channels=1),

@@ -20,13 +20,13 @@ from modelzoo.v1 import (
     open_inference_pb2,
     open_inference_pb2_grpc,
 )
-from server.classifier import Classifier
 from server.models.model import Holders, ReadyModel
 from server.observability.metrics import Metrics
 from server.observability.statistics import Statistics
 from server.processing.decoding import Decoder, Limits
 from server.processing.ranking import MAX_LABELS, rank
 from server.processing.tracking import Accounts
+from server.services.classifier import Classifier
 
 LABELS = tuple("abcdef")
 SIMPLE = "simple_cnn-digits"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from artifact.layout import INPUT, OUTPUT
 from modelzoo.v1 import manifest_pb2, open_inference_pb2
-from server import parameters
 from server.errors import InvalidRequestError
 from server.processing.ranking import require_labels
-from server.shared_memory import Place
-from server.wire import InferRequest
+from server.services.open_inference import parameters
+from server.services.open_inference.request import InferRequest
+from server.services.open_inference.shared_memory import Place
 
 Images = npt.NDArray[np.uint8]
 InputTensor = open_inference_pb2.ModelInferRequest.InferInputTensor

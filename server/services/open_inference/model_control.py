@@ -7,7 +7,7 @@ from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundErr
 from server.models.model import Model, State
 from server.models.registry import ModelControl, Models
 from server.rpc.handlers import Handlers
-from server.shared_memory import Regions
+from server.services.open_inference.shared_memory import Regions
 
 _STATES = {  # as the protocol names them
     State.MODEL_STATE_UNLOADED: "UNAVAILABLE",

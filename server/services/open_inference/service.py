@@ -9,21 +9,22 @@ import grpc
 
 from artifact.layout import OUTPUT
 from modelzoo.v1 import open_inference_pb2
-from server import deadlines, parameters, tensors, wire
-from server.administration import Administration
-from server.descriptions import Descriptions, version_of
+from server import deadlines
 from server.errors import BusyError, ModelZooError, OverloadedError
-from server.in_flight import InFlight
 from server.inference import Answer, Priority, Rows
 from server.processing.decoding import Decoder
 from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import Account, Accounts
+from server.rpc.call import current_peer
 from server.rpc.handlers import Handlers
-from server.rpc.peers import current_peer
+from server.rpc.in_flight import InFlight
 from server.rpc.streams import Answers
-from server.shared_memory import Regions
-from server.tensors import Asked, Sent
-from server.wire import InferRequest
+from server.services.open_inference import parameters, tensors
+from server.services.open_inference.metadata import Descriptions, version_of
+from server.services.open_inference.model_control import Administration
+from server.services.open_inference.request import InferRequest, read_infer_request
+from server.services.open_inference.shared_memory import Regions
+from server.services.open_inference.tensors import Asked, Sent
 
 Response = open_inference_pb2.ModelInferResponse
 StreamResponse = open_inference_pb2.ModelStreamInferResponse
@@ -66,7 +67,7 @@ class OpenInference:
     ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the methods of the whole service."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
-        parse = partial(wire.read_infer_request, max_fields=4 * self._max_images + 64)
+        parse = partial(read_infer_request, max_fields=4 * self._max_images + 64)
         return {
             "ModelInfer": handlers.unary(SERVICE, "ModelInfer", parse, self.infer),
             "ModelStreamInfer": handlers.stream(

@@ -8,8 +8,10 @@ from google.protobuf.message import DecodeError
 
 from modelzoo.v1 import manifest_pb2
 from modelzoo.v1 import open_inference_pb2 as messages
-from server import tensors, wire
 from server.errors import InvalidRequestError
+from server.rpc import wire
+from server.services.open_inference import tensors
+from server.services.open_inference.request import INSIDE_INFER_REQUEST, read_infer_request
 from tests.watched import Watched
 
 NO_LIMIT = 1 << 40
@@ -82,13 +84,13 @@ def compare(body: bytes) -> str:
         parsed = Request.FromString(body)
     except DecodeError:
         with pytest.raises(InvalidRequestError):
-            wire.read_infer_request(body, NO_LIMIT)
+            read_infer_request(body, NO_LIMIT)
         return "refused"
-    read = wire.read_infer_request(body, NO_LIMIT)
+    read = read_infer_request(body, NO_LIMIT)
     assert [bytes(content) for content in read.raw] == list(parsed.raw_input_contents)
     parsed.ClearField("raw_input_contents")
     assert read.message.SerializeToString(deterministic=True) == parsed.SerializeToString(deterministic=True)
-    wire.count_fields(body, NO_LIMIT, wire.INSIDE_INFER_REQUEST)  # refuses nothing that the parser takes
+    wire.count_fields(body, NO_LIMIT, INSIDE_INFER_REQUEST)  # refuses nothing that the parser takes
     return "cut" if read.raw and read.raw[0].obj is body else "parsed"
 
 
@@ -122,7 +124,7 @@ def test_what_serializers_write_is_cut_and_never_copied() -> None:
     request.inputs.add(name="images", datatype="UINT8", shape=images.shape)
     request.outputs.add(name="probabilities")
     body = request.SerializeToString()
-    read = wire.read_infer_request(body, NO_LIMIT)
+    read = read_infer_request(body, NO_LIMIT)
     shape = manifest_pb2.Input(height=32, width=32, channels=1)
     rows = tensors.pixels(tensors.sent(read, shape, 10), None, shape)
     np.testing.assert_array_equal(rows, images)
@@ -142,10 +144,10 @@ def test_a_request_may_have_as_many_fields_as_allowed_and_not_one_more() -> None
     given.contents.bytes_contents.extend([b""] * 5)  # one is four bytes of numbers, one has five fields
     fields = 1 + 1 + (3 + 4 + 1 + 5) + 3
     body = request.SerializeToString()
-    assert len(wire.read_infer_request(body, fields).raw) == 3
+    assert len(read_infer_request(body, fields).raw) == 3
     for most in range(1, fields):
         with pytest.raises(InvalidRequestError, match=f"request: more than {most} fields"):
-            wire.read_infer_request(body, most)
+            read_infer_request(body, most)
 
 
 @pytest.mark.parametrize("tag", range(1, 8))
@@ -153,5 +155,5 @@ def test_fields_beyond_the_limit_are_not_looked_at(tag: int) -> None:
     limit = 100
     body = Watched(bytes([tag << 3 | 2, 0]) * 1_000_000)
     with pytest.raises(InvalidRequestError, match=f"request: more than {limit} fields"):
-        wire.read_infer_request(body, limit)
+        read_infer_request(body, limit)
     assert body.looks < 10 * limit

@@ -13,7 +13,7 @@ import pytest
 
 from export import datasets, pipeline, train
 from modelzoo.v1 import open_inference_pb2 as messages
-from server.shared_memory import Place, Regions
+from server.services.open_inference.shared_memory import Place, Regions
 
 MODEL = "lenet5-digits"
 NOTHING = np.zeros((1, 32, 32, 1), np.uint8)
