@@ -24,7 +24,7 @@ from rich.table import Table
 
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
-from server.batching.latency_profile import Costs
+from server.batching.latency_profile import LatencyProfile
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.inference import Probabilities, Rows
@@ -96,7 +96,7 @@ async def measure(way: Way, callers: int, each: int) -> tuple[float, float, floa
     wake = threading.Condition()
     batcher = Batcher(wake, lambda *_: None)
     # A curve that says nothing: every batch takes what waits.
-    costs = Costs({LARGEST: 1e-6}, padded=False, measured_s=time.monotonic())
+    costs = LatencyProfile({LARGEST: 1e-6}, padded=False, measured_s=time.monotonic())
     network = Nothing()
     metrics = Metrics(CollectorRegistry()).for_batcher("nothing")
     queue = ModelQueue("nothing", network, LABELS, costs, max(1024, callers), metrics)

@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
@@ -19,17 +20,16 @@ from server.batching.batcher import Batcher
 from server.batching.lane import Lane
 from server.config import Settings
 from server.errors import StartError
-from server.front import Front
-from server.frontend_metrics import FrontendMetrics
-from server.frontend_processes import FrontendProcessCollector
-from server.frontends.pool import REPORT_S, Frontends
-from server.liveness.vitals import Vitals
+from server.frontends.metrics import FrontendMetrics, FrontendProcessCollector
+from server.frontends.pool import REPORT_S, FrontendPool
+from server.frontends.reports import Asked, summed
+from server.grpc_server import GrpcServer
+from server.liveness.monitor import Monitor
 from server.models.model import State
 from server.models.registry import statistics_here
 from server.observability.exposition import MetricsPort
 from server.observability.metrics import Metrics
 from server.observability.registry import process_registry
-from server.reports import Asked, summed
 from server.repository.lifecycle import Lifecycle
 from server.repository.loader import Loader
 from server.repository.memory import open_memory
@@ -99,7 +99,7 @@ class Server:
             side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
-        self._vitals = Vitals(
+        self._vitals = Monitor(
             settings,
             metrics.registry,
             self._log,
@@ -132,7 +132,7 @@ class Server:
         self._turnover = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
         if settings.frontends:
-            self._front: Front | Frontends = Frontends(
+            self._front: GrpcServer | FrontendPool = FrontendPool(
                 settings,
                 self._repository,
                 self._turnover,
@@ -141,9 +141,9 @@ class Server:
                 self._vitals.supervisor,
                 self._on_failure,
             )
-            self._told: Health | Frontends = self._front
+            self._told: Health | FrontendPool = self._front
         else:
-            self._front = Front(
+            self._front = GrpcServer(
                 settings,
                 metrics,
                 self._repository,
@@ -185,7 +185,7 @@ class Server:
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._set_serving(bool(ready))
-        if isinstance(self._front, Frontends):
+        if isinstance(self._front, FrontendPool):
             await self._front.agree()
         if ready:
             self._log.info("serving", models=ready)
@@ -203,7 +203,7 @@ class Server:
         self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
         self._is_stopping = True
         await self._vitals.expect_end()
-        if isinstance(self._front, Front):
+        if isinstance(self._front, GrpcServer):
             await self._front.settle()
         self._repository.drain()
         await self._front.stop(self._grace)
@@ -234,12 +234,12 @@ class Server:
         settings = self._settings
         if settings.grpc_port == settings.metrics_port != 0:
             raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
-        if isinstance(self._front, Frontends):
+        if isinstance(self._front, FrontendPool):
             registry.register(FrontendProcessCollector(self._front.pids))
             registry = summed(registry, Asked(self._front.counts, asyncio.get_running_loop(), 2 * REPORT_S))
         http = MetricsPort(
             registry,
-            settings.host,
+            partial(ports.listen, settings.host),
             settings.metrics_port,
             healthy=self.healthy,
             ready=self._not_ready,
@@ -249,7 +249,7 @@ class Server:
         self._stack.callback(http.close)
         self._vitals.require("metrics_port", lambda: http.is_alive)
         self.metrics_port = http.port
-        if isinstance(self._front, Frontends):
+        if isinstance(self._front, FrontendPool):
             self.grpc_port = await self._front.open(settings.grpc_port)
         else:
             self.grpc_port = await self._front.open(settings.grpc_port, self._vitals.supervisor)
@@ -269,7 +269,7 @@ class Server:
             return "models are being loaded"
         if not self._is_serving:
             return "no model is ready"
-        if isinstance(self._front, Frontends) and not self._front.pids():
+        if isinstance(self._front, FrontendPool) and not self._front.pids():
             return "no front end runs"
         return self.healthy()
 

@@ -14,18 +14,18 @@ import uvloop
 
 from modelzoo.v1 import frontend_pb2
 from server import shutdown
-from server.arena import Arena
-from server.channel import Channel
 from server.config import Settings
-from server.engine import Engine
-from server.front import Front
+from server.frontends.arena import Arena
+from server.frontends.channel import Channel
+from server.frontends.engine_client import EngineClient
+from server.frontends.replica import Replica
+from server.frontends.reports import Reporter
+from server.grpc_server import GrpcServer
 from server.liveness.heartbeat import Heartbeat
-from server.liveness.vitals import Vitals
+from server.liveness.monitor import Monitor
 from server.observability import capture, logs
 from server.observability.metrics import Metrics
 from server.observability.registry import empty_registry
-from server.replica import Replica
-from server.reports import Reporter
 from server.shutdown import GracePeriod
 
 _LAST_WORDS_S = 0.5  # that the calls have to be refused once the engine has ended
@@ -140,10 +140,12 @@ class Frontend:
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
         self._port = welcome.port
-        self._engine = Engine(self._channel, Arena(self._memory, welcome.memory_bytes), welcome.memory_bytes)
+        self._engine = EngineClient(
+            self._channel, Arena(self._memory, welcome.memory_bytes), welcome.memory_bytes
+        )
         os.close(self._memory)
         self._models = Replica(self._engine, self._channel, metrics, settings.max_queue_size)
-        self._front = Front(
+        self._front = GrpcServer(
             settings,
             metrics,
             self._models,
@@ -151,7 +153,7 @@ class Frontend:
             self._engine.statistics,
             self._log,
         )
-        self._vitals = Vitals(
+        self._vitals = Monitor(
             settings,
             registry,
             self._log,

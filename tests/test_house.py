@@ -106,7 +106,6 @@ def box(module: str) -> str:
     return module.partition(".")[0]
 
 
-@pytest.mark.xfail(strict=True, reason="the rooms are being moved into")
 def test_the_rooms_of_the_server_import_only_along_the_arrows() -> None:
     strays = {
         (module, imported)
@@ -119,13 +118,11 @@ def test_the_rooms_of_the_server_import_only_along_the_arrows() -> None:
     assert {box(module) for module in server_imports()} == {*SERVER_ARROWS, *VOCABULARY, *COMPOSITION_ROOTS}
 
 
-@pytest.mark.xfail(strict=True, reason="the rooms are being moved into")
 def test_no_module_of_the_server_imports_itself_by_a_detour() -> None:
     order = graphlib.TopologicalSorter(server_imports()).static_order()
     assert len(list(order)) == len(server_imports())
 
 
-@pytest.mark.xfail(strict=True, reason="the rooms are being moved into")
 def test_the_server_has_few_boxes_on_few_floors_and_rooms_are_neither_empty_nor_halls() -> None:
     boxes: dict[str, set[str]] = {}
     for module, imported in server_imports().items():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from server.batching.contention import Pace
+from server.batching.contention import Contention
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.errors import ExpiredError, OverloadedError
@@ -12,7 +12,7 @@ _OVERFILL = 4  # a full queue has room for a quarter more, of peers with little 
 _LEAST_RETRY_S = 0.01  # below it, asking again is most of the load
 
 
-class Door:
+class AdmissionController:
     """Lets submissions into the queues of one device, or refuses them; the batcher's lock guards it.
 
     Args:
@@ -20,7 +20,7 @@ class Door:
         pace: predicts when what runs ends.
     """
 
-    def __init__(self, queues: Sequence[ModelQueue], pace: Pace) -> None:
+    def __init__(self, queues: Sequence[ModelQueue], pace: Contention) -> None:
         self._queues = queues
         self._pace = pace
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from server import deadlines
-from server.batching.admission import Door
+from server.batching.admission import AdmissionController
 from server.batching.batches import Batch
-from server.batching.contention import Pace
-from server.batching.priorities import Turns
+from server.batching.contention import Contention
+from server.batching.priorities import PriorityPolicy
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.errors import ExpiredError, ModelNotReadyError
@@ -54,9 +54,9 @@ class Batcher:
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: dict[int, Batch] = {}
-        self._pace = Pace(lanes, lanes if side_by_side is None else side_by_side, clock())
-        self._turns = Turns()
-        self._door = Door(self._queues, self._pace)
+        self._pace = Contention(lanes, lanes if side_by_side is None else side_by_side, clock())
+        self._turns = PriorityPolicy()
+        self._door = AdmissionController(self._queues, self._pace)
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()

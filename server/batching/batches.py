@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from server.batching.contention import Pace
-from server.batching.queues import ModelQueue, Seats
+from server.batching.contention import Contention
+from server.batching.queues import ModelQueue, Slice
 from server.batching.submissions import BatchTimes
 from server.errors import InferenceError
 from server.inference import Priority, Probabilities
@@ -30,11 +30,11 @@ class Batch:
 
     queue: ModelQueue
     priority: Priority
-    seats: list[Seats]
+    seats: list[Slice]
     ends_s: float
     loop: asyncio.AbstractEventLoop
     clock: Callable[[], float]
-    pace: Pace
+    pace: Contention
     log_failure: Callable[[str, Exception], None]
     images: int = field(init=False)
     started_s: float = field(init=False, default=math.nan)

@@ -3,7 +3,7 @@
 import math
 
 
-class Pace:
+class Contention:
     """Predicts the ends of batches that run at the same time on the same cores, and counts their work.
 
     Work is the time that a batch would have taken alone. The batcher tells what begins and ends, under its

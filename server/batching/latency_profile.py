@@ -35,7 +35,7 @@ def up_to_knee(latency_s: Mapping[int, float]) -> dict[int, float]:
     return {size: s for size, s in latency_s.items() if size <= knee or s <= _SHORT_S}
 
 
-class Costs:
+class LatencyProfile:
     """The predicted time of a batch, by its size.
 
     A prediction is what was measured at load, times one factor that follows what batches really take: at

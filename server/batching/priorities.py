@@ -11,7 +11,7 @@ from server.inference import Priority
 _PASSED_OVER = 10
 
 
-class Turns:
+class PriorityPolicy:
     """Decides between the priorities of one device; the batcher's lock guards it.
 
     What holds, over all models of the device:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from server.batching.latency_profile import Costs
+from server.batching.latency_profile import LatencyProfile
 from server.batching.submissions import Submission
 from server.inference import Priority
 from server.observability.metrics import BatcherMetrics
@@ -18,7 +18,7 @@ from server.runtime.network import Network, Pipelined
 _ABOUT_EQUAL = 1.1  # two times that are known to some 5 %
 
 
-class Seats(NamedTuple):
+class Slice(NamedTuple):
     """The images ``start`` to ``stop`` of a submission, in a batch."""
 
     submission: Submission
@@ -26,14 +26,14 @@ class Seats(NamedTuple):
     stop: int
 
 
-class Line:
+class PriorityLevel:
     """The submissions of one priority that wait for a model, in the order in which they are due.
 
     Attributes:
         waiting: images.
     """
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: LatencyProfile) -> None:
         self._costs = costs
         self._submissions: deque[Submission] = deque()
         self._waiting_by_peer: dict[str, int] = {}  # images; only of peers with any
@@ -183,21 +183,21 @@ class Line:
             self.remove(submission)
         return left
 
-    def take(self, images: int, ends_s: float = -math.inf) -> list[Seats]:
+    def take(self, images: int, ends_s: float = -math.inf) -> list[Slice]:
         """Take out the first images, for one batch.
 
         Args:
             images: how many, where there are so many.
             ends_s: when the batch ends; the first submission with an earlier deadline ends the taking.
         """
-        seats: list[Seats] = []
+        seats: list[Slice] = []
         while images and self._submissions:
             submission = self._submissions[0]
             if submission.deadline_s is not None and submission.deadline_s <= ends_s:
                 break
             start = submission.taken
             submission.taken = min(start + images, len(submission.images))
-            seats.append(Seats(submission, start, submission.taken))
+            seats.append(Slice(submission, start, submission.taken))
             submission.batches_bound += 1
             images -= submission.taken - start
             self._count(submission.peer, start - submission.taken)
@@ -227,7 +227,7 @@ class ModelQueue:
         network: answers a batch.
         label_count: K.
         costs: of its batches.
-        max_queue_size: waiting images of one priority before refusal; see `Door`.
+        max_queue_size: waiting images of one priority before refusal; see `AdmissionController`.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class ModelQueue:
         name: str,
         network: Network,
         label_count: int,
-        costs: Costs,
+        costs: LatencyProfile,
         max_queue_size: int,
         metrics: BatcherMetrics,
     ) -> None:
@@ -246,7 +246,7 @@ class ModelQueue:
         self.costs = costs
         self.max_queue_size = max_queue_size
         self.metrics = metrics
-        self.lines = tuple(Line(costs) for _ in Priority)  # by priority
+        self.lines = tuple(PriorityLevel(costs) for _ in Priority)  # by priority
 
     @property
     def waiting(self) -> int:

@@ -14,15 +14,15 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import sent_errors
-from server.arena import Arena
-from server.channel import Channel
 from server.errors import ModelNotReadyError, ModelZooError, StartError
+from server.frontends import error_codec
+from server.frontends.arena import Arena
+from server.frontends.channel import Channel
+from server.frontends.reports import Counters
 from server.inference import Answer, PendingAnswer, Priority
 from server.liveness.heartbeat import Heartbeat
 from server.liveness.supervision import Supervisor
 from server.models.model import Model
-from server.reports import Tally
 
 
 class Calls(Protocol):
@@ -32,7 +32,7 @@ class Calls(Protocol):
         """Do it; what goes wrong is in the answer."""
 
 
-class Link:
+class Connection:
     """The engine's end of the connection to a front end.
 
     Args:
@@ -72,7 +72,7 @@ class Link:
         self._leases: set[int] = set()  # serials of models that are held for it
         self._report: asyncio.Future[None] | None = None
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.tally = Tally()
+        self.tally = Counters()
         self.seen: float = 0
         self.changed = asyncio.Event()
 
@@ -184,7 +184,7 @@ class Link:
         except Exception as error:  # noqa: BLE001 - it is the request's, the others go on
             if not isinstance(error, ModelZooError):
                 self._log.exception("call_failed", frontend=self.number)
-            self.pending.ends.add(id=sent.id, error=sent_errors.sent(error))
+            self.pending.ends.add(id=sent.id, error=error_codec.encode(error))
             return
         self._submissions[sent.id] = submission
         submission.add_done_callback(partial(self._settle, sent))
@@ -212,14 +212,14 @@ class Link:
         if future.cancelled():
             return
         if (error := future.exception()) is not None:
-            end.error.CopyFrom(sent_errors.sent(error))
+            end.error.CopyFrom(error_codec.encode(error))
             return
         answer = future.result()
         try:
             self._arena.probabilities(sent.answer_at, answer.probabilities.shape)[:] = answer.probabilities
         except Exception as unexpected:  # noqa: BLE001 - its caller must not wait for ever
             self._log.exception("call_failed", frontend=self.number)
-            end.error.CopyFrom(sent_errors.sent(unexpected))
+            end.error.CopyFrom(error_codec.encode(unexpected))
             return
         end.queue_s, end.infer_s, end.batch_size = answer[1:]
 

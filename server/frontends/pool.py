@@ -11,16 +11,17 @@ from contextlib import suppress
 from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import ports, sent_errors
+from server import ports
 from server.config import Settings
 from server.errors import ModelZooError
-from server.frontend_metrics import FrontendMetrics
-from server.frontends.connection import Link
-from server.frontends.supervisor import Keeper
+from server.frontends import error_codec
+from server.frontends.connection import Connection
+from server.frontends.metrics import FrontendMetrics
+from server.frontends.reports import Counters, Series, add_statistics
+from server.frontends.supervisor import FrontendSupervisor
 from server.liveness.supervision import Supervisor
 from server.models.model import Model, State
 from server.models.registry import ModelControl, Models
-from server.reports import Series, Tally, add_statistics
 from server.shutdown import GracePeriod
 
 REPORT_S = 1.0  # that a front end has to say what it counted
@@ -28,7 +29,7 @@ _AGREE_S = 5.0  # that front ends have to take note of a change
 _LAST_S = 2.0  # that front ends have to end after the grace period
 
 
-class Frontends:
+class FrontendPool:
     """All front ends of an engine; `open` them, `stop` them. Lives on the event loop.
 
     Args:
@@ -52,7 +53,7 @@ class Frontends:
         self._log = log
         self._supervisor = supervisor
         self._on_failure = on_failure
-        self._keepers: list[Keeper] = []
+        self._keepers: list[FrontendSupervisor] = []
         self._serials = itertools.count(1)
         self._known: dict[int, Model] = {}  # by serial: those that are held, or that a front end still holds
         self._held: dict[str, int] = {}  # serials of the models that are held, by name
@@ -73,7 +74,7 @@ class Frontends:
         self._reserved = ports.reserve(self._settings.host, port)
         self._port = self._reserved.getsockname()[1]
         self._keepers = [
-            Keeper(
+            FrontendSupervisor(
                 number,
                 self._settings,
                 self._meet,
@@ -168,20 +169,20 @@ class Frontends:
         except Exception as error:  # noqa: BLE001 - it is the call's
             if not isinstance(error, ModelZooError):
                 self._log.exception("call_failed")
-            end.error.CopyFrom(sent_errors.sent(error))
+            end.error.CopyFrom(error_codec.encode(error))
         return end
 
     async def counts(self) -> Mapping[str, Series]:
         """Ask all what they counted, and add it up; of one that does not answer, its last word counts."""
         await self._report()
-        total = Tally()
+        total = Counters()
         for tally in self._tallies():
             tally.keep_models(self._held.keys())
             total.add(tally)
         return total.counts
 
     async def stop(self, grace: GracePeriod) -> None:
-        """Have all answer what they accepted and end within the grace period; see `Front.stop`."""
+        """Have all answer what they accepted and end within the grace period; see `GrpcServer.stop`."""
         for keeper in self._keepers:
             keeper.stop(grace.ends_s)
         tasks = [keeper.task for keeper in self._keepers]
@@ -198,11 +199,11 @@ class Frontends:
         await asyncio.gather(*(keeper.task for keeper in self._keepers), return_exceptions=True)
         self._reserved.close()
 
-    def _meet(self, number: int, memory: int) -> Link:
+    def _meet(self, number: int, memory: int) -> Connection:
         size_bytes = self._settings.frontend_memory_bytes
-        return Link(number, self._known, self, memory, size_bytes, self._log, self._supervisor)
+        return Connection(number, self._known, self, memory, size_bytes, self._log, self._supervisor)
 
-    def _welcome(self, link: Link) -> None:
+    def _welcome(self, link: Connection) -> None:
         link.pending.welcome.CopyFrom(
             frontend_pb2.Welcome(
                 number=link.number,
@@ -217,10 +218,10 @@ class Frontends:
         link.pending.fault = self._fault
         link.pending.state = self._state
 
-    def _links(self) -> list[Link]:
+    def _links(self) -> list[Connection]:
         return [keeper.link for keeper in self._keepers if keeper.link is not None]
 
-    def _tallies(self) -> Iterator[Tally]:
+    def _tallies(self) -> Iterator[Counters]:
         for keeper in self._keepers:
             yield keeper.past
             if keeper.link is not None:

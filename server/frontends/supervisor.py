@@ -11,15 +11,15 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from server import arena
 from server.config import Settings
 from server.errors import StartError
-from server.frontend_metrics import FrontendMetrics
-from server.frontends.connection import Link
+from server.frontends import arena
+from server.frontends.connection import Connection
+from server.frontends.metrics import FrontendMetrics
+from server.frontends.reports import Counters
 from server.frontends.spawn import Child
 from server.liveness.supervision import Supervisor
 from server.observability import logs
-from server.reports import Tally
 
 _START_S = 60.0  # that a process has until it listens
 # A front end that ends so soon would do so again, and again.
@@ -28,7 +28,7 @@ _MOST_SOON = 5  # in a row
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0  # before the next; it doubles
 
 
-class Keeper:
+class FrontendSupervisor:
     """Keeps a front end alive, until it is told to stop.
 
     Args:
@@ -48,8 +48,8 @@ class Keeper:
         self,
         number: int,
         settings: Settings,
-        meet: Callable[[int, int], Link],
-        welcome: Callable[[Link], None],
+        meet: Callable[[int, int], Connection],
+        welcome: Callable[[Connection], None],
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
         supervisor: Supervisor,
@@ -65,15 +65,15 @@ class Keeper:
         self._on_failure = on_failure
         loop = asyncio.get_running_loop()
         self._stopping = False
-        self.link: Link | None = None
+        self.link: Connection | None = None
         self.pid: int | None = None
         self.listens: asyncio.Future[None] = loop.create_future()
-        self.past = Tally()
+        self.past = Counters()
         self.task = loop.create_task(self._keep())
         self.task.add_done_callback(self._require_an_end)
 
     @property
-    def listening(self) -> Link | None:
+    def listening(self) -> Connection | None:
         """Give the link to the process, where that listens."""
         return self.link if self.link is not None and self.link.listening.done() else None
 
@@ -124,7 +124,7 @@ class Keeper:
             await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**soon))
             self._metrics.restarts.inc()
 
-    def _end_silent(self, link: Link, child: Child, silent_s: float) -> None:
+    def _end_silent(self, link: Connection, child: Child, silent_s: float) -> None:
         """End a process that listens and gives no sign of life; another takes its place."""
         if not link.listening.done():
             return  # it has longer for its start

@@ -7,6 +7,7 @@ of a scrape, which takes the interpreter for milliseconds, is made on another th
 import asyncio
 import gzip
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.openmetrics import exposition as openmetrics
 from structlog.typing import FilteringBoundLogger
 
-from server import ports
 from server.observability.http_port import EXCHANGE_S, Answer, HttpPort, text_answer
 
 # A scrape has to be answered before the scraper gives up, 4 s in deploy/prometheus: what comes later is lost.
@@ -40,7 +40,7 @@ class MetricsPort:
     """Serves a registry and the state of a server from a thread of its own.
 
     Args:
-        host: numeric address to listen on.
+        listen: opens a port on the address of the server; see `ports.listen`.
         port: 0 for whatever is free.
         healthy: gives why the process should be replaced; called on the port's thread, must not block.
         ready: gives why a request would not be served; called likewise.
@@ -55,7 +55,7 @@ class MetricsPort:
     def __init__(
         self,
         registry: CollectorRegistry,
-        host: str,
+        listen: Callable[[int], socket.socket],
         port: int,
         *,
         healthy: Reason,
@@ -68,8 +68,8 @@ class MetricsPort:
         self._log = log
         self._on_failure = on_failure
         self._exchange_s = exchange_s
-        self._host = host
-        self._listener = ports.listen(host, port)
+        self._listen = listen
+        self._listener = listen(port)
         self.port: int = self._listener.getsockname()[1]
         self._pages = _Pages(registry, healthy, ready, log, collect_s)
         self._loop = asyncio.SelectorEventLoop()
@@ -110,7 +110,7 @@ class MetricsPort:
 
     async def _serve_once(self) -> None:
         if self._listener.fileno() == -1:  # closed after a failure
-            self._listener = ports.listen(self._host, self.port)
+            self._listener = self._listen(self.port)
         await HttpPort(self._listener, self._pages.respond, self._exchange_s).serve()
 
 

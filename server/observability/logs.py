@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import ExcInfo, FilteringBoundLogger, Processor
 
+from artifact.text import printable
 from server.observability.metrics import NAMESPACE
 from server.observability.sink import REASONS, Drops, LineSink
-from server.text import printable
 
 _FLUSH_S = 2.0  # that the lines of an ending process may take to be written
 _BURST, _PER_S = 100, 1.0  # of events of one name: that many at once, then so many a second

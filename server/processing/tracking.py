@@ -14,7 +14,7 @@ from server.observability.metrics import UNKNOWN_MODEL, Metrics
 from server.rpc.handlers import why_cancelled
 
 
-class Account:
+class TrackedRequest:
     """One request, as a context: it holds its model, and how it leaves is how it is counted.
 
     Attributes:
@@ -47,7 +47,7 @@ class Account:
         self._queue_s, self._infer_s = answer.queue_s, answer.infer_s
         self._inferred_s = time.monotonic()
 
-    def __enter__(self) -> "Account":
+    def __enter__(self) -> "TrackedRequest":
         """Hold the model."""
         self.model.holders.acquire()
         return self
@@ -80,14 +80,14 @@ class Account:
             model.statistics.failed.add(now_s - self._started_s)
 
 
-class Accounts:
+class RequestTracker:
     """Opens an account for every request."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models
         self._metrics = metrics
 
-    def open(self, name: str, version: int | None, deadline_s: float | None) -> Account:
+    def open(self, name: str, version: int | None, deadline_s: float | None) -> TrackedRequest:
         """Find the model that answers a request; where none does, the request is counted at once.
 
         Raises:
@@ -96,7 +96,7 @@ class Accounts:
         """
         started_s = time.monotonic()
         try:
-            return Account(self._models.ready(name, version), self._metrics, deadline_s, started_s)
+            return TrackedRequest(self._models.ready(name, version), self._metrics, deadline_s, started_s)
         except ModelZooError as error:
             known = UNKNOWN_MODEL if isinstance(error, ModelNotFoundError) else name
             self._metrics.request_ended(known, error.status)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from artifact import layout
-from server.text import printable
+from artifact.text import printable
 
 _MOST_WARNINGS = 100  # of one scan
 

@@ -10,10 +10,11 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import layout, manifest
 from artifact.errors import ArtifactError, first_line
+from artifact.text import printable
 from modelzoo.v1 import manifest_pb2
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
-from server.batching.latency_profile import Costs, default_sizes, up_to_knee
+from server.batching.latency_profile import LatencyProfile, default_sizes, up_to_knee
 from server.batching.queues import ModelQueue
 from server.models.model import Model, State, accuracy_text
 from server.observability.metrics import Metrics
@@ -25,7 +26,6 @@ from server.runtime.device import Device
 from server.runtime.network import Network, OnnxNetwork, OpenNetwork
 from server.runtime.opening import close_network
 from server.runtime.pipelined import PipelinedNetwork
-from server.text import printable
 
 # What a model's start may take for the sake of its batches' times, beyond one run of each size.
 _MEASURING_S = 1.0
@@ -114,7 +114,7 @@ class Loader:
             entry.name,
             loaded.network,
             described.label_count,
-            Costs(
+            LatencyProfile(
                 latency_s,
                 padded=self.device.ordinal is not None,
                 measured_s=time.monotonic(),

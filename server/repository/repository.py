@@ -11,6 +11,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from artifact import files, layout
+from artifact.text import printable
 from modelzoo.v1 import classifier_pb2
 from server.errors import StartError
 from server.models.model import Model, State, state_name
@@ -18,7 +19,6 @@ from server.models.registry import Models
 from server.observability.metrics import Metrics
 from server.repository.disk import Disk
 from server.repository.loader import Loader
-from server.text import printable
 
 _REFRESH_S = 1.0  # that listing the models waits for the disk
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from artifact.errors import UnsafeGraphError, first_line
+from artifact.text import printable
 from server.runtime.device import Device, open_session
-from server.text import printable
 
 _SETUP_BYTES = 256 << 20  # of ONNX Runtime itself: threads, arenas, kernels
 

@@ -13,7 +13,7 @@ from server.inference import Priority
 from server.models.registry import Models
 from server.processing.decoding import Decoder
 from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require_labels
-from server.processing.tracking import Account, Accounts
+from server.processing.tracking import RequestTracker, TrackedRequest
 from server.rpc import statuses, wire
 from server.rpc.call import current_peer
 from server.rpc.handlers import Handlers, parser
@@ -43,7 +43,7 @@ class Classifier:
         max_images: in one request.
     """
 
-    def __init__(self, models: Models, accounts: Accounts, decoder: Decoder, max_images: int) -> None:
+    def __init__(self, models: Models, accounts: RequestTracker, decoder: Decoder, max_images: int) -> None:
         self._models = models
         self._accounts = accounts
         self._decoder = decoder
@@ -134,7 +134,7 @@ class Classifier:
 
     async def _answer(
         self,
-        account: Account,
+        account: TrackedRequest,
         request: classifier_pb2.ClassifyRequest,
         deadline_s: float | None,
         response: classifier_pb2.ClassifyResponse,

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import Client, ClientError
-from server.frontend_processes import FrontendProcessCollector
+from server.frontends.metrics import FrontendProcessCollector
 from server.observability.gpu_memory import DeviceMemoryCollector
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from artifact.pictures import Pixels
 from server.batching.batcher import Batcher
 from server.batching.batches import Batch
-from server.batching.latency_profile import Costs
+from server.batching.latency_profile import LatencyProfile
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.inference import Priority, Probabilities
@@ -84,7 +84,7 @@ class ByHand:
         network: Network | None = None,
     ) -> ModelQueue:
         """Add a model: its batches' times by their size."""
-        costs = Costs(
+        costs = LatencyProfile(
             latency_s, padded=padded, measured_s=self.clock(), side_by_side=self.batcher.side_by_side
         )
         metrics = self.metrics.for_batcher(name)

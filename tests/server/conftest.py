@@ -20,7 +20,7 @@ from export import datasets, pipeline
 from modelzoo.v1 import manifest_pb2
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
-from server.batching.latency_profile import Costs
+from server.batching.latency_profile import LatencyProfile
 from server.batching.queues import ModelQueue
 from server.config import Settings
 from server.inference import Probabilities
@@ -152,7 +152,7 @@ class Wired:
             clock=self.clock,
         )
         # One size that takes next to no time: every batch is as large as it can be.
-        costs = Costs(
+        costs = LatencyProfile(
             {self.max_batch_size: 1e-6}, padded=False, measured_s=self.clock(), side_by_side=self.lanes
         )
         self.queue = ModelQueue(

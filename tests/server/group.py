@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import Client
-from server.frontends.supervisor import Keeper
+from server.frontends.supervisor import FrontendSupervisor
 
 
-def keepers(running) -> list[Keeper]:
+def keepers(running) -> list[FrontendSupervisor]:
     return running.front._keepers
 
 

@@ -14,7 +14,7 @@ from server.errors import BusyError, ModelZooError, OverloadedError
 from server.inference import Answer, Priority, Rows
 from server.processing.decoding import Decoder
 from server.processing.ranking import off_the_loop, rank_as_texts
-from server.processing.tracking import Account, Accounts
+from server.processing.tracking import RequestTracker, TrackedRequest
 from server.rpc.call import current_peer
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
@@ -45,7 +45,7 @@ class OpenInference:
 
     def __init__(
         self,
-        accounts: Accounts,
+        accounts: RequestTracker,
         decoder: Decoder,
         regions: Regions,
         in_flight: InFlight,
@@ -116,7 +116,7 @@ class OpenInference:
         """
         return StreamResponse(infer_response=await self.infer(request, deadline_s))
 
-    async def _rows(self, account: Account, given: Sent, content: memoryview | None) -> Rows:
+    async def _rows(self, account: TrackedRequest, given: Sent, content: memoryview | None) -> Rows:
         """Give the pixels of every image, uint8 ``[H, W, C]``."""
         described = account.model.manifest
         if given.form == tensors.PIXELS:
@@ -130,7 +130,7 @@ class OpenInference:
         return rows
 
     async def _submit(
-        self, account: Account, rows: Rows, deadline_s: float | None, priority: Priority
+        self, account: TrackedRequest, rows: Rows, deadline_s: float | None, priority: Priority
     ) -> Answer:
         try:
             answer = await account.model.submit(rows, deadline_s, priority=priority, peer=current_peer())
@@ -141,7 +141,7 @@ class OpenInference:
         account.inferred(answer)
         return answer
 
-    async def _response(self, account: Account, asked: Asked, answer: Answer) -> Response:
+    async def _response(self, account: TrackedRequest, asked: Asked, answer: Answer) -> Response:
         """Put the answer into the form that was asked for, or into shared memory.
 
         Raises:

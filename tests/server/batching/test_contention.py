@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.batching.contention import Pace
+from server.batching.contention import Contention
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from server.batching.contention import Pace
 def test_batches_slow_each_other_down_only_where_the_cores_are_too_few(
     side_by_side: float, slowdowns: list[float]
 ) -> None:
-    pace = Pace(3, side_by_side, now_s=0.0)
+    pace = Contention(3, side_by_side, now_s=0.0)
     assert pace.slowest == pytest.approx(slowdowns[-1])
     for lane, slowdown in enumerate(slowdowns):
         assert pace.beside(lane) == pytest.approx(slowdown)
@@ -24,7 +24,7 @@ def test_batches_slow_each_other_down_only_where_the_cores_are_too_few(
 
 
 def test_work_is_the_time_that_a_batch_would_have_taken_alone() -> None:
-    pace = Pace(3, 1, now_s=100.0)
+    pace = Contention(3, 1, now_s=100.0)
     pace.begin(0, 200.0, 100.0)
     pace.begin(1, 200.0, 101.0)
     assert pace.work_s(103.0) == 2.0  # a second alone, and two with another
@@ -37,7 +37,7 @@ def test_work_is_the_time_that_a_batch_would_have_taken_alone() -> None:
 
 
 def test_ends_come_later_when_another_batch_begins_and_sooner_when_it_ends() -> None:
-    pace = Pace(2, 1, now_s=0.0)
+    pace = Contention(2, 1, now_s=0.0)
     assert pace.free_s(0, 0.0) == 0.0
     pace.begin(0, 10.0, 0.0)
     pace.begin(1, 16.0, 4.0)  # six seconds are left of the first, and take twelve now
@@ -49,7 +49,7 @@ def test_ends_come_later_when_another_batch_begins_and_sooner_when_it_ends() -> 
 
 
 def test_an_overdue_batch_has_no_predicted_time_left_and_still_takes_its_share() -> None:
-    pace = Pace(2, 1, now_s=0.0)
+    pace = Contention(2, 1, now_s=0.0)
     pace.begin(0, 1.0, 0.0)
     assert pace.running_s(5.0) == 0.0
     assert pace.free_s(0, 5.0) == 5.0
@@ -66,14 +66,14 @@ def test_an_overdue_batch_has_no_predicted_time_left_and_still_takes_its_share()
 def test_work_beside_others_takes_its_own_time_and_their_share(
     side_by_side: float, others_s: list[float], takes_s: float
 ) -> None:
-    pace = Pace(3, side_by_side, now_s=0.0)
+    pace = Contention(3, side_by_side, now_s=0.0)
     for lane, left_s in enumerate(others_s):
         pace.begin(lane, left_s * pace.beside(lane), 0.0)
     assert pace.takes_s(2, 0.0) == pytest.approx(takes_s)
 
 
 def test_work_on_a_lane_is_not_beside_what_ran_there() -> None:
-    pace = Pace(2, 1, now_s=0.0)
+    pace = Contention(2, 1, now_s=0.0)
     pace.begin(0, 5.0, 0.0)
     assert pace.takes_s(2.0, 0.0, lane=0) == 2.0
     assert pace.takes_s(2.0, 0.0, lane=1) == pace.takes_s(2.0, 0.0) == 4.0

@@ -2,14 +2,16 @@
 
 import pytest
 
-from server.batching.latency_profile import Costs, default_sizes, up_to_knee
+from server.batching.latency_profile import LatencyProfile, default_sizes, up_to_knee
 
 # Twice the images for less than twice the time, up to 4; then no more.
 CURVE = {1: 0.010, 2: 0.016, 4: 0.024, 8: 0.048}
 
 
-def costs(curve: dict[int, float] = CURVE, *, padded: bool = False, side_by_side: float = 1) -> Costs:
-    return Costs(curve, padded=padded, measured_s=0.0, side_by_side=side_by_side)
+def costs(
+    curve: dict[int, float] = CURVE, *, padded: bool = False, side_by_side: float = 1
+) -> LatencyProfile:
+    return LatencyProfile(curve, padded=padded, measured_s=0.0, side_by_side=side_by_side)
 
 
 @pytest.mark.parametrize(

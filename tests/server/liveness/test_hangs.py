@@ -18,9 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from client import Client, ClientError
 from modelzoo.v1 import open_inference_pb2_grpc
 from tests.server import group
+from tests.server.frontends.test_frontends import tensor
+from tests.server.frontends.test_frontends_process import lives, started
 from tests.server.progress import wait_for
-from tests.server.test_frontends import tensor
-from tests.server.test_frontends_process import lives, started
 
 MODEL = "lenet5-digits"
 BLANK = np.zeros((32, 32, 1), np.uint8)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server import ports
 from server.app import Server
 from server.config import Settings
+from server.frontends.reports import Asked, Sum
 from server.observability import logs
 from server.observability.exposition import MetricsPort
 from server.observability.guarded import Guarded
-from server.reports import Asked, Sum
 
 HOST = "127.0.0.1"
 WAIT_S = 30.0  # a limit for a test's failure only
@@ -52,7 +54,7 @@ def open_port(log: io.StringIO) -> Iterator[Open]:
                 registry = CollectorRegistry()
                 Gauge("answer", "To everything.", registry=registry).set(42)
             given = {"healthy": str, "ready": str, "log": logs.make("json", log)} | options
-            port = MetricsPort(registry, host, 0, **given)
+            port = MetricsPort(registry, partial(ports.listen, host), 0, **given)
             stack.callback(port.close)
             return port
 
@@ -440,11 +442,13 @@ def test_closing_waits_for_no_connection_and_no_collector(open_port: Open, crowd
 def test_a_process_that_has_no_descriptor_left_still_answers(crowd) -> None:
     code = f"""
 import resource, sys
+from functools import partial
 from prometheus_client import CollectorRegistry
+from server import ports
 from server.observability import logs
 from server.observability.exposition import MetricsPort
 log = logs.make("json", sys.stderr)
-port = MetricsPort(CollectorRegistry(), {HOST!r}, 0, healthy=str, ready=str, log=log)
+port = MetricsPort(CollectorRegistry(), partial(ports.listen, {HOST!r}), 0, healthy=str, ready=str, log=log)
 resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
 print(port.port, flush=True)
 sys.stdin.read()

@@ -25,7 +25,7 @@ from server.observability.metrics import Metrics
 from server.observability.statistics import Statistics
 from server.processing.decoding import Decoder, Limits
 from server.processing.ranking import MAX_LABELS, rank
-from server.processing.tracking import Accounts
+from server.processing.tracking import RequestTracker
 from server.services.classifier import Classifier
 
 LABELS = tuple("abcdef")
@@ -170,7 +170,7 @@ def test_more_than_five_hundred_labels_are_not_made_on_the_event_loop(wire, imag
             Holders(),
         )
         repository = OneModel(model)
-        classifier = Classifier(repository, Accounts(repository, metrics), decoder, images)
+        classifier = Classifier(repository, RequestTracker(repository, metrics), decoder, images)
         pixel = classifier_pb2.Image(pixels=classifier_pb2.Pixels(height=1, width=1, channels=1, data=b"\0"))
         request = classifier_pb2.ClassifyRequest(model="m", images=[pixel] * images)
         response = await classifier.classify(request, None)

@@ -17,7 +17,7 @@ from server.models.registry import ModelControl, Models, ModelStatistics
 from server.observability.metrics import Metrics
 from server.ports import address_of, reserve
 from server.processing.decoding import Decoder, Limits
-from server.processing.tracking import Accounts
+from server.processing.tracking import RequestTracker
 from server.rpc.calls import Calls
 from server.rpc.connections import Sockets
 from server.rpc.guard import Guard
@@ -61,7 +61,7 @@ _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 _REFUSING_S = 0.3
 
 
-class Front:
+class GrpcServer:
     """The port and its services; `open` it, `stop` it.
 
     Args:
@@ -93,7 +93,7 @@ class Front:
         self._log = log
         self._regions = Regions()
         self.health = Health(classifier.SERVICE, open_inference.SERVICE)
-        self._accounts = Accounts(models, metrics)
+        self._accounts = RequestTracker(models, metrics)
         self._stack = contextlib.ExitStack()
         max_bytes = settings.max_bytes_in_flight // max(1, settings.frontends)
         self._max_message_bytes = settings.max_message_bytes

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelzoo.v1 import frontend_pb2, open_inference_pb2
-from server import sent_errors
-from server.arena import Arena, Space, aligned
-from server.channel import Channel
 from server.errors import ExpiredError, InvalidRequestError, ModelNotReadyError, OverloadedError
+from server.frontends import error_codec
+from server.frontends.arena import Arena, Space, aligned
+from server.frontends.channel import Channel
 from server.inference import Answer, PendingAnswer, Priority, Rows
 from server.models.model import ReadyModel
 
@@ -59,7 +59,7 @@ class RemoteAnswer(PendingAnswer):
         return cancelled
 
 
-class Engine:
+class EngineClient:
     """Stands for batcher, lifecycle and statistics; lives on the event loop.
 
     Args:
@@ -152,7 +152,7 @@ class Engine:
             if future.done():
                 continue
             if call_end.HasField("error"):
-                future.set_exception(sent_errors.received(call_end.error))
+                future.set_exception(error_codec.decode(call_end.error))
             else:
                 future.set_result(call_end)
 
@@ -186,7 +186,7 @@ class Engine:
         if sent.future.done():
             pass  # cancelled
         elif end.HasField("error"):
-            sent.future.set_exception(sent_errors.received(end.error))
+            sent.future.set_exception(error_codec.decode(end.error))
         elif sent.deadline_s is not None and sent.deadline_s <= time.monotonic():
             sent.future.set_exception(ExpiredError("the answer came after the deadline"))
         else:

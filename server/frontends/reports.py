@@ -1,7 +1,7 @@
 """What front ends count, on its way to the one metrics port.
 
 A front end says what has changed since its last report (`Reporter`). The engine keeps the last word of
-each, adds those that ended to what is past (`Tally`), and shows the sum of all (`Sum`): no counter ever
+each, adds those that ended to what is past (`Counters`), and shows the sum of all (`Sum`): no counter ever
 goes down.
 """
 
@@ -49,7 +49,7 @@ class Reporter:
         return changed
 
 
-class Tally:
+class Counters:
     """What front ends have said: one of them, or those that ended."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Tally:
         for model in report.requests:
             self.requests[model.serial] = model.statistics
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "Counters") -> None:
         """Add what another has counted, too."""
         for family, series in other.counts.items():
             mine = self.counts[family]

@@ -17,7 +17,7 @@ from server.threads import hand_over
 Running = Callable[[], Sequence[tuple[int, RunningBatch]]]
 
 
-class Vitals:
+class Monitor:
     """Watches the vital parts of a process; made on its event loop, which calls the functions.
 
     Args:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from artifact import layout
 from modelzoo.v1 import frontend_pb2
-from server.engine import Engine, EngineChannel
 from server.errors import ModelZooError
+from server.frontends.engine_client import EngineChannel, EngineClient
 from server.models.model import Model, State
 from server.models.registry import Models
 from server.observability.metrics import Metrics
@@ -27,7 +27,9 @@ class Replica(Models):
         max_queue_size: of every model.
     """
 
-    def __init__(self, engine: Engine, channel: EngineChannel, metrics: Metrics, max_queue_size: int) -> None:
+    def __init__(
+        self, engine: EngineClient, channel: EngineChannel, metrics: Metrics, max_queue_size: int
+    ) -> None:
         self._models: dict[str, Model] = {}
         self._serials: dict[str, int] = {}  # of the models that are held, by name
         self._engine = engine

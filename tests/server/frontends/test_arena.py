@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import arena
-from server.arena import Arena, Space
+from server.frontends import arena
+from server.frontends.arena import Arena, Space
 
 SIZE = 4096
 

@@ -5,8 +5,8 @@ from server import errors
 from server.errors import UNEXPECTED, InvalidRequestError, ModelZooError, OverloadedError
 
 
-def sent(error: BaseException) -> frontend_pb2.SentError:
-    """Write an error down; of one that is not ours, only that there was one."""
+def encode(error: BaseException) -> frontend_pb2.SentError:
+    """Encode an error; of one that is not ours, only that there was one."""
     if not isinstance(error, ModelZooError):
         return frontend_pb2.SentError(kind=ModelZooError.__name__, reason=UNEXPECTED)
     written = frontend_pb2.SentError(kind=type(error).__name__, reason=str(error))
@@ -18,8 +18,8 @@ def sent(error: BaseException) -> frontend_pb2.SentError:
     return written
 
 
-def received(written: frontend_pb2.SentError) -> ModelZooError:
-    """Make the error anew."""
+def decode(written: frontend_pb2.SentError) -> ModelZooError:
+    """Return the error again."""
     kind: type[ModelZooError] = getattr(errors, written.kind)
     if kind is InvalidRequestError:
         return InvalidRequestError(written.field, written.reason)

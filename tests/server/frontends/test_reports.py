@@ -6,9 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from modelzoo.v1 import frontend_pb2
-from server import errors, sent_errors
+from server import errors
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
-from server.reports import InferStatistics, Reporter, Sum, Tally
+from server.frontends import error_codec
+from server.frontends.reports import Counters, InferStatistics, Reporter, Sum
 
 
 class Counting:
@@ -25,9 +26,9 @@ class Counting:
         return frontend_pb2.FrontendReport(samples=self.reporter.changes())
 
 
-def page(own: Counting, *tallies: Tally) -> str:
+def page(own: Counting, *tallies: Counters) -> str:
     def others():
-        total = Tally()
+        total = Counters()
         for tally in tallies:
             total.add(tally)
         return total.counts
@@ -38,7 +39,7 @@ def page(own: Counting, *tallies: Tally) -> str:
 
 
 def test_counters_and_histograms_are_added_up_and_gauges_are_left_alone() -> None:
-    own, other, past, tally = Counting(), Counting(), Tally(), Tally()
+    own, other, past, tally = Counting(), Counting(), Counters(), Counters()
     own.asked.labels("a").inc(2)
     other.asked.labels("a").inc(3)
     other.asked.labels("b")
@@ -57,11 +58,11 @@ def test_counters_and_histograms_are_added_up_and_gauges_are_left_alone() -> Non
         'took_seconds_bucket{le="+Inf",model="a"} 1.0',
     ]
     past.add(tally)  # it ended, and another came
-    assert page(own, past, Tally()) == text
+    assert page(own, past, Counters()) == text
 
 
 def test_only_what_changed_is_said_again() -> None:
-    counting, tally = Counting(), Tally()
+    counting, tally = Counting(), Counters()
     counting.asked.labels("a").inc()
     counting.took.labels("a").observe(3)
     tally.hear(counting.report())
@@ -74,9 +75,9 @@ def test_only_what_changed_is_said_again() -> None:
 
 
 def test_statistics_of_a_model_are_added_up_until_it_is_forgotten() -> None:
-    total = Tally()
+    total = Counters()
     for count in (1, 2):
-        tally = Tally()
+        tally = Counters()
         statistics = InferStatistics()
         statistics.success.count, statistics.success.ns, statistics.queue.ns = count, 10 * count, 5
         sent = frontend_pb2.RequestStatistics(serial=4, statistics=statistics)
@@ -98,7 +99,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_the_same_after_its_way_between_processes(kind: type[ModelZooError]) -> None:
     error = kind("full", 1.25) if issubclass(kind, OverloadedError) else kind("why")
-    again = sent_errors.received(sent_errors.sent(error))
+    again = error_codec.decode(error_codec.encode(error))
     assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
 
 
@@ -106,7 +107,7 @@ def test_a_wrong_field_is_named_after_its_way_and_a_strangers_message_is_not_tol
     class OfItsOwnError(InvalidRequestError):
         pass
 
-    again = sent_errors.received(sent_errors.sent(OfItsOwnError("images[3]", "too large")))
+    again = error_codec.decode(error_codec.encode(OfItsOwnError("images[3]", "too large")))
     assert (type(again), again.field, again.reason) == (InvalidRequestError, "images[3]", "too large")
-    again = sent_errors.received(sent_errors.sent(ValueError("a secret")))
+    again = error_codec.decode(error_codec.encode(ValueError("a secret")))
     assert (type(again), str(again)) == (ModelZooError, errors.UNEXPECTED)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from modelzoo.v1 import frontend_pb2
-from server.channel import Channel
+from server.frontends.channel import Channel
 
 Frame = frontend_pb2.FrontendFrame
 

@@ -1,10 +1,11 @@
-"""What the processes of front ends take, as metrics that are read at every scrape."""
+"""What the engine counts of its front ends, and what their processes take; at zero where there is none."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -13,6 +14,36 @@ from server.observability.metrics import NAMESPACE
 _PROC = Path("/proc")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class FrontendMetrics:
+    """The metrics, declared once.
+
+    Attributes:
+        alive: processes that listen.
+        restarts: processes that took the place of another.
+        missed: reports that did not come within the time that a scrape has.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.alive = Gauge(
+            "frontends",
+            "Front ends that listen; 0 where the engine does so itself.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "frontend_restarts",
+            "Front ends that took the place of one that had ended.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.missed = Counter(
+            "frontend_reports_missed",
+            "Times that a front end did not say in time what it had counted; its last word stood for it.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
 
 
 class FrontendProcessCollector(Collector):
