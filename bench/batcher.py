@@ -1,4 +1,4 @@
-"""What the batcher itself costs: images through queue, lane and futures with a network that does nothing.
+"""What the batcher itself profile: images through queue, lane and futures with a network that does nothing.
 
     python -m bench.batcher [--callers 256] [--images 100000]
 
@@ -96,10 +96,10 @@ async def measure(way: Way, callers: int, each: int) -> tuple[float, float, floa
     wake = threading.Condition()
     batcher = Batcher(wake, lambda *_: None)
     # A curve that says nothing: every batch takes what waits.
-    costs = LatencyProfile({LARGEST: 1e-6}, padded=False, measured_s=time.monotonic())
+    profile = LatencyProfile({LARGEST: 1e-6}, padded=False, measured_s=time.monotonic())
     network = Nothing()
     metrics = Metrics(CollectorRegistry()).for_batcher("nothing")
-    queue = ModelQueue("nothing", network, LABELS, costs, max(1024, callers), metrics)
+    queue = ModelQueue("nothing", network, LABELS, profile, max(1024, callers), metrics)
     batcher.add(queue)
     lane = Lane(wake, batcher, 1)
     images = callers * each

@@ -99,7 +99,7 @@ class Server:
             side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
-        self._vitals = Monitor(
+        self._monitor = Monitor(
             settings,
             metrics.registry,
             self._log,
@@ -107,9 +107,9 @@ class Server:
             on_failure=self._on_failure,
             on_hopeless=self._on_hopeless,
         )
-        self._stack.callback(self._vitals.close)
-        self._lane = Lane(wake, self._batcher, lanes, self._vitals.lane_failed)
-        self._vitals.watch_lane(self._lane.running)
+        self._stack.callback(self._monitor.close)
+        self._lane = Lane(wake, self._batcher, lanes, self._monitor.lane_failed)
+        self._monitor.watch_lane(self._lane.running)
         loader = Loader(
             device=device,
             lane=self._lane,
@@ -129,29 +129,29 @@ class Server:
         self._repository = Repository(
             settings.repository, loader, metrics, self._log, self._on_state, self._on_gone
         )
-        self._turnover = Lifecycle(self._repository)
+        self._lifecycle = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
         if settings.frontends:
             self._front: GrpcServer | FrontendPool = FrontendPool(
                 settings,
                 self._repository,
-                self._turnover,
+                self._lifecycle,
                 frontend_metrics,
                 self._log,
-                self._vitals.supervisor,
+                self._monitor.supervisor,
                 self._on_failure,
             )
-            self._told: Health | FrontendPool = self._front
+            self._health: Health | FrontendPool = self._front
         else:
             self._front = GrpcServer(
                 settings,
                 metrics,
                 self._repository,
-                self._turnover,
+                self._lifecycle,
                 statistics_here,
                 self._log,
             )
-            self._told = self._front.health
+            self._health = self._front.health
         try:
             if reason := access.why_unreadable(settings.repository):
                 raise StartError(f"repository: {reason}")
@@ -178,10 +178,10 @@ class Server:
             The names of the models that are READY.
         """
         try:
-            await self._turnover.load_all()
+            await self._lifecycle.load_all()
         except Exception as error:  # noqa: BLE001 - a model's own failure does not get here
-            self._vitals.supervisor.failed("loader", error, remedy="the process ends")
-            self._vitals.supervisor.end("loader", "the models could not be loaded; the log has the cause")
+            self._monitor.supervisor.failed("loader", error, remedy="the process ends")
+            self._monitor.supervisor.end("loader", "the models could not be loaded; the log has the cause")
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._set_serving(bool(ready))
@@ -202,7 +202,7 @@ class Server:
         self._grace.ends_s = time.monotonic() + self._settings.grace_s
         self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
         self._is_stopping = True
-        await self._vitals.expect_end()
+        await self._monitor.expect_end()
         if isinstance(self._front, GrpcServer):
             await self._front.settle()
         self._repository.drain()
@@ -218,7 +218,7 @@ class Server:
 
     def healthy(self) -> str:
         """Return what is out of order, in one line; empty where nothing is. On any thread."""
-        return self._vitals.faults.healthy()
+        return self._monitor.faults.healthy()
 
     @property
     def address(self) -> str:
@@ -244,22 +244,22 @@ class Server:
             healthy=self.healthy,
             ready=self._not_ready,
             log=self._log,
-            on_failure=self._vitals.metrics_port_failed,
+            on_failure=self._monitor.metrics_port_failed,
         )
         self._stack.callback(http.close)
-        self._vitals.require("metrics_port", lambda: http.is_alive)
+        self._monitor.require("metrics_port", lambda: http.is_alive)
         self.metrics_port = http.port
         if isinstance(self._front, FrontendPool):
             self.grpc_port = await self._front.open(settings.grpc_port)
         else:
-            self.grpc_port = await self._front.open(settings.grpc_port, self._vitals.supervisor)
+            self.grpc_port = await self._front.open(settings.grpc_port, self._monitor.supervisor)
 
     def _dialable(self, port: int) -> str:
         return ports.address_of(ports.dialable(self._settings.host), port)
 
     def _set_serving(self, is_serving: bool) -> None:
         self._is_serving = is_serving
-        self._told.set_server(serving=is_serving)
+        self._health.set_server(serving=is_serving)
 
     def _not_ready(self) -> str:
         """Return why health's "" is not SERVING, if it is not; runs on the metrics port's thread."""
@@ -274,15 +274,15 @@ class Server:
         return self.healthy()
 
     def _on_state(self, name: str, state: "State.ValueType") -> None:
-        self._told.set_model(name, state)
+        self._health.set_model(name, state)
         if self._tried_all:
             self._set_serving(any(model.is_ready for model in self._repository))
 
     def _publish_fault(self, reason: str) -> None:
-        self._told.set_fault(reason)
+        self._health.set_fault(reason)
 
     def _on_gone(self, name: str) -> None:
-        self._told.forget_model(name)
+        self._health.forget_model(name)
 
     def _log_failure(self, model: str, error: Exception) -> None:
         self._log.error("batch_failed", model=model, error=f"{type(error).__name__}: {error}")

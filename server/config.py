@@ -22,7 +22,7 @@ _DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
 
 
 class Settings(BaseSettings):
-    """What a server may be told; every field is also an environment variable ``MODELZOO_<NAME>``."""
+    """The settings of a server; every field is also an environment variable ``MODELZOO_<NAME>``."""
 
     model_config = SettingsConfigDict(
         env_prefix="MODELZOO_", extra="forbid", frozen=True, use_attribute_docstrings=True
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     max_model_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 4 << 30
     """Memory that the weights and the largest batch of a model may take, as its graph states."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
-    """Time that accepted requests have to end when the server is told to stop."""
+    """Time that accepted requests have to end when the server is stopped."""
 
     @model_validator(mode="after")
     def _a_request_must_fit(self) -> Self:
@@ -141,7 +141,7 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
     """Put the settings together.
 
     Args:
-        flags: what the command line said, by field name; None means it said nothing.
+        flags: of the command line, by field name; None where one was not given.
         config: a TOML file with keys named like the fields.
 
     Raises:

@@ -8,7 +8,7 @@ _EARLY_S = 0.02
 
 
 def over(deadline_s: float | None, now_s: float | None = None) -> bool:
-    """Tell a call whose deadline passed from one that its client hung up; gRPC cancels both alike.
+    """Return whether a deadline has passed, rather than that the client hung up; gRPC cancels both alike.
 
     Args:
         deadline_s: on the clock of `time.monotonic`; None for no deadline.

@@ -26,11 +26,11 @@ import grpc
 
 Raised = TypeVar("Raised", bound=BaseException)
 
-UNEXPECTED = "internal error; the server's log has it"  # all that a client is told of any other exception
+UNEXPECTED = "internal error; the server's log has it"  # all that a client sees of any other exception
 
 
 class ModelZooError(Exception):
-    """What a client may be told; `rpc` turns it into the status of the call."""
+    """What a client may see; `rpc` turns it into the status of the call."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
 
@@ -116,7 +116,7 @@ class OverloadedError(ModelZooError):
 
 
 class BusyError(OverloadedError):
-    """There is no room for these images now, told as Triton does."""
+    """There is no room for these images now; the status is Triton's."""
 
     status = grpc.StatusCode.UNAVAILABLE
 

@@ -42,10 +42,10 @@ class Frontend:
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._channel = Channel(
-            frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._hear, self._broken
+            frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame, self._received, self._broken
         )
         self._welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._told_to_stop = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._failed = asyncio.Event()
         self._grace = GracePeriod()
         self._one_report = asyncio.Lock()
@@ -60,7 +60,7 @@ class Frontend:
         if not self._welcomed.done():
             return 1
         try:
-            await self._front.open(self._port, self._vitals.supervisor, shared=True)
+            await self._front.open(self._port, self._monitor.supervisor, shared=True)
         except RuntimeError as error:  # gRPC's
             self._channel.pending.failure = str(error).partition("\n")[0]
             self._channel.close()
@@ -89,23 +89,23 @@ class Frontend:
 
     async def _stop(self) -> None:
         """Wait until it is time, then answer what was accepted, and say what was counted."""
-        await self._told_to_stop.wait()
-        await self._vitals.expect_end()
+        await self._stop_requested.wait()
+        await self._monitor.expect_end()
         await self._front.stop(self._grace)
         await self._report()
 
     def _broken(self, error: Exception) -> None:
         if self._welcomed.done():
-            self._vitals.supervisor.failed("connection", error, remedy="this front end ends")
+            self._monitor.supervisor.failed("connection", error, remedy="this front end ends")
 
-    def _hear(self, frame: frontend_pb2.EngineFrame) -> None:
+    def _received(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
-            self._meet(frame.welcome)
-        self._heartbeat.received()
+            self._build(frame.welcome)
+        self._receivedtbeat.received()
         if frame.HasField("fault"):
             self._set_fault("engine", frame.fault)
         for sent in frame.models:
-            self._models.hear(sent)
+            self._models.receive(sent)
             self._front.health.set_model(sent.status.name, sent.status.state)
         for name in frame.removed:
             self._models.forget(name)
@@ -114,18 +114,18 @@ class Frontend:
             self._front.health.set_server(serving=frame.serving)
         if frame.HasField("state"):
             self._channel.pending.seen = frame.state
-        self._engine.hear(frame)
+        self._engine.receive(frame)
         if frame.report_wanted:
             task = asyncio.get_running_loop().create_task(self._report())
             self._reporting.add(task)
             task.add_done_callback(self._reported)
         if frame.HasField("stop_by_s"):
             self._grace.ends_s = frame.stop_by_s
-            self._told_to_stop.set()
+            self._stop_requested.set()
         if frame.hurry:
             self._grace.forced.set()
 
-    def _meet(self, welcome: frontend_pb2.Welcome) -> None:
+    def _build(self, welcome: frontend_pb2.Welcome) -> None:
         """Build everything."""
         loop = asyncio.get_running_loop()
         settings = Settings.model_validate_json(welcome.settings)
@@ -153,7 +153,7 @@ class Frontend:
             self._engine.statistics,
             self._log,
         )
-        self._vitals = Monitor(
+        self._monitor = Monitor(
             settings,
             registry,
             self._log,
@@ -163,10 +163,10 @@ class Frontend:
             # Half the time: the log has the stack of a blocked loop before the engine ends this process.
             loop_timeout_s=settings.heartbeat_timeout_s / 2,
         )
-        self._heartbeat = Heartbeat(
+        self._receivedtbeat = Heartbeat(
             self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
         )
-        self._heartbeat.start()
+        self._receivedtbeat.start()
         self._welcomed.set_result(None)
 
     def _give_up(self, reason: str) -> None:
@@ -178,25 +178,25 @@ class Frontend:
         reason = f"the engine has given no sign of life for {silent_s:.0f} s"
         consequence = "calls are refused until it does"
         self._log.error("engine_hangs", silent_s=round(silent_s, 1), consequence=consequence)
-        self._vitals.supervisor.hangs("connection", reason)
+        self._monitor.supervisor.hangs("connection", reason)
         self._engine.suspend(f"{reason}; {consequence}")
 
     def _engine_sounds(self) -> None:
         self._log.warning("engine_resumed")
-        self._vitals.faults.clear("connection")
+        self._monitor.faults.clear("connection")
         self._engine.resume()
 
     def _set_fault(self, part: str, reason: str) -> None:
         if reason:
-            self._vitals.faults.report(part, reason)
+            self._monitor.faults.report(part, reason)
         else:
-            self._vitals.faults.clear(part)
+            self._monitor.faults.clear(part)
 
     def _reported(self, task: asyncio.Task[None]) -> None:
         """Look at the end of a report; the engine counts one that is missed."""
         self._reporting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._vitals.supervisor.failed("report", error, remedy="the next one says all")
+            self._monitor.supervisor.failed("report", error, remedy="the next one says all")
 
     async def _report(self) -> None:
         async with self._one_report:  # on a thread, because it takes some milliseconds

@@ -66,8 +66,8 @@ class GrpcServer:
 
     Args:
         models: that answer.
-        changes: loads and unloads them.
-        tell: asked for their statistics.
+        control: loads and unloads them.
+        statistics: gives theirs.
 
     Attributes:
         health: what the health service answers.
@@ -81,19 +81,19 @@ class GrpcServer:
         settings: Settings,
         metrics: Metrics,
         models: Models,
-        changes: ModelControl,
-        tell: ModelStatistics,
+        control: ModelControl,
+        statistics: ModelStatistics,
         log: FilteringBoundLogger,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._models = models
-        self._changes = changes
-        self._tell = tell
+        self._control = control
+        self._statistics = statistics
         self._log = log
         self._regions = Regions()
         self.health = Health(classifier.SERVICE, open_inference.SERVICE)
-        self._accounts = RequestTracker(models, metrics)
+        self._tracker = RequestTracker(models, metrics)
         self._stack = contextlib.ExitStack()
         max_bytes = settings.max_bytes_in_flight // max(1, settings.frontends)
         self._max_message_bytes = settings.max_message_bytes
@@ -225,7 +225,7 @@ class GrpcServer:
         }
 
     def _classifier(self) -> Classifier:
-        return Classifier(self._models, self._accounts, self.decoder, self._settings.max_images_per_request)
+        return Classifier(self._models, self._tracker, self.decoder, self._settings.max_images_per_request)
 
     def _open_inference(self, handlers: Handlers) -> dict[str, Method]:
         settings = self._settings
@@ -235,7 +235,7 @@ class GrpcServer:
         if settings.allow_model_control:
             extensions.append("model_repository")
         return OpenInference(
-            self._accounts,
+            self._tracker,
             self.decoder,
             self._regions,
             self.in_flight,
@@ -244,10 +244,10 @@ class GrpcServer:
             unavailable_when_full=settings.status_compat == "triton",
         ).methods(
             handlers,
-            Descriptions(self._models, self.health, extensions, self._tell),
+            Descriptions(self._models, self.health, extensions, self._statistics),
             Administration(
                 self._models,
-                self._changes,
+                self._control,
                 self._regions,
                 allow_model_control=settings.allow_model_control,
                 allow_client_shm=settings.allow_client_shm,

@@ -66,7 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def require_free(host: str, port: int) -> None:
-    """Find out that a port can be listened on, and else why; gRPC itself does not tell.
+    """Require that a port can be listened on; gRPC itself gives no reason why not.
 
     Raises:
         StartError: it is in use, may not be had, or the host is not ours.

@@ -16,7 +16,7 @@ def hand_over(
 ) -> None:
     """Have the event loop call a function; do nothing where the loop is closed.
 
-    It is closed only when the grace period of a stop has ended while this thread was busy; then nobody
+    It is closed only when the grace period of a stop has ended while this thread was busy; then nothing
     waits for it any more.
     """
     with contextlib.suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""The door: who is refused before anything waits for them, and when they should come back."""
+"""Admission control: what is rejected before it waits, and when the client should retry."""
 
 from collections.abc import Sequence
 
@@ -13,39 +13,39 @@ _LEAST_RETRY_S = 0.01  # below it, asking again is most of the load
 
 
 class AdmissionController:
-    """Lets submissions into the queues of one device, or refuses them; the batcher's lock guards it.
+    """Admits submissions into the queues of one device, or rejects them; the batcher's lock guards it.
 
     Args:
         queues: of all models of the device.
-        pace: predicts when what runs ends.
+        contention: predicts when what runs ends.
     """
 
-    def __init__(self, queues: Sequence[ModelQueue], pace: Contention) -> None:
+    def __init__(self, queues: Sequence[ModelQueue], contention: Contention) -> None:
         self._queues = queues
-        self._pace = pace
+        self._contention = contention
 
     def check(self, queue: ModelQueue, submission: Submission) -> None:
-        """Let a submission in that comes now, by returning.
+        """Admit a submission that comes now, by returning.
 
-        Each priority has a bound of its own: neither keeps the other out. Nor does one peer keep another out:
-        a full queue has some room more, for those who hold no more than an equal share of that room.
+        Each priority has a bound of its own: neither locks the other out. Nor does one peer lock another out:
+        a full queue has some room more, for peers that hold no more than an equal share of that room.
 
         Raises:
             OverloadedError: there is no room for all of its images, or so many go before it that it
                 would be late.
-            ExpiredError: it is late already, or would be were nobody else there.
+            ExpiredError: it is late already, or would be on an idle device.
         """
         images, now_s = len(submission.images), submission.submitted_s
-        line = queue.lines[submission.priority]
+        line = queue.levels[submission.priority]
         waiting = line.waiting
         excess = waiting + images - queue.max_queue_size
         spare = queue.max_queue_size // _OVERFILL
         if excess > spare or (excess > 0 and not line.is_within_share(submission, spare)):
             queue.metrics.unanswered["queue_full"].inc(images)
             raise OverloadedError(
-                f"{waiting} images wait for {queue.name}, of {queue.max_queue_size} that may; "
-                f"{images} more do not fit",
-                max(_LEAST_RETRY_S, self._pace.running_s(now_s) + queue.costs.drain_s(excess)),
+                f"queue full: {waiting} of {queue.max_queue_size} images queued for {queue.name}, "
+                f"{images} requested",
+                max(_LEAST_RETRY_S, self._contention.running_s(now_s) + queue.profile.drain_s(excess)),
             )
         if submission.deadline_s is None:
             return
@@ -53,31 +53,31 @@ class AdmissionController:
         if late_s < 0:
             return
         # A prediction for this model that refuses it is believed the less the longer nothing ran.
-        late_s -= queue.costs.drain_s(images) - queue.costs.least_s(images, now_s)
+        late_s -= queue.profile.drain_s(images) - queue.profile.least_s(images, now_s)
         if late_s < 0:
             return
-        if line.is_hopeless(submission, now_s):
+        if line.is_late(submission, now_s):
             queue.metrics.unanswered["expired"].inc(images)
-            raise ExpiredError("the deadline is over, or too near for this model")
+            raise ExpiredError("deadline cannot be met: it has passed, or is shorter than one batch takes")
         queue.metrics.unanswered["late"].inc(images)
         raise OverloadedError(
-            f"so much waits for the device that {queue.name} would answer {late_s:.3f} s after the deadline",
+            f"deadline cannot be met: predicted completion of {queue.name} {1000 * late_s:.0f} ms late",
             max(_LEAST_RETRY_S, late_s),
         )
 
     def _work_s(self, to: ModelQueue, submission: Submission) -> float:
-        """Predict how long the device takes for what runs, what goes before a submission, and itself."""
+        """Predict how long the device takes for what runs, what is queued before a submission, and itself."""
         total_s = 0.0
         for queue in self._queues:
             ahead = len(submission.images) if queue is to else 0
-            if queue.lines[submission.priority].waiting:
-                ahead += queue.lines[submission.priority].ahead(submission.due_s)
+            if queue.levels[submission.priority].waiting:
+                ahead += queue.levels[submission.priority].ahead(submission.due_s)
             if submission.priority is Priority.BULK:
-                ahead += queue.lines[Priority.INTERACTIVE].waiting
-            total_s += queue.costs.drain_s(ahead)
+                ahead += queue.levels[Priority.INTERACTIVE].waiting
+            total_s += queue.profile.drain_s(ahead)
         now_s = submission.submitted_s
-        if self._pace.any_free:  # it begins at once
-            return self._pace.takes_s(total_s, now_s)
-        # Whoever comes after them begins beside their own images, and slows these down.
-        own_s = to.costs.drain_s(len(submission.images))
-        return self._pace.running_s(now_s) + total_s + own_s * (self._pace.slowest - 1)
+        if self._contention.any_free:  # it begins at once
+            return self._contention.takes_s(total_s, now_s)
+        # Later submissions begin beside these images, and slow them down.
+        own_s = to.profile.drain_s(len(submission.images))
+        return self._contention.running_s(now_s) + total_s + own_s * (self._contention.slowest - 1)

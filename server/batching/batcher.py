@@ -29,7 +29,7 @@ class Batcher:
     Args:
         wake: notified when there is something to take; its lock guards the queues. Shared with the
             device's lane, which waits on it.
-        log_failure: told of a batch that the device failed: the model's name and the cause.
+        log_failure: called for a batch that the device failed: the model's name and the cause.
         lanes: batches that run at the same time.
         side_by_side: how many of them do not slow each other down; all, where none is given.
         max_queue_delay_s: how long the oldest image of a batch that could be larger waits for more to
@@ -54,9 +54,9 @@ class Batcher:
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: dict[int, Batch] = {}
-        self._pace = Contention(lanes, lanes if side_by_side is None else side_by_side, clock())
-        self._turns = PriorityPolicy()
-        self._door = AdmissionController(self._queues, self._pace)
+        self._contention = Contention(lanes, lanes if side_by_side is None else side_by_side, clock())
+        self._policy = PriorityPolicy()
+        self._admission = AdmissionController(self._queues, self._contention)
         self._closed = False
         self._waking = False
         self._loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class Batcher:
     @property
     def side_by_side(self) -> float:
         """Give how many batches run at the same time without slowing each other down."""
-        return self._pace.side_by_side
+        return self._contention.side_by_side
 
     def add(self, queue: ModelQueue) -> None:
         """Serve a model from now on."""
@@ -72,7 +72,7 @@ class Batcher:
             self._queues.append(queue)
 
     def remove(self, queue: ModelQueue) -> None:
-        """Serve a model no more; nobody waits for it."""
+        """Serve a model no more; nothing waits for it."""
         with self._wake:
             self._queues.remove(queue)
 
@@ -103,31 +103,31 @@ class Batcher:
         """
         ended = partial(self._ended_unanswered, queue)
         submission = Submission(images, deadline_s, priority, self._clock(), ended, self._loop, peer)
-        line = queue.lines[priority]
+        line = queue.levels[priority]
         with self._wake:
             if self._closed:
                 raise ModelNotReadyError("the server is stopping")
             line.schedule(submission)
-            self._door.check(queue, submission)
+            self._admission.check(queue, submission)
             line.add(submission)
-        if not self._waking:  # who comes in this turn of the event loop, comes before a lane looks
+        if not self._waking:  # what comes in this turn of the event loop can join the batch
             self._waking = True
             self._loop.call_soon(self._wake_lanes)
         return submission
 
     def release(self, number: int) -> None:
-        """Take note that what was taken under a number has ended; the lane calls it, with the lock."""
+        """Count what was taken under a number as ended; the lane calls it, with the lock."""
         if (ended := self._running.pop(number, None)) is not None:
             now_s = self._clock()
-            self._turns.ended(ended, now_s)
+            self._policy.ended(ended, now_s)
             if (number + self._lanes) % (2 * self._lanes) not in self._running:
-                self._pace.end(number % self._lanes, now_s)
+                self._contention.end(number % self._lanes, now_s)
 
     def take(self, number: int = 0) -> Batch | float | None:
-        """Bind the next batch, of the model whose images have least slack.
+        """Bind the next batch, of the model with least slack.
 
-        Slack is the time until the images are due, less what their batch takes. Whose deadline cannot be kept
-        any more is dropped here, before any computing. Called by a lane, which holds the lock.
+        Slack is the time until the images are due, less what their batch takes. What cannot meet its deadline
+        any more expires here, before any computing. Called by a lane, which holds the lock.
 
         Args:
             number: of the lane's thread, plus the number of threads for a batch that begins while the one
@@ -141,67 +141,71 @@ class Batcher:
         self.release(number)
         lane = number % self._lanes
         while True:
-            priority, queues = self._turns.next(self._queues, now_s, slowing=self._pace.beside(lane) > 1)
+            priority, queues = self._policy.next(
+                self._queues, now_s, slowing=self._contention.beside(lane) > 1
+            )
             if not queues:
                 return None
             if self._max_queue_delay_s:
-                slowest = self._pace.slowest
-                starts_s = {q: q.lines[priority].start_s(self._max_queue_delay_s, slowest) for q in queues}
+                slowest = self._contention.slowest
+                starts_s = {q: q.levels[priority].start_s(self._max_queue_delay_s, slowest) for q in queues}
                 queues = [queue for queue in queues if starts_s[queue] <= now_s]
                 if not queues:
                     return min(starts_s.values()) - now_s
-            queue = min(queues, key=lambda queue: queue.lines[priority].latest_start_s)
-            line = queue.lines[priority]
+            queue = min(queues, key=lambda queue: queue.levels[priority].latest_start_s)
+            line = queue.levels[priority]
             alone = sum(queue.waiting for queue in self._queues) == line.first.left
-            hopeless = line.drop_hopeless(now_s, partial(self._takes_s, lane, now_s, alone=alone))
-            if not hopeless:
+            late = line.drop_late(now_s, partial(self._takes_s, lane, now_s, alone=alone))
+            if not late:
                 return self._bind(queue, priority, number, now_s)
-            hand_over(self._loop, _expire, hopeless)
+            hand_over(self._loop, _expire, late)
 
     def close(self) -> None:
-        """Take no more, and fail whoever still waits; what runs is still answered."""
+        """Take no more, and fail what still waits; what runs is still answered."""
         with self._wake:
             self._closed = True
-            left = [s for queue in self._queues for line in queue.lines for s in line.clear()]
+            left = [s for queue in self._queues for line in queue.levels for s in line.clear()]
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
-        line, lane = queue.lines[priority], number % self._lanes
-        starts_s = self._pace.free_s(lane, now_s)
+        line, lane = queue.levels[priority], number % self._lanes
+        starts_s = self._contention.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
-        images = line.best_size(starts_s, self._pace.slowest)
-        ends_s = starts_s + queue.costs.batch_s(images) * self._pace.beside(lane)
-        seats = line.take(images)
-        free = queue.costs.seats(images) - images
+        images = line.best_size(starts_s, self._contention.slowest)
+        ends_s = starts_s + queue.profile.batch_s(images) * self._contention.beside(lane)
+        slices = line.take(images)
+        free = queue.profile.padded_size(images) - images
         if free and priority is Priority.INTERACTIVE:
-            seats += queue.lines[Priority.BULK].take(free, ends_s)
-        batch = Batch(queue, priority, seats, ends_s, self._loop, self._clock, self._pace, self._log_failure)
+            slices += queue.levels[Priority.BULK].take(free, ends_s)
+        batch = Batch(
+            queue, priority, slices, ends_s, self._loop, self._clock, self._contention, self._log_failure
+        )
         self._running[number] = batch
-        self._pace.begin(lane, ends_s, now_s)
-        self._turns.began(batch)
+        self._contention.begin(lane, ends_s, now_s)
+        self._policy.began(batch)
         return batch
 
     def _takes_s(self, lane: int, now_s: float, work_s: float, *, alone: bool) -> float:
         """Predict how long work takes that begins now on a lane.
 
         Args:
-            alone: whether nobody else waits, who would begin when others end.
+            alone: whether nothing else waits that would begin when others end.
         """
         if alone:
-            return self._pace.takes_s(work_s, now_s, lane)
-        return work_s * self._pace.beside(lane)
+            return self._contention.takes_s(work_s, now_s, lane)
+        return work_s * self._contention.beside(lane)
 
     def _wake_lanes(self) -> None:
-        """Have as many lanes look as there could be batches: a batch may be one image."""
+        """Wake as many lanes as there could be batches: a batch may be one image."""
         self._waking = False
         with self._wake:
             self._wake.notify(sum(queue.waiting for queue in self._queues))
 
     def _ended_unanswered(self, queue: ModelQueue, submission: Submission, reason: Unanswered | None) -> None:
-        """Take out the images that still wait, because nobody waits for them any more, and count all."""
+        """Take out the images that still wait, because their answer is not wanted any more, and count all."""
         with self._wake:
-            queue.lines[submission.priority].remove(submission)
+            queue.levels[submission.priority].remove(submission)
         if reason == "cancelled" and deadlines.over(submission.deadline_s, self._clock()):
             reason = "expired"
         if reason is not None:
@@ -210,4 +214,4 @@ class Batcher:
 
 def _expire(submissions: Sequence[Submission]) -> None:
     for submission in submissions:
-        submission.fail(ExpiredError("the deadline passed in the queue, or came too near"), "expired")
+        submission.fail(ExpiredError("deadline passed in the queue, or cannot be met any more"), "expired")

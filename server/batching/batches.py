@@ -30,11 +30,11 @@ class Batch:
 
     queue: ModelQueue
     priority: Priority
-    seats: list[Slice]
+    slices: list[Slice]
     ends_s: float
     loop: asyncio.AbstractEventLoop
     clock: Callable[[], float]
-    pace: Contention
+    contention: Contention
     log_failure: Callable[[str, Exception], None]
     images: int = field(init=False)
     started_s: float = field(init=False, default=math.nan)
@@ -46,25 +46,25 @@ class Batch:
     _not_numbers: list[int] = field(init=False, default_factory=list)  # rows
 
     def __post_init__(self) -> None:
-        self.images = sum(seats.stop - seats.start for seats in self.seats)
+        self.images = sum(part.stop - part.start for part in self.slices)
 
     @property
     def model(self) -> str:
-        """Name its model."""
+        """The name of its model."""
         return self.queue.name
 
     @property
     def depth(self) -> int:
-        """Give how many batches of this network may be on their way, from the lane's thread."""
+        """How many batches of this network may be in progress, from the lane's thread."""
         return self.queue.pipelined.depth if self.queue.pipelined else 1
 
     def start(self) -> None:
         """Infer on the calling thread; or only set the batch on its way, where the network can."""
         self.started_s = self.clock()
-        self._begun_work_s = self.pace.work_s(self.started_s)
-        self._slowdown_then = self.pace.now
+        self._begun_work_s = self.contention.work_s(self.started_s)
+        self._slowdown_then = self.contention.slowdown
         try:
-            parts = [seats.submission.images[seats.start : seats.stop] for seats in self.seats]
+            parts = [part.submission.images[part.start : part.stop] for part in self.slices]
             # What came in one array is not taken apart where it is the whole batch.
             rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
             if self.queue.pipelined:
@@ -88,7 +88,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - a network may answer with anything, or with nothing
             outcome = error
         ended_s = self.clock()
-        work_s = self.pace.work_s(ended_s) - self._begun_work_s
+        work_s = self.contention.work_s(ended_s) - self._begun_work_s
         self._slowdown = (ended_s - self.started_s) / work_s if work_s > 0 else 1.0
         times = BatchTimes(max(self.started_s, free_s), ended_s, self.images)
         hand_over(self.loop, self._settle, outcome, times)
@@ -123,19 +123,19 @@ class Batch:
         try:
             self._answer(outcome, times)
         except Exception as error:  # noqa: BLE001 - every submission is settled, whatever happens
-            for seats in self.seats:
-                seats.submission.fail(InferenceError("the answers of this batch could not be used"), "failed")
+            for part in self.slices:
+                part.submission.fail(InferenceError("the answers of this batch could not be used"), "failed")
             self.log_failure(self.queue.name, error)
-        for seats in self.seats:
-            seats.submission.batch_ended()
+        for part in self.slices:
+            part.submission.batch_ended()
 
     def _answer(self, outcome: Probabilities | Exception, times: BatchTimes) -> None:
         metrics = self.queue.metrics
         metrics.batch_size.observe(times.batch_size)
         metrics.infer.observe(times.ended_s - times.started_s)
         if isinstance(outcome, Exception):
-            for seats in self.seats:
-                seats.submission.fail(InferenceError("the device failed this batch"), "failed")
+            for part in self.slices:
+                part.submission.fail(InferenceError("the device failed this batch"), "failed")
             self.log_failure(self.queue.name, outcome)
             return
         now_s = self.clock()
@@ -143,17 +143,17 @@ class Batch:
         metrics.statistics.ran(times.batch_size, took_s)
         # A batch that was alone for a part of its time only says nothing certain of either case.
         if abs(self._slowdown - self._slowdown_then) <= _STEADY * self._slowdown_then:
-            self.queue.costs.observe(times.batch_size, took_s / self._slowdown, now_s)
+            self.queue.profile.observe(times.batch_size, took_s / self._slowdown, now_s)
         row = 0
-        for seats in self.seats:
-            count = seats.stop - seats.start
+        for part in self.slices:
+            count = part.stop - part.start
             bad = self._not_numbers and [at for at in self._not_numbers if row <= at < row + count]
             if bad:
-                image = seats.start + bad[0] - row
+                image = part.start + bad[0] - row
                 reason = f"images[{image}]: the network's answer is not a number"
-                seats.submission.fail(InferenceError(reason), "failed")
+                part.submission.fail(InferenceError(reason), "failed")
             else:
-                answer = seats.submission.collect(seats.start, outcome[row : row + count], times, now_s)
+                answer = part.submission.collect(part.start, outcome[row : row + count], times, now_s)
                 if answer is not None:
                     metrics.queue.observe(answer.queue_s)
             row += count

@@ -6,8 +6,8 @@ import math
 class Contention:
     """Predicts the ends of batches that run at the same time on the same cores, and counts their work.
 
-    Work is the time that a batch would have taken alone. The batcher tells what begins and ends, under its
-    lock; whoever reads `now` and `work_s` needs none. Cores are taken to be shared out evenly and all used,
+    Work is the time that a batch would have taken alone. The batcher reports what begins and ends, under its
+    lock; `slowdown` and `work_s` are read without it. Cores are taken to be shared out evenly and all used,
     though a batch that was handed to a pool of two (`runs`) keeps to one thread even when it is left alone,
     and batches of tiny networks do not slow each other down.
 
@@ -24,22 +24,22 @@ class Contention:
         self._state = (now_s, 0.0, 1.0)
 
     @property
-    def now(self) -> float:
-        """Tell how many times as long a batch takes now as it does alone."""
+    def slowdown(self) -> float:
+        """How many times as long a batch takes now as it does alone."""
         return self._state[2]
 
     @property
     def slowest(self) -> float:
-        """Tell the same of a batch while all lanes are busy."""
+        """The slowdown while all lanes are busy."""
         return self._slowdown(len(self._until_s))
 
     @property
     def any_free(self) -> bool:
-        """Tell whether a lane has nothing to do."""
+        """Whether a lane has nothing to do."""
         return -math.inf in self._until_s
 
     def beside(self, lane: int) -> float:
-        """Tell the same of a batch that begins on a lane, beside what runs on the others."""
+        """Return the slowdown of a batch that begins on a lane, beside what runs on the others."""
         return self._slowdown(1 + len(self._others(lane)))
 
     def free_s(self, lane: int, now_s: float) -> float:
@@ -47,11 +47,11 @@ class Contention:
         return max(now_s, self._until_s[lane])
 
     def begin(self, lane: int, until_s: float, now_s: float) -> None:
-        """Take note of a batch that should end then; the others come to their ends the later."""
+        """Add a batch that should end then; the others end later."""
         self._change(lane, until_s, now_s)
 
     def end(self, lane: int, now_s: float) -> None:
-        """Take note that nothing runs on a lane; the others come to their ends the sooner."""
+        """Remove the batch of a lane; the others end sooner."""
         self._change(lane, -math.inf, now_s)
 
     def running_s(self, now_s: float) -> float:
@@ -66,25 +66,25 @@ class Contention:
             lane: on which it begins; what ran there has ended. None for any that is free.
         """
         others_s = (self._until_s[other] - now_s for other in self._others(lane))
-        shared_s = work_s + sum(min(left_s / self.now, work_s) for left_s in others_s if left_s > 0)
+        shared_s = work_s + sum(min(left_s / self.slowdown, work_s) for left_s in others_s if left_s > 0)
         return max(work_s, shared_s / self.side_by_side)
 
     def work_s(self, now_s: float) -> float:
-        """Give how far a batch that ran all the time has come, in seconds of a batch that runs alone."""
+        """Return the work of a batch that ran all the time, in seconds of a batch that runs alone."""
         since_s, work_s, slowdown = self._state
         return work_s + (now_s - since_s) / slowdown
 
     def _others(self, lane: int | None) -> list[int]:
-        """Give the lanes that are busy, but for one."""
+        """Return the lanes that are busy, but for one."""
         return [other for other, until_s in enumerate(self._until_s) if until_s > -math.inf and other != lane]
 
     def _slowdown(self, batches: int) -> float:
-        """Tell how many times as long a batch takes among so many as it does alone."""
+        """Return how many times as long a batch takes among so many as it does alone."""
         return max(1.0, batches / self.side_by_side)
 
     def _change(self, lane: int, until_s: float, now_s: float) -> None:
         others = self._others(lane)
-        before, now = self.now, self._slowdown(len(others) + (until_s > -math.inf))
+        before, now = self.slowdown, self._slowdown(len(others) + (until_s > -math.inf))
         self._state = (now_s, self.work_s(now_s), now)
         for other in others:
             left_s = self._until_s[other] - now_s

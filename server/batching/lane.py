@@ -101,7 +101,7 @@ class Lane:
         return not any(thread.is_alive() for thread in self._threads)
 
     def running(self) -> list[tuple[int, Batch]]:
-        """Give the batches that are under way, each with the ident of its thread; on any thread."""
+        """Return the batches that are under way, each with the ident of its thread; on any thread."""
         return [
             (thread.ident or 0, batch)
             for thread, under_way in zip(self._threads, self._under_way, strict=True)

@@ -1,7 +1,7 @@
-"""What batches cost: how long one of each size takes on this device.
+"""The latency profile of a model: how long a batch of each size takes on this device.
 
 Measured when the model is loaded (`loading`), put right by every batch that runs. By it the batcher
-chooses sizes and `admission` whom to refuse.
+chooses sizes, and `admission` rejects what would be late.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ _WORTHWHILE_RATIO = 1.02
 # Weight of a new observation in the mean, and in the mean of how much longer than that it was, much as TCP
 # has it for round trips (RFC 6298). Four of these above the mean are what nearly all batches keep.
 _WEIGHT, _EXCESSES = 1 / 8, 4
-# A machine that stood still for seconds must not refuse everybody afterwards, and no batch takes no time.
+# A machine that stood still for seconds must not reject everything afterwards, and no batch takes no time.
 _LARGEST_SURPRISE, _SMALLEST_RATIO = 2.0, 0.01
 _HALF_LIFE_S = 10.0
 
 
 def default_sizes(max_batch_size: int) -> list[int]:
-    """Give the powers of two below a size, and it itself."""
+    """Return the powers of two below a size, and it itself."""
     return [*(2**power for power in range((max_batch_size - 1).bit_length())), max_batch_size]
 
 
 def up_to_knee(latency_s: Mapping[int, float]) -> dict[int, float]:
     """Leave out the sizes that bring hardly more images per second than a smaller one.
 
-    They would make everybody wait longer, for nothing. Where nobody would notice, they stay: larger
+    They would make every image wait longer, for nothing. Where that is not noticed, they stay: larger
     batches spare the event loop and the lanes work that is not measured here.
     """
     most = max(size / seconds for size, seconds in latency_s.items())
@@ -64,7 +64,7 @@ class LatencyProfile:
         measured = np.minimum.accumulate(measured[::-1])[::-1]
         counts = np.arange(self.largest + 1)  # of images; a batch of none never runs
         above = np.searchsorted(self.sizes, counts)
-        self._seats: list[int] = (np.array(self.sizes)[above] if padded else counts).tolist()
+        self._padded_sizes: list[int] = (np.array(self.sizes)[above] if padded else counts).tolist()
         self._seconds: list[float] = (
             measured[above] if padded else np.interp(counts, self.sizes, measured)
         ).tolist()
@@ -73,9 +73,9 @@ class LatencyProfile:
         self._mean, self._excess, self._factor = 1.0, 0.0, 1.0
         self._observed_s = measured_s
 
-    def seats(self, images: int) -> int:
-        """Give the size at which a batch runs: more than its images where it is padded."""
-        return self._seats[images]
+    def padded_size(self, images: int) -> int:
+        """Return the size at which a batch runs: more than its images where it is padded."""
+        return self._padded_sizes[images]
 
     def batch_s(self, images: int) -> float:
         """Predict the time of one batch that nothing slows down, of no more than the largest size."""
@@ -90,10 +90,10 @@ class LatencyProfile:
         return max(total_s / self._side_by_side, self.batch_s(self._fastest))
 
     def least_s(self, images: int, now_s: float) -> float:
-        """Give the time below which so many images are not worth a try.
+        """Return the time below which so many images are not worth a try.
 
-        That is the prediction, believed the less the longer nothing ran: where it refuses everybody,
-        nothing else would ever put it right.
+        That is the prediction, believed the less the longer nothing ran: where it rejects everything,
+        nothing else would ever correct it.
         """
         doubt: float = 0.5 ** ((now_s - self._observed_s) / _HALF_LIFE_S)
         return self.drain_s(images) * doubt

@@ -1,4 +1,4 @@
-"""Whose turn it is: interactive images, or bulk ones that wait for whatever time is left."""
+"""The priority policy: interactive images first, bulk ones in the time that is left."""
 
 import math
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class PriorityPolicy:
     - Where one more batch slows down those that run, an interactive request that runs is like one that waits,
       and no bulk batch begins beside another.
 
-    A batch that has begun is never stopped. On a device that pads, bulk images also ride in the free seats of
-    interactive batches, which costs nobody anything.
+    A batch that has begun is never stopped. On a device that pads, bulk images also fill the padding of
+    interactive batches, which delays nothing.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class PriorityPolicy:
         self._bulk_ended_s = -math.inf
 
     def began(self, batch: Batch) -> None:
-        """Take note of a batch that begins."""
+        """Add a batch that begins."""
         self._running.append(batch)
 
     def ended(self, batch: Batch, now_s: float) -> None:
-        """Take note of a batch that has ended."""
+        """Remove a batch that has ended."""
         self._running.remove(batch)
         if batch.priority is Priority.BULK:
             self._bulk_ended_s = now_s
@@ -46,7 +46,7 @@ class PriorityPolicy:
     def next(
         self, queues: Sequence[ModelQueue], now_s: float, *, slowing: bool
     ) -> tuple[Priority, list[ModelQueue]]:
-        """Give the priority whose turn it is, and the models with such images; none where none wait.
+        """Return the priority that runs next, and the models with such images; none where none wait.
 
         Args:
             slowing: whether one more batch slows down those that run.
@@ -66,14 +66,14 @@ class PriorityPolicy:
         slowing: bool,
     ) -> bool:
         bulk_runs = any(batch.priority is Priority.BULK for batch in self._running)
-        # When they came whom a bulk batch would hold up.
-        came_s = [s.submitted_s for queue in interactive for s in queue.lines[Priority.INTERACTIVE]]
+        # When those came that a bulk batch would delay.
+        came_s = [s.submitted_s for queue in interactive for s in queue.levels[Priority.INTERACTIVE]]
         if slowing:
             came_s += (
-                seats.submission.submitted_s
+                part.submission.submitted_s
                 for batch in self._running
                 if batch.priority is Priority.INTERACTIVE
-                for seats in batch.seats
+                for part in batch.slices
             )
         if not came_s:
             return not (slowing and bulk_runs)
@@ -82,11 +82,11 @@ class PriorityPolicy:
         return any(self._passed_over(queue, now_s) for queue in bulk)
 
     def _passed_over(self, queue: ModelQueue, now_s: float) -> bool:
-        line = queue.lines[Priority.BULK]
+        line = queue.levels[Priority.BULK]
         since_s = max(self._bulk_ended_s, line.first.submitted_s)
-        longest_s = queue.costs.batch_s(min(line.waiting, queue.costs.largest))
+        longest_s = queue.profile.batch_s(min(line.waiting, queue.profile.largest))
         return now_s - since_s >= _PASSED_OVER * longest_s
 
 
 def _with_images(queues: Sequence[ModelQueue], priority: Priority) -> list[ModelQueue]:
-    return [queue for queue in queues if queue.lines[priority].waiting]
+    return [queue for queue in queues if queue.levels[priority].waiting]

@@ -33,8 +33,8 @@ class PriorityLevel:
         waiting: images.
     """
 
-    def __init__(self, costs: LatencyProfile) -> None:
-        self._costs = costs
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._profile = profile
         self._submissions: deque[Submission] = deque()
         self._waiting_by_peer: dict[str, int] = {}  # images; only of peers with any
         self.waiting = 0
@@ -44,30 +44,30 @@ class PriorityLevel:
 
     @property
     def first(self) -> Submission:
-        """Give the submission that is due first; there must be one."""
+        """The submission that is due first; there must be one."""
         return self._submissions[0]
 
     @property
     def latest_start_s(self) -> float:
-        """Tell when a batch had to begin for the first submission to be in time; there must be one."""
-        return self.first.due_s - self._costs.batch_s(self._next_size)
+        """When a batch has to begin for the first submission to be in time; there must be one."""
+        return self.first.due_s - self._profile.batch_s(self._next_size)
 
     @property
     def _next_size(self) -> int:
-        """Give the images of the next batch, were no deadline too near for it."""
-        return min(self.waiting, self._costs.largest)
+        """The images of the next batch, were no deadline too near for it."""
+        return min(self.waiting, self._profile.largest)
 
     def start_s(self, max_delay_s: float, slowdown: float) -> float:
-        """Tell when a batch begins that waits for more images: full, or its oldest has waited so long.
+        """Return when a batch begins that waits for more images: full, or its oldest has waited so long.
 
         It begins earlier where a deadline is near: with twice the time that it may take in hand.
 
         Args:
             slowdown: how many times as long as predicted the batch may take.
         """
-        if self.waiting >= self._costs.largest:
+        if self.waiting >= self._profile.largest:
             return -math.inf
-        hand_s = 2 * slowdown * self._costs.batch_s(self.waiting)
+        hand_s = 2 * slowdown * self._profile.batch_s(self.waiting)
         starts_s = [s.submitted_s + max_delay_s for s in self._submissions]
         starts_s += (s.deadline_s - hand_s for s in self._submissions if s.deadline_s is not None)
         return min(starts_s)
@@ -80,13 +80,13 @@ class PriorityLevel:
         """
         images = self._waiting_by_peer.get(submission.peer, 0) + len(submission.images)
         all_images = self.waiting + len(submission.images)
-        if images == all_images:  # nobody else waits
+        if images == all_images:  # of this peer alone
             return
-        fair_s = self._costs.drain_s(images) * self._peers_with(submission.peer)
-        submission.advance(max(0.0, self._costs.drain_s(all_images) - fair_s))
+        fair_s = self._profile.drain_s(images) * self._peers_with(submission.peer)
+        submission.advance(max(0.0, self._profile.drain_s(all_images) - fair_s))
 
     def is_within_share(self, submission: Submission, limit: int) -> bool:
-        """Tell whether a peer has no more than an equal share of so many images, a submission included."""
+        """Return whether a peer has no more than an equal share of so many images, a submission included."""
         images = self._waiting_by_peer.get(submission.peer, 0) + len(submission.images)
         return images * self._peers_with(submission.peer) <= limit
 
@@ -106,7 +106,7 @@ class PriorityLevel:
             submission.taken = len(submission.images)
 
     def ahead(self, due_s: float) -> int:
-        """Count the images that go before somebody who comes now and is due then."""
+        """Count the images that are queued before a submission that is due then."""
         if not self._submissions or self._submissions[-1].due_s <= due_s:
             return self.waiting
         total = 0
@@ -116,7 +116,7 @@ class PriorityLevel:
             total += submission.left
         return total
 
-    def is_hopeless(
+    def is_late(
         self, submission: Submission, now_s: float, takes_s: Callable[[float], float] = lambda work_s: work_s
     ) -> bool:
         """Return whether a deadline cannot be kept any more, even if these images are next.
@@ -125,34 +125,34 @@ class PriorityLevel:
             takes_s: how long work takes that begins now, beside what runs.
         """
         deadline_s, left = submission.deadline_s, submission.left
-        if deadline_s is None or deadline_s > now_s + takes_s(self._costs.drain_s(left)):
+        if deadline_s is None or deadline_s > now_s + takes_s(self._profile.drain_s(left)):
             return False
-        return deadline_s <= now_s + takes_s(self._costs.least_s(left, now_s))
+        return deadline_s <= now_s + takes_s(self._profile.least_s(left, now_s))
 
-    def drop_hopeless(self, now_s: float, takes_s: Callable[[float], float]) -> list[Submission]:
-        """Take out whose deadline cannot be kept any more, as far as they would be in the next batch.
+    def drop_late(self, now_s: float, takes_s: Callable[[float], float]) -> list[Submission]:
+        """Drop what cannot meet its deadline any more, as far as it would be in the next batch.
 
         Args:
             takes_s: how long work takes that begins now, beside what runs.
         """
-        horizon_s = now_s + takes_s(self._costs.drain_s(self.waiting))  # who is due later has time enough
-        hopeless: list[Submission] = []
-        seated = 0
+        horizon_s = now_s + takes_s(self._profile.drain_s(self.waiting))  # what is due later has time enough
+        late: list[Submission] = []
+        counted = 0
         for submission in self._submissions:
-            if submission.due_s > horizon_s or seated >= self._costs.largest:
+            if submission.due_s > horizon_s or counted >= self._profile.largest:
                 break
-            if self.is_hopeless(submission, now_s, takes_s):
-                hopeless.append(submission)
+            if self.is_late(submission, now_s, takes_s):
+                late.append(submission)
             else:
-                seated += submission.left
-        for submission in hopeless:
+                counted += submission.left
+        for submission in late:
             self.remove(submission)
-        return hopeless
+        return late
 
     def best_size(self, now_s: float, slowdown: float) -> int:
         """Choose how many images run next: most per second, of the sizes that keep every deadline.
 
-        Of sizes that are about equal, the largest. One image runs whatever its deadline; who cannot make it
+        Of sizes that are about equal, the largest. One image runs whatever its deadline; what cannot meet it
         alone was dropped before.
 
         Args:
@@ -160,15 +160,15 @@ class PriorityLevel:
         """
         most = self._next_size
         best, best_rate = 1, 0.0
-        seated, earliest_s = 0, math.inf
+        counted, earliest_s = 0, math.inf
         submissions = iter(self._submissions)
-        for size in (*(size for size in self._costs.sizes if size < most), most):
-            while seated < size:
+        for size in (*(size for size in self._profile.sizes if size < most), most):
+            while counted < size:
                 submission = next(submissions)
-                seated += submission.left
+                counted += submission.left
                 if submission.deadline_s is not None:
                     earliest_s = min(earliest_s, submission.deadline_s)
-            seconds = self._costs.batch_s(size)
+            seconds = self._profile.batch_s(size)
             if now_s + slowdown * seconds >= earliest_s:
                 break  # so would every larger one
             rate = size / seconds  # images per second
@@ -190,20 +190,20 @@ class PriorityLevel:
             images: how many, where there are so many.
             ends_s: when the batch ends; the first submission with an earlier deadline ends the taking.
         """
-        seats: list[Slice] = []
+        slices: list[Slice] = []
         while images and self._submissions:
             submission = self._submissions[0]
             if submission.deadline_s is not None and submission.deadline_s <= ends_s:
                 break
             start = submission.taken
             submission.taken = min(start + images, len(submission.images))
-            seats.append(Slice(submission, start, submission.taken))
+            slices.append(Slice(submission, start, submission.taken))
             submission.batches_bound += 1
             images -= submission.taken - start
             self._count(submission.peer, start - submission.taken)
             if not submission.left:
                 self._submissions.popleft()
-        return seats
+        return slices
 
     def _count(self, peer: str, images: int) -> None:
         """Count images in, or out."""
@@ -226,7 +226,7 @@ class ModelQueue:
         name: of the model, for messages.
         network: answers a batch.
         label_count: K.
-        costs: of its batches.
+        profile: of its batches.
         max_queue_size: waiting images of one priority before refusal; see `AdmissionController`.
     """
 
@@ -235,7 +235,7 @@ class ModelQueue:
         name: str,
         network: Network,
         label_count: int,
-        costs: LatencyProfile,
+        profile: LatencyProfile,
         max_queue_size: int,
         metrics: BatcherMetrics,
     ) -> None:
@@ -243,15 +243,15 @@ class ModelQueue:
         self.network = network
         self.pipelined = network if isinstance(network, Pipelined) else None
         self.label_count = label_count
-        self.costs = costs
+        self.profile = profile
         self.max_queue_size = max_queue_size
         self.metrics = metrics
-        self.lines = tuple(PriorityLevel(costs) for _ in Priority)  # by priority
+        self.levels = tuple(PriorityLevel(profile) for _ in Priority)  # by priority
 
     @property
     def waiting(self) -> int:
-        """Give the number of waiting images."""
-        return sum(line.waiting for line in self.lines)
+        """The number of waiting images."""
+        return sum(line.waiting for line in self.levels)
 
 
 def _due_s(submission: Submission) -> float:

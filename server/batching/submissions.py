@@ -14,8 +14,8 @@ from server.errors import ExpiredError
 from server.inference import Answer, PendingAnswer, Priority, Probabilities, Rows
 from server.observability.metrics import Unanswered
 
-# Who has no deadline, or a distant one, is due so long after they came: whoever comes later than that is due
-# later, so nobody waits for ever behind those in a hurry.
+# Without a deadline, or with a distant one, a submission is due so long after it came: what comes later than
+# that is due later, so nothing waits for ever behind urgent ones.
 _PATIENCE_S = 1.0
 
 
@@ -40,7 +40,7 @@ class Submission(PendingAnswer):
         deadline_s: on the batcher's clock; None for no deadline.
         submitted_s: on the same clock.
         peer: that sent them.
-        due_s: when it ought to run at the latest; who is due first goes first.
+        due_s: when it ought to run at the latest; what is due first runs first.
         taken: images that left the queue, always the first ones.
         batches_bound: batches that carry, or carried, some of the images; the batcher's lock guards it.
         batches_ended: such batches that have ended.
@@ -79,7 +79,7 @@ class Submission(PendingAnswer):
 
     @property
     def left(self) -> int:
-        """Give the number of images that still wait."""
+        """The number of images that still wait."""
         return len(self.images) - self.taken
 
     @property
@@ -133,7 +133,7 @@ class Submission(PendingAnswer):
             self._on_unanswered(self, reason)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel as every future does; images that still wait give up their seats at once."""
+        """Cancel as every future does; images that still wait leave the queue at once."""
         cancelled = super().cancel(msg)
         if cancelled:
             self._on_unanswered(self, "cancelled")

@@ -1,6 +1,6 @@
 """One end of the connection between the engine and a front end: frames, each of everything since the last.
 
-What is to be said gathers in `pending` and is written once the event loop has done what it had in hand, so
+What is to be sent gathers in `pending` and is written once the event loop has done what it had in hand, so
 that many small messages are one write here and one wake-up there.
 """
 
@@ -21,9 +21,9 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
     """An end of a connection.
 
     Args:
-        outgoing: type of the frames that are said.
-        incoming: type of those that are heard.
-        heard: called with each.
+        outgoing: type of the frames that are written.
+        incoming: type of those that are read.
+        on_frame: called with each.
         failed: called with what went wrong with one, a frame that is none say; the connection has ended then,
             because whatever came after it cannot be understood.
 
@@ -35,16 +35,16 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
         self,
         outgoing: type[Outgoing],
         incoming: type[Incoming],
-        heard: Callable[[Incoming], None],
+        on_frame: Callable[[Incoming], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
-        self._heard = heard
+        self._receivedd = on_frame
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._unsaid: Outgoing | None = None
+        self._unsent: Outgoing | None = None
         self._unread = bytearray()
         self.ended = asyncio.Event()
 
@@ -56,10 +56,10 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
     @property
     def pending(self) -> Outgoing:
         """Give the next frame, to be added to at once; it is written soon."""
-        if self._unsaid is None:
-            self._unsaid = self._outgoing()
+        if self._unsent is None:
+            self._unsent = self._outgoing()
             self._loop.call_soon(self._flush)
-        return self._unsaid
+        return self._unsent
 
     def beat(self) -> None:
         """Send an empty frame as a sign of life, unless the other end has yet to read earlier ones."""
@@ -108,12 +108,12 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
                 break
             frame = self._incoming.FromString(bytes(unread[begin:stop]))
             start = stop
-            self._heard(frame)
+            self._receivedd(frame)
         if start:
             del unread[:start]
 
     def _flush(self) -> None:
-        unsaid, self._unsaid = self._unsaid, None
-        if unsaid is not None and self._transport is not None:
-            body = unsaid.SerializeToString()
+        unsent, self._unsent = self._unsent, None
+        if unsent is not None and self._transport is not None:
+            body = unsent.SerializeToString()
             self._transport.write(len(body).to_bytes(_LENGTH_BYTES, "little") + body)

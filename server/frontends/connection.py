@@ -41,8 +41,8 @@ class Connection:
         memory: descriptor of the shared memory, of ``size_bytes``.
 
     Attributes:
-        listening: settled when the front end listens, or has said why it cannot.
-        tally: what it has counted.
+        listening: settled when the front end listens, or has sent the reason why it cannot.
+        counters: what it has counted.
         seen: the newest state of the models that it knows.
         changed: set whenever `seen` is another.
     """
@@ -64,15 +64,15 @@ class Connection:
         self._log = log
         self._supervisor = supervisor
         self._channel = Channel(
-            frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._hear, self._broken
+            frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._received, self._broken
         )
-        self._heartbeat: Heartbeat | None = None
+        self._receivedtbeat: Heartbeat | None = None
         self._submissions: dict[int, PendingAnswer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[int] = set()  # serials of models that are held for it
         self._report: asyncio.Future[None] | None = None
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.tally = Counters()
+        self.counters = Counters()
         self.seen: float = 0
         self.changed = asyncio.Event()
 
@@ -87,8 +87,8 @@ class Connection:
             timeout_s: of silence.
             on_silence: called once it has given no sign for so long, with the seconds.
         """
-        self._heartbeat = Heartbeat(self._channel.beat, timeout_s, on_silence)
-        self._heartbeat.start()
+        self._receivedtbeat = Heartbeat(self._channel.beat, timeout_s, on_silence)
+        self._receivedtbeat.start()
 
     def close(self) -> None:
         """Hang up; then it has `ended`."""
@@ -99,7 +99,7 @@ class Connection:
         """Give the next frame; what is added at once goes with it."""
         return self._channel.pending
 
-    def tell(self, serial: int) -> None:
+    def send_model(self, serial: int) -> None:
         """Tell of a model as it stands."""
         if self._channel.ended.is_set():
             return
@@ -112,7 +112,7 @@ class Connection:
             model.holders.acquire()
 
     async def report(self, timeout_s: float) -> bool:
-        """Have it say what it has counted; False where it does not within the time."""
+        """Have it report what it has counted; False where it does not within the time."""
         if self._channel.ended.is_set():
             return True  # its last word is known
         if self._report is None:
@@ -122,10 +122,10 @@ class Connection:
         return bool(done)
 
     async def ended(self) -> int:
-        """Wait until it is gone, and give up what it had sent; tell how many submissions that were."""
+        """Wait until it is gone, and cancel what it had sent; return how many submissions that were."""
         await self._channel.ended.wait()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
+        if self._receivedtbeat is not None:
+            self._receivedtbeat.stop()
         unanswered = len(self._submissions)
         for submission in list(self._submissions.values()):
             submission.cancel()
@@ -137,7 +137,7 @@ class Connection:
         for future in (self.listening, self._report):
             if future is not None and not future.done():
                 future.set_result(None)
-        self.seen = math.inf  # nobody need wait for it
+        self.seen = math.inf  # nothing waits for it any more
         self.changed.set()
         return unanswered
 
@@ -145,9 +145,9 @@ class Connection:
         remedy = "the front end is replaced"
         self._supervisor.failed("connection", error, remedy=remedy)
 
-    def _hear(self, frame: frontend_pb2.FrontendFrame) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.received()
+    def _received(self, frame: frontend_pb2.FrontendFrame) -> None:
+        if self._receivedtbeat is not None:
+            self._receivedtbeat.received()
         for sent in frame.submissions:
             self._queue(sent)
         for number in frame.cancelled:
@@ -161,7 +161,7 @@ class Connection:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if frame.HasField("report"):
-            self.tally.hear(frame.report)
+            self.counters.receive(frame.report)
             if self._report is not None:
                 self._report.set_result(None)
                 self._report = None
@@ -203,7 +203,9 @@ class Connection:
     def _settle(self, sent: frontend_pb2.SentSubmission, future: asyncio.Future[Answer]) -> None:
         """Answer, and say whether the memory is free: a batch that runs may still read it."""
         submission = self._submissions.pop(sent.id, None)
-        if submission is None:  # the front end has ended; the error is looked at, so that nobody misses it
+        if (
+            submission is None
+        ):  # the front end has ended; the error is retrieved, so that asyncio does not report it
             _ = future.cancelled() or future.exception()
             return
         end = self.pending.ends.add(id=sent.id, held=submission.is_in_batch)

@@ -44,7 +44,7 @@ class Sent:
 
 
 class RemoteAnswer(PendingAnswer):
-    """The future of an answer; the engine is told when it is cancelled."""
+    """The future of an answer; the engine is sent its cancellation."""
 
     def __init__(self, number: int, channel: EngineChannel) -> None:
         super().__init__(asyncio.get_running_loop())
@@ -52,7 +52,7 @@ class RemoteAnswer(PendingAnswer):
         self._channel = channel
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel as every future does; images that still wait give up their seats."""
+        """Cancel as every future does; images that still wait leave the queue."""
         cancelled = super().cancel(msg)
         if cancelled:
             self._channel.pending.cancelled.append(self._number)
@@ -141,7 +141,7 @@ class EngineClient:
         end = await self._call(statistics=frontend_pb2.StatisticsCall(models=names))
         return end.statistics
 
-    def hear(self, frame: frontend_pb2.EngineFrame) -> None:
+    def receive(self, frame: frontend_pb2.EngineFrame) -> None:
         """Take what the engine says of submissions and calls."""
         for end in frame.ends:
             self._settle(end)
@@ -220,7 +220,7 @@ class EngineClient:
         return offset
 
     async def _call(self, **call: Any) -> frontend_pb2.CallEnd:
-        """Have the engine do something; it does it even if nobody waits any more.
+        """Have the engine do something; it does it even if the caller has gone.
 
         Raises:
             ModelZooError: it could not, or has ended.

@@ -1,4 +1,4 @@
-"""Errors of ours on their way from the engine to a front end, where a client is told of them."""
+"""Errors of ours on their way from the engine to a front end, which puts them into statuses."""
 
 from modelzoo.v1 import frontend_pb2
 from server import errors

@@ -1,4 +1,4 @@
-"""The front ends of an engine: started, told of the models, asked what they counted, replaced when they end.
+"""The front ends of an engine: started, sent the models, asked for their counts, replaced when they end.
 
 They listen on one port together; connections are spread over them by the kernel.
 """
@@ -33,14 +33,14 @@ class FrontendPool:
     """All front ends of an engine; `open` them, `stop` them. Lives on the event loop.
 
     Args:
-        on_failure: told, once, why the server should end.
+        on_failure: called once, with the reason why the server should end.
     """
 
     def __init__(
         self,
         settings: Settings,
         models: Models,
-        changes: ModelControl,
+        control: ModelControl,
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
         supervisor: Supervisor,
@@ -48,12 +48,12 @@ class FrontendPool:
     ) -> None:
         self._settings = settings
         self._models = models
-        self._changes = changes
+        self._control = control
         self._metrics = metrics
         self._log = log
         self._supervisor = supervisor
         self._on_failure = on_failure
-        self._keepers: list[FrontendSupervisor] = []
+        self._supervisors: list[FrontendSupervisor] = []
         self._serials = itertools.count(1)
         self._known: dict[int, Model] = {}  # by serial: those that are held, or that a front end still holds
         self._held: dict[str, int] = {}  # serials of the models that are held, by name
@@ -73,11 +73,11 @@ class FrontendPool:
         """
         self._reserved = ports.reserve(self._settings.host, port)
         self._port = self._reserved.getsockname()[1]
-        self._keepers = [
+        self._supervisors = [
             FrontendSupervisor(
                 number,
                 self._settings,
-                self._meet,
+                self._connect,
                 self._welcome,
                 self._metrics,
                 self._log,
@@ -86,15 +86,17 @@ class FrontendPool:
             )
             for number in range(1, self._settings.frontends + 1)
         ]
-        said = await asyncio.gather(*(keeper.listens for keeper in self._keepers), return_exceptions=True)
-        if failures := [error for error in said if error is not None]:
+        results = await asyncio.gather(
+            *(supervisor.listens for supervisor in self._supervisors), return_exceptions=True
+        )
+        if failures := [error for error in results if error is not None]:
             await self.close()
             raise failures[0]
         return self._port
 
     def pids(self) -> dict[int, int]:
         """Give the process of each front end that lives, by its number."""
-        numbered = enumerate([keeper.pid for keeper in self._keepers], 1)
+        numbered = enumerate([supervisor.pid for supervisor in self._supervisors], 1)
         return {number: pid for number, pid in numbered if pid is not None}
 
     def set_model(self, name: str, state: "State.ValueType") -> None:
@@ -106,46 +108,46 @@ class FrontendPool:
             self._known[self._held[name]] = model
             self._forget()
         self._state += 1
-        for link in self._links():
-            if name in link.pending.removed:  # it came back before the frame has left
-                link.pending.removed.remove(name)
-            link.tell(self._held[name])
-            link.pending.state = self._state
+        for connection in self._connections():
+            if name in connection.pending.removed:  # it came back before the frame has left
+                connection.pending.removed.remove(name)
+            connection.send_model(self._held[name])
+            connection.pending.state = self._state
 
     def forget_model(self, name: str) -> None:
         """Have all drop a model that is gone, and what was counted for it."""
         if self._held.pop(name, None) is None:
             return
         self._state += 1
-        for link in self._links():
-            link.pending.removed.append(name)
-            link.pending.state = self._state
+        for connection in self._connections():
+            connection.pending.removed.append(name)
+            connection.pending.state = self._state
         self._forget()
 
     def set_server(self, *, serving: bool) -> None:
         """Tell all whether the server serves."""
         self._serving = serving
         self._state += 1
-        for link in self._links():
-            link.pending.serving = serving
-            link.pending.state = self._state
+        for connection in self._connections():
+            connection.pending.serving = serving
+            connection.pending.state = self._state
 
     def set_fault(self, reason: str) -> None:
         """Tell all what is out of order in the engine; empty where nothing is."""
         self._fault = reason
-        for link in self._links():
-            link.pending.fault = reason
+        for connection in self._connections():
+            connection.pending.fault = reason
 
     async def agree(self) -> None:
         """Wait until all know of the models what is known now; not for ever for one that hangs."""
         state = self._state
         with suppress(TimeoutError):
             async with asyncio.timeout(_AGREE_S):
-                for keeper in self._keepers:
+                for supervisor in self._supervisors:
                     # One that does not listen yet will know all when it does.
-                    while (link := keeper.listening) is not None and link.seen < state:
-                        link.changed.clear()
-                        await link.changed.wait()
+                    while (connection := supervisor.listening) is not None and connection.seen < state:
+                        connection.changed.clear()
+                        await connection.changed.wait()
 
     async def answer(self, call: frontend_pb2.EngineCall) -> frontend_pb2.CallEnd:
         """Do what a front end asks for; what goes wrong is in the answer."""
@@ -154,17 +156,17 @@ class FrontendPool:
             if call.HasField("statistics"):
                 await self._report()
                 for name in call.statistics.models:
-                    told = end.statistics.add()
-                    told.CopyFrom(self._models.ready(name).statistics_message())
-                    for tally in self._tallies():
-                        if (more := tally.requests.get(self._held[name])) is not None:
-                            add_statistics(told.inference_stats, more)
+                    message = end.statistics.add()
+                    message.CopyFrom(self._models.ready(name).statistics_message())
+                    for counters in self._counters():
+                        if (more := counters.requests.get(self._held[name])) is not None:
+                            add_statistics(message.inference_stats, more)
             elif call.HasField("refresh"):
                 await self._models.refresh()
             elif call.HasField("load"):
-                await self._changes.load(call.load)
+                await self._control.load(call.load)
             else:
-                await self._changes.unload(call.unload)
+                await self._control.unload(call.unload)
             await self.agree()
         except Exception as error:  # noqa: BLE001 - it is the call's
             if not isinstance(error, ModelZooError):
@@ -176,67 +178,71 @@ class FrontendPool:
         """Ask all what they counted, and add it up; of one that does not answer, its last word counts."""
         await self._report()
         total = Counters()
-        for tally in self._tallies():
-            tally.keep_models(self._held.keys())
-            total.add(tally)
+        for counters in self._counters():
+            counters.keep_models(self._held.keys())
+            total.add(counters)
         return total.counts
 
     async def stop(self, grace: GracePeriod) -> None:
         """Have all answer what they accepted and end within the grace period; see `GrpcServer.stop`."""
-        for keeper in self._keepers:
-            keeper.stop(grace.ends_s)
-        tasks = [keeper.task for keeper in self._keepers]
+        for supervisor in self._supervisors:
+            supervisor.stop(grace.ends_s)
+        tasks = [supervisor.task for supervisor in self._supervisors]
         await grace.wait(asyncio.wait(tasks))
-        for keeper in self._keepers:
-            keeper.force_stop()
+        for supervisor in self._supervisors:
+            supervisor.force_stop()
         await asyncio.wait(tasks, timeout=_LAST_S)
         await self.close()
 
     async def close(self) -> None:
         """End those that live, whatever they do."""
-        for keeper in self._keepers:
-            keeper.task.cancel()
-        await asyncio.gather(*(keeper.task for keeper in self._keepers), return_exceptions=True)
+        for supervisor in self._supervisors:
+            supervisor.task.cancel()
+        await asyncio.gather(*(supervisor.task for supervisor in self._supervisors), return_exceptions=True)
         self._reserved.close()
 
-    def _meet(self, number: int, memory: int) -> Connection:
+    def _connect(self, number: int, memory: int) -> Connection:
         size_bytes = self._settings.frontend_memory_bytes
         return Connection(number, self._known, self, memory, size_bytes, self._log, self._supervisor)
 
-    def _welcome(self, link: Connection) -> None:
-        link.pending.welcome.CopyFrom(
+    def _welcome(self, connection: Connection) -> None:
+        connection.pending.welcome.CopyFrom(
             frontend_pb2.Welcome(
-                number=link.number,
+                number=connection.number,
                 settings=self._settings.model_dump_json(),
                 port=self._port,
                 memory_bytes=self._settings.frontend_memory_bytes,
             )
         )
         for serial in self._held.values():
-            link.tell(serial)
-        link.pending.serving = self._serving
-        link.pending.fault = self._fault
-        link.pending.state = self._state
+            connection.send_model(serial)
+        connection.pending.serving = self._serving
+        connection.pending.fault = self._fault
+        connection.pending.state = self._state
 
-    def _links(self) -> list[Connection]:
-        return [keeper.link for keeper in self._keepers if keeper.link is not None]
+    def _connections(self) -> list[Connection]:
+        return [
+            supervisor.connection for supervisor in self._supervisors if supervisor.connection is not None
+        ]
 
-    def _tallies(self) -> Iterator[Counters]:
-        for keeper in self._keepers:
-            yield keeper.past
-            if keeper.link is not None:
-                yield keeper.link.tally
+    def _counters(self) -> Iterator[Counters]:
+        for supervisor in self._supervisors:
+            yield supervisor.past
+            if supervisor.connection is not None:
+                yield supervisor.connection.counters
 
     async def _report(self) -> None:
-        """Have all say what they counted."""
-        links = [keeper.listening for keeper in self._keepers if keeper.listening is not None]
-        said = await asyncio.gather(*(link.report(REPORT_S) for link in links))
-        self._metrics.missed.inc(said.count(False))
+        """Have all report what they counted."""
+        connections = [
+            supervisor.listening for supervisor in self._supervisors if supervisor.listening is not None
+        ]
+        answered = await asyncio.gather(*(connection.report(REPORT_S) for connection in connections))
+        self._metrics.missed.inc(answered.count(False))
 
     def _forget(self) -> None:
         """Forget models that are held no more, here or in a front end."""
         for serial, model in list(self._known.items()):
             if serial not in self._held.values() and model.holders.none.is_set():
                 del self._known[serial]
-                for tally in self._tallies():
-                    tally.forget(serial)
+                for counters in self._counters():
+                    counters.forget(serial)

@@ -38,7 +38,7 @@ class Replica(Models):
         self._max_queue_size = max_queue_size
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def hear(self, sent: frontend_pb2.SentModel) -> None:
+    def receive(self, sent: frontend_pb2.SentModel) -> None:
         """Hold a model as the engine tells of it, in the place of one of its name."""
         name = sent.status.name
         before = self._models.get(name)

@@ -33,30 +33,30 @@ class Reporter:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._said: Counts = defaultdict(dict)
+        self._reported: Counts = defaultdict(dict)
 
     def changes(self) -> list[frontend_pb2.MetricSample]:
         """Give the counters and histograms that are new or have changed since the last time."""
         changed = []
         for family, series in _counts(self._registry.collect()).items():
-            said = self._said[family]
+            reported = self._reported[family]
             changed += [
                 frontend_pb2.MetricSample(family=family, name=name, labels=labels, value=value)
                 for (name, labels), value in series.items()
-                if said.get((name, labels)) != value
+                if reported.get((name, labels)) != value
             ]
-            said.update(series)
+            reported.update(series)
         return changed
 
 
 class Counters:
-    """What front ends have said: one of them, or those that ended."""
+    """What front ends have counted: one of them, or those that ended."""
 
     def __init__(self) -> None:
         self.counts: Counts = defaultdict(dict)
         self.requests: dict[int, InferStatistics] = {}  # by the serial of the model
 
-    def hear(self, report: frontend_pb2.FrontendReport) -> None:
+    def receive(self, report: frontend_pb2.FrontendReport) -> None:
         """Take the last word of a front end."""
         for sample in report.samples:
             self.counts[sample.family][sample.name, tuple(sample.labels)] = sample.value

@@ -29,16 +29,16 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0  # before the next; it doubles
 
 
 class FrontendSupervisor:
-    """Keeps a front end alive, until it is told to stop.
+    """Keeps a front end alive, until it is stopped.
 
     Args:
         number: of the front end, from 1.
         meet: makes the engine's end of a connection, given the number and the shared memory.
         welcome: tells a front end that has come all that it has to know.
-        on_failure: told why there is no use in another.
+        on_failure: called with the reason why no other is started.
 
     Attributes:
-        link: to the process that lives; None where there is none.
+        connection: to the process that lives; None where there is none.
         pid: of that process; None where there is none.
         listens: settled when the first one listens, or has failed.
         past: what those counted that have ended.
@@ -48,7 +48,7 @@ class FrontendSupervisor:
         self,
         number: int,
         settings: Settings,
-        meet: Callable[[int, int], Connection],
+        connect: Callable[[int, int], Connection],
         welcome: Callable[[Connection], None],
         metrics: FrontendMetrics,
         log: FilteringBoundLogger,
@@ -58,14 +58,14 @@ class FrontendSupervisor:
         self._supervisor = supervisor
         self._number = number
         self._settings = settings
-        self._meet = meet
+        self._connect = connect
         self._welcome = welcome
         self._metrics = metrics
         self._log = log.bind(frontend=number)
         self._on_failure = on_failure
         loop = asyncio.get_running_loop()
         self._stopping = False
-        self.link: Connection | None = None
+        self.connection: Connection | None = None
         self.pid: int | None = None
         self.listens: asyncio.Future[None] = loop.create_future()
         self.past = Counters()
@@ -75,7 +75,7 @@ class FrontendSupervisor:
     @property
     def listening(self) -> Connection | None:
         """Give the link to the process, where that listens."""
-        return self.link if self.link is not None and self.link.listening.done() else None
+        return self.connection if self.connection is not None and self.connection.listening.done() else None
 
     def stop(self, ends_s: float) -> None:
         """Have the process answer what it accepted and end by then; there will be no other."""
@@ -87,11 +87,11 @@ class FrontendSupervisor:
 
     def force_stop(self) -> None:
         """End the grace period of a stop now."""
-        if self.link is not None:
-            self.link.pending.hurry = True
+        if self.connection is not None:
+            self.connection.pending.hurry = True
 
     def _require_an_end(self, task: asyncio.Task[None]) -> None:
-        """End the server rather than serve on with a front end that nobody keeps."""
+        """End the server rather than serve on with a front end that is not supervised."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         self._supervisor.failed("supervisor", error, remedy="the process ends")
@@ -124,39 +124,39 @@ class FrontendSupervisor:
             await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**soon))
             self._metrics.restarts.inc()
 
-    def _end_silent(self, link: Connection, child: Child, silent_s: float) -> None:
+    def _end_silent(self, connection: Connection, child: Child, silent_s: float) -> None:
         """End a process that listens and gives no sign of life; another takes its place."""
-        if not link.listening.done():
+        if not connection.listening.done():
             return  # it has longer for its start
         self._supervisor.hangs("frontend")
         self._log.error("frontend_hangs", pid=child.pid, silent_s=round(silent_s, 1), remedy="it is replaced")
         child.kill()
 
     async def _live(self) -> str:
-        """Have one process, until it has ended; tell why it has."""
+        """Run one process until it has ended; return why it has."""
         with ExitStack() as stack:
             memory = arena.create(self._settings.frontend_memory_bytes)
             stack.callback(os.close, memory)  # both sides have mapped it, or will
             ours, theirs = socket.socketpair()
-            link = self._meet(self._number, memory)
+            connection = self._connect(self._number, memory)
             try:
                 child = Child(theirs, memory, logs.descriptor(self._log))
             except OSError:
                 ours.close()
                 raise
-        self.link, self.pid = link, child.pid
+        self.connection, self.pid = connection, child.pid
         log = self._log.bind(pid=child.pid)
-        ended = asyncio.get_running_loop().create_task(link.ended())
+        ended = asyncio.get_running_loop().create_task(connection.ended())
         try:
-            await link.connect(ours)
-            self._welcome(link)
-            link.watch(self._settings.heartbeat_timeout_s, partial(self._end_silent, link, child))
-            waiting: list[asyncio.Future[Any]] = [ended, link.listening]
+            await connection.connect(ours)
+            self._welcome(connection)
+            connection.watch(self._settings.heartbeat_timeout_s, partial(self._end_silent, connection, child))
+            waiting: list[asyncio.Future[Any]] = [ended, connection.listening]
             done, _ = await asyncio.wait(waiting, timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 log.error("frontend_hangs", start_s=_START_S)
                 child.kill()
-            elif not ended.done() and link.listening.exception() is None:
+            elif not ended.done() and connection.listening.exception() is None:
                 log.info("frontend_listening")
                 self._metrics.alive.inc()
                 ended.add_done_callback(lambda _: self._metrics.alive.dec())
@@ -165,14 +165,14 @@ class FrontendSupervisor:
             unanswered = await asyncio.shield(ended)
         except BaseException:
             child.kill()
-            link.close()
+            connection.close()
             await asyncio.to_thread(child.wait)
             raise
         finally:
-            self.past.add(link.tally)
-            self.link = self.pid = None
+            self.past.add(connection.counters)
+            self.connection = self.pid = None
         why = await asyncio.to_thread(child.wait)
-        if (error := link.listening.exception()) is not None:
+        if (error := connection.listening.exception()) is not None:
             why = str(error)
         if self._stopping:
             log.info("frontend_stopped", cause=why)

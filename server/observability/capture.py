@@ -104,9 +104,9 @@ class _Handler(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - arguments that do not fit the format
             message = str(record.msg)
-        tell = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        report = self._log.error if record.levelno >= logging.ERROR else self._log.warning
         error = record.exc_info[1] if record.exc_info else None
-        tell("library_message", library=record.name, message=message, exc_info=error)
+        report("library_message", library=record.name, message=message, exc_info=error)
 
 
 class _LineStream(io.TextIOBase):

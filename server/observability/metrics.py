@@ -60,7 +60,7 @@ class WatchedQueue(Protocol):
     max_queue_size: int
 
     @property
-    def costs(self) -> WatchedCosts:
+    def profile(self) -> WatchedCosts:
         """Give the predictions for the model's batches."""
 
     @property
@@ -247,8 +247,8 @@ class Metrics:
         self.forget_queue(model)
         self._queue_images.labels(model).set_function(lambda: queue.waiting)
         self._queue_limit.labels(model).set(queue.max_queue_size)
-        for size in queue.costs.sizes:
-            self._batch_latency.labels(model, str(size)).set_function(partial(queue.costs.batch_s, size))
+        for size in queue.profile.sizes:
+            self._batch_latency.labels(model, str(size)).set_function(partial(queue.profile.batch_s, size))
 
     def forget_queue(self, model: str) -> None:
         """Read a model's queue no more."""

@@ -174,8 +174,8 @@ class Decoder:
             )
         if self._waiting_pixels + total_px > self._limits.waiting_pixels:
             return OverloadedError(
-                f"pictures of {self._waiting_pixels:,} pixels wait for a decoder, "
-                f"of {self._limits.waiting_pixels:,} that may; {total_px:,} more do not fit",
+                f"decoder queue full: {self._waiting_pixels:,} of {self._limits.waiting_pixels:,} pixels queued, "
+                f"{total_px:,} requested",
                 _RETRY_DELAY_S,
             )
         return None

@@ -1,4 +1,4 @@
-"""The account of a classification request, whichever service it came by: its model, its time, its end."""
+"""Tracking of a classification request, whichever service it came by: its model, its time, its end."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ class TrackedRequest:
         """Let the model go, and count."""
         del kind, trace
         model, now_s = self.model, time.monotonic()
-        model.holders.release()  # first: whatever becomes of the counting, nobody waits for this request
+        model.holders.release()  # first: whatever becomes of the counting, nothing waits for this request
         if error is None:
             model.metrics.answered.inc()
             model.metrics.images.inc(self._images)
@@ -81,7 +81,7 @@ class TrackedRequest:
 
 
 class RequestTracker:
-    """Opens an account for every request."""
+    """Tracks every request."""
 
     def __init__(self, models: Models, metrics: Metrics) -> None:
         self._models = models

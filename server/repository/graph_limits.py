@@ -31,14 +31,14 @@ class Cost:
 
 
 def require_bounded(path: Path, input_shape: Shape, max_bytes: int) -> bool:
-    """Require that a graph takes no more than allowed, as far as its shapes tell.
+    """Require that a graph takes no more than allowed, as far as its shapes are known.
 
     Args:
         input_shape: of the largest batch, ``[N, H, W, C]``.
         max_bytes: of weights and values together.
 
     Returns:
-        Whether the shapes told; where not, only a trial can.
+        Whether the shapes are known; where not, only a trial can.
 
     Raises:
         UnsafeGraphError: it takes more, or is no artifact's graph.

@@ -122,7 +122,7 @@ class Lifecycle:
             return
         try:
             entries = await self._entries(newest.entry.name)
-        except ModelNotReadyError:  # why it failed is said already
+        except ModelNotReadyError:  # why it failed is logged already
             return
         older = [entry for entry in entries if entry.version < newest.entry.version]
         for entry in older[:_MOST_OLDER]:
@@ -170,7 +170,7 @@ class Lifecycle:
         """Return how many bytes loading a model reads; 0 where that is not known soon."""
         try:
             return await in_thread(partial(loading.cost, model.entry.folder), _COST_S)
-        except Exception:  # noqa: BLE001 - loading it will tell
+        except Exception:  # noqa: BLE001 - loading it reports it
             return 0
 
     @contextmanager

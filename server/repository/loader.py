@@ -141,7 +141,7 @@ class Loader:
             model.status.accuracy_ratio = ratio
         model.status.host_memory_bytes = loaded.host_bytes
         model.status.device_memory_bytes = loaded.device_bytes
-        model.status.max_batch_size = queue.costs.largest
+        model.status.max_batch_size = queue.profile.largest
         for batch_size, seconds in sorted(latency_s.items()):
             model.status.batch_latencies.add(batch_size=batch_size, latency_s=seconds)
         report(model, State.MODEL_STATE_READY)

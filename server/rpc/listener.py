@@ -205,7 +205,7 @@ def _unblock_poller() -> None:
     It writes a byte to a socket for every event, but a turn of the event loop reads one byte and takes all
     events. Where they come faster than turns, the socket is full in the end, and the poller would wait until
     three quarters of it are read: for hundreds of turns, in which no call goes on. What fits into a full
-    socket no more wakes nobody who is not awake.
+    socket no more wakes nothing that is not awake.
     """
     for one in sockets_of_poller():
         one.setblocking(False)

@@ -1,4 +1,4 @@
-"""Who goes on in a turn of the event loop: few new calls, and heavy requests half of the time at most."""
+"""Pacing of the event loop: few new calls a turn, and heavy requests half of the time at most."""
 
 import asyncio
 import time

@@ -49,7 +49,7 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
     Raises:
         ValueError: the bytes are no message.
     """
-    open_groups = 0  # nobody uses them any more; what is in one is none of the message's fields
+    open_groups = 0  # obsolete; what is in one is none of the message's fields
     while position < stop:
         content = None
         tag, position = read_varint(body, position)

@@ -1,7 +1,8 @@
 """Runs of a session: one alone has all threads of its pool, those at the same time share them.
 
 ONNX Runtime has no such choice, but a run that is handed to the pool itself (`run_async`) keeps one of its
-threads busy, and a thread that is busy helps nobody else: of two runs on a pool of two threads, each has one.
+threads busy, and a thread that is busy helps no other run: of two runs on a pool
+of two, each has one thread.
 """
 
 import threading

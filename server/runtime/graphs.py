@@ -44,7 +44,7 @@ class OnnxGraphs:
         binding.bind_ortvalue_output(self._output, device_answers)
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph_id))
-        # Else every run would wait for the device; whoever wants the answers waits for their event.
+        # Else every run would wait for the device; what wants the answers waits for their event.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return Binding(self._session, binding, options, device_rows, device_answers)
 

@@ -43,9 +43,9 @@ class Classifier:
         max_images: in one request.
     """
 
-    def __init__(self, models: Models, accounts: RequestTracker, decoder: Decoder, max_images: int) -> None:
+    def __init__(self, models: Models, tracker: RequestTracker, decoder: Decoder, max_images: int) -> None:
         self._models = models
-        self._accounts = accounts
+        self._tracker = tracker
         self._decoder = decoder
         self._max_images = max_images
 
@@ -129,17 +129,17 @@ class Classifier:
         response: classifier_pb2.ClassifyResponse,
     ) -> None:
         """Write the answer into a response, wherever that is: it is large, and would be copied."""
-        with self._accounts.open(request.model, _version(request), deadline_s) as account:
-            await self._answer(account, request, deadline_s, response)
+        with self._tracker.open(request.model, _version(request), deadline_s) as tracked:
+            await self._answer(tracked, request, deadline_s, response)
 
     async def _answer(
         self,
-        account: TrackedRequest,
+        tracked: TrackedRequest,
         request: classifier_pb2.ClassifyRequest,
         deadline_s: float | None,
         response: classifier_pb2.ClassifyResponse,
     ) -> None:
-        model = account.model
+        model = tracked.model
         if not 1 <= len(request.images) <= self._max_images:
             raise InvalidRequestError("images", f"{len(request.images)} images, not 1 to {self._max_images}")
         top_k = request.top_k if request.HasField("top_k") else min(DEFAULT_TOP_K, len(model.labels))
@@ -152,10 +152,10 @@ class Classifier:
         rows = await self._decoder.decode(request.images, model.manifest)
         any_encoded = any(image.HasField("encoded") for image in request.images)
         decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
-        account.decoded(decode_s)
+        tracked.decoded(decode_s)
         priority = _PRIORITIES[request.priority]
         answer = await model.submit(rows, deadline_s, priority=priority, peer=current_peer())
-        account.inferred(answer)
+        tracked.inferred(answer)
         await off_the_loop(partial(rank, response), answer.probabilities, model.labels, top_k)
         response.model = model.status.name
         response.version = model.status.version

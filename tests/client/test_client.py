@@ -216,7 +216,7 @@ def test_a_full_queue_says_when_to_come_back_and_then_takes_more(
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.retry_delay_s == pytest.approx(0.01)  # such a backlog is gone at once
     assert error.field == ""
-    assert f"3 images wait for {NAME}, of 4 that may; 2 more do not fit" in str(error)
+    assert f"queue full: 3 of 4 images queued for {NAME}, 2 requested" in str(error)
 
 
 def test_a_call_ends_with_its_own_timeout_or_else_with_the_clients(

@@ -84,11 +84,11 @@ class ByHand:
         network: Network | None = None,
     ) -> ModelQueue:
         """Add a model: its batches' times by their size."""
-        costs = LatencyProfile(
+        profile = LatencyProfile(
             latency_s, padded=padded, measured_s=self.clock(), side_by_side=self.batcher.side_by_side
         )
         metrics = self.metrics.for_batcher(name)
-        queue = ModelQueue(name, network or Echo(), 2, costs, max_queue_size, metrics)
+        queue = ModelQueue(name, network or Echo(), 2, profile, max_queue_size, metrics)
         self.batcher.add(queue)
         return queue
 
@@ -141,5 +141,5 @@ def carried(batch: Batch | float | None) -> list[int]:
     """Give the values of the pictures in a batch, in order."""
     assert isinstance(batch, Batch)
     return [
-        int(row.flat[0]) for seats in batch.seats for row in seats.submission.images[seats.start : seats.stop]
+        int(row.flat[0]) for part in batch.slices for row in part.submission.images[part.start : part.stop]
     ]

@@ -152,11 +152,11 @@ class Wired:
             clock=self.clock,
         )
         # One size that takes next to no time: every batch is as large as it can be.
-        costs = LatencyProfile(
+        profile = LatencyProfile(
             {self.max_batch_size: 1e-6}, padded=False, measured_s=self.clock(), side_by_side=self.lanes
         )
         self.queue = ModelQueue(
-            MODEL, self.network, 2, costs, self.max_queue_size, metrics.for_batcher(MODEL)
+            MODEL, self.network, 2, profile, self.max_queue_size, metrics.for_batcher(MODEL)
         )
         metrics.watch_queue(MODEL, self.queue)
         self.batcher.add(self.queue)

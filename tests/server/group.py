@@ -11,8 +11,8 @@ from client import Client
 from server.frontends.supervisor import FrontendSupervisor
 
 
-def keepers(running) -> list[FrontendSupervisor]:
-    return running.front._keepers
+def supervisors(running) -> list[FrontendSupervisor]:
+    return running.front._supervisors
 
 
 def pids(running) -> dict[int, int]:
@@ -55,7 +55,7 @@ def one_client_each(running) -> Iterator[dict[int, Client]]:
     """Give a client of each front end; the kernel spreads connections, so it takes some."""
     with ExitStack() as stack:
         found: dict[int, Client] = {}
-        while len(found) < len(keepers(running)):
+        while len(found) < len(supervisors(running)):
             client = stack.enter_context(running.client())
             found.setdefault(home(running, client), client)
         yield found
@@ -64,10 +64,10 @@ def one_client_each(running) -> Iterator[dict[int, Client]]:
 def _listings(running) -> dict[int, float]:
     scrape(running)  # has each say what it counted
     return {
-        keeper._number: sum(
+        supervisor._number: sum(
             value
-            for (name, labels), value in keeper.link.tally.counts["grpc_server_started"].items()
+            for (name, labels), value in supervisor.connection.counters.counts["grpc_server_started"].items()
             if "ListModels" in labels
         )
-        for keeper in keepers(running)
+        for supervisor in supervisors(running)
     }

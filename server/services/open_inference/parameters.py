@@ -28,7 +28,7 @@ def timeout_s(parameters: Parameters) -> float | None:
 
 
 def priority(parameters: Parameters) -> Priority:
-    """Give whose turn a request gets: up to 1, the most urgent, it is interactive, as it is by default.
+    """Return the priority of a request: up to 1, the most urgent, it is interactive, as it is by default.
 
     Raises:
         InvalidRequestError: it is negative, or not a whole number.

@@ -1,4 +1,4 @@
-"""From the bytes of a ModelInferRequest to a request whose tensors are not copied."""
+"""From the bytes of a ModelInferRequest to a request that shares the bytes of its tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

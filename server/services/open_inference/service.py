@@ -45,7 +45,7 @@ class OpenInference:
 
     def __init__(
         self,
-        accounts: RequestTracker,
+        tracker: RequestTracker,
         decoder: Decoder,
         regions: Regions,
         in_flight: InFlight,
@@ -54,7 +54,7 @@ class OpenInference:
         max_content_bytes: int,
         unavailable_when_full: bool,
     ) -> None:
-        self._accounts = accounts
+        self._tracker = tracker
         self._decoder = decoder
         self._regions = regions
         self._in_flight = in_flight
@@ -85,8 +85,8 @@ class OpenInference:
         """
         message = request.message
         version = version_of("model_version", message.model_version)
-        with self._accounts.open(message.model_name, version, deadline_s) as account, ExitStack() as stack:
-            model = account.model
+        with self._tracker.open(message.model_name, version, deadline_s) as tracked, ExitStack() as stack:
+            model = tracked.model
             given = tensors.sent(request, model.manifest.input, self._max_images)
             asked = tensors.asked(request, given.count, len(model.labels))
             priority = parameters.priority(message.parameters)
@@ -101,10 +101,10 @@ class OpenInference:
                 tensors.require_size(given, model.manifest.input, self._max_content_bytes)
                 stack.enter_context(self._in_flight.holding(given.place.byte_size))
                 content = await self._regions.read(given.place)
-            rows = await self._rows(account, given, content)
+            rows = await self._rows(tracked, given, content)
             del content  # its files are decoded; pixels are views of it
-            answer = await self._submit(account, rows, deadline_s, priority)
-            response = await self._response(account, asked, answer)
+            answer = await self._submit(tracked, rows, deadline_s, priority)
+            response = await self._response(tracked, asked, answer)
             response.id = message.id
             return response
 
@@ -116,38 +116,38 @@ class OpenInference:
         """
         return StreamResponse(infer_response=await self.infer(request, deadline_s))
 
-    async def _rows(self, account: TrackedRequest, given: Sent, content: memoryview | None) -> Rows:
+    async def _rows(self, tracked: TrackedRequest, given: Sent, content: memoryview | None) -> Rows:
         """Give the pixels of every image, uint8 ``[H, W, C]``."""
-        described = account.model.manifest
+        described = tracked.model.manifest
         if given.form == tensors.PIXELS:
-            account.decoded(0.0)
+            tracked.decoded(0.0)
             if tensors.typed_size(given, content) > _TYPED_ON_THE_LOOP:
                 return await asyncio.to_thread(tensors.pixels, given, content, described.input)
             return tensors.pixels(given, content, described.input)
         started_s = time.monotonic()
         rows = await self._decoder.decode(tensors.files(given, content), described)
-        account.decoded(time.monotonic() - started_s)
+        tracked.decoded(time.monotonic() - started_s)
         return rows
 
     async def _submit(
-        self, account: TrackedRequest, rows: Rows, deadline_s: float | None, priority: Priority
+        self, tracked: TrackedRequest, rows: Rows, deadline_s: float | None, priority: Priority
     ) -> Answer:
         try:
-            answer = await account.model.submit(rows, deadline_s, priority=priority, peer=current_peer())
+            answer = await tracked.model.submit(rows, deadline_s, priority=priority, peer=current_peer())
         except OverloadedError as error:
             if self._unavailable_when_full:
                 raise BusyError(str(error), error.retry_delay_s) from error
             raise
-        account.inferred(answer)
+        tracked.inferred(answer)
         return answer
 
-    async def _response(self, account: TrackedRequest, asked: Asked, answer: Answer) -> Response:
+    async def _response(self, tracked: TrackedRequest, asked: Asked, answer: Answer) -> Response:
         """Put the answer into the form that was asked for, or into shared memory.
 
         Raises:
             InvalidRequestError: the shared memory is gone.
         """
-        model, probabilities = account.model, answer.probabilities
+        model, probabilities = tracked.model, answer.probabilities
         response = Response(model_name=model.status.name, model_version=str(model.status.version))
         output = response.outputs.add(name=OUTPUT)
         if asked.label_count is not None:

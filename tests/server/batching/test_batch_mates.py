@@ -150,11 +150,11 @@ class Ride:
         self.ran += 1
         self._network.fails = self._chance.random() < 0.05
         if self._network.fails:
-            self._hurt |= {seats.submission for seats in batch.seats}
+            self._hurt |= {part.submission for part in batch.slices}
         batch.start()
         self._hand.clock.now_s += 0.01
         if self._chance.random() < 0.1:  # a caller that leaves while its batch runs
-            self._chance.choice(batch.seats).submission.cancel()
+            self._chance.choice(batch.slices).submission.cancel()
         batch.finish()
         self._hand.turn()
 

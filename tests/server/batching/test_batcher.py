@@ -93,7 +93,7 @@ def test_a_full_queue_refuses_at_the_door_and_says_when_to_come_back(
         with pytest.raises(ClientError) as caught:
             client.classify(MODEL, list(rows[:4]))
         assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "5 images wait for lenet5-digits, of 8 that may; 4 more do not fit" in str(caught.value)
+        assert "queue full: 5 of 8 images queued for lenet5-digits, 4 requested" in str(caught.value)
         assert caught.value.retry_delay_s == pytest.approx(0.01)  # such a backlog is gone at once
         fits = ask(pool, client, *rows[6:9])
         wait_for(lambda: waiting(running) == 8)
@@ -181,9 +181,9 @@ def test_a_network_that_is_short_by_a_row_fails_its_batch_and_hangs_nobody(
 
 def believe(running, seconds: float) -> None:
     """Have the batcher believe that a batch takes so long."""
-    costs = running.queue(MODEL).costs
+    profile = running.queue(MODEL).profile
     for _ in range(200):
-        costs.observe(costs.largest, seconds, time.monotonic())
+        profile.observe(profile.largest, seconds, time.monotonic())
 
 
 def test_bulk_requests_wait_for_interactive_ones(
@@ -220,12 +220,12 @@ def test_a_request_that_what_waits_would_make_late_is_refused_with_a_time_to_com
         with pytest.raises(ClientError) as caught:  # it would take nearly forty seconds
             client.classify(MODEL, [rows[9]], timeout_s=25)
         assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "after the deadline" in str(caught.value)
+        assert "predicted completion of lenet5-digits" in str(caught.value)
         assert 5 < caught.value.retry_delay_s < 15
         with pytest.raises(ClientError) as caught:  # not even if nobody else were there
             client.classify(MODEL, [rows[9]], timeout_s=2)
         assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "too near for this model" in str(caught.value)
+        assert "deadline cannot be met: it has passed" in str(caught.value)
         gates[MODEL].gate.set()
         held.result()
         queued.result()

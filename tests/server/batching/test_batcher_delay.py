@@ -63,7 +63,7 @@ def test_a_deadline_ends_the_waiting_in_time(by_hand) -> None:
         hand.submit(queue, 1)
         hurried = hand.submit(queue, 2, within_s=1.0)
         pause_s = hand.take()
-        assert 0.9 < pause_s < 1.0 - queue.costs.batch_s(2)
+        assert 0.9 < pause_s < 1.0 - queue.profile.batch_s(2)
         hand.clock.now_s += pause_s
         batch = hand.take()
         assert batch.images == 2

@@ -120,10 +120,10 @@ class World:
         if not isinstance(batch, Batch):
             assert (batch is None) == (sum(queue.waiting for queue in self.queues) == 0)
             return
-        assert 1 <= batch.images <= batch.queue.costs.largest
-        for seats in batch.seats:
-            assert not seats.submission.done(), "computed for nobody"
-            deadline_s = seats.submission.deadline_s
+        assert 1 <= batch.images <= batch.queue.profile.largest
+        for part in batch.slices:
+            assert not part.submission.done(), "computed for nobody"
+            deadline_s = part.submission.deadline_s
             assert deadline_s is None or deadline_s > self.hand.clock(), "computed too late"
         self.networks[self.queues.index(batch.queue)].fault = fault
         batch.start()

@@ -72,12 +72,12 @@ def test_a_queue_that_one_peer_has_filled_has_room_for_others_who_send_little(by
         queue = hand.add("m", CURVE, max_queue_size=16)
         hand.submit(queue, *range(16), peer="much")
         for peer, images in (("much", 1), ("as much", 16), ("a third", 3)):
-            with pytest.raises(OverloadedError, match="16 images wait for m, of 16 that may"):
+            with pytest.raises(OverloadedError, match="queue full: 16 of 16 images queued for m"):
                 hand.submit(queue, *range(images), peer=peer)
         hand.submit(queue, 1, 2, peer="little")  # two of two peers: a quarter of the queue
         hand.submit(queue, 3, peer="less")
         for peer in ("less", "little", "much", "another"):
-            with pytest.raises(OverloadedError, match="19 images wait"):
+            with pytest.raises(OverloadedError, match="queue full: 19 of 16"):
                 hand.submit(queue, 4, 5, peer=peer)
         assert queue.waiting == 19
         assert hand.unanswered("m")["queue_full"] == 28
@@ -92,5 +92,5 @@ def test_what_is_taken_or_withdrawn_counts_no_more(by_hand) -> None:
         hand.turn()
         assert queue.waiting == 12
         assert batches(hand, 3) == [[7, 7, 7, 7]] * 3
-        line = queue.lines[0]
+        line = queue.levels[0]
         assert (line.waiting, line._waiting_by_peer) == (0, {})

@@ -17,9 +17,9 @@ class Pair:
     def __init__(self) -> None:
         self.heard: list[Frame] = []
         self.failures: list[Exception] = []
-        self.channel = Channel(Frame, Frame, self.hear, self.failures.append)
+        self.channel = Channel(Frame, Frame, self.receive, self.failures.append)
 
-    def hear(self, frame: Frame) -> None:
+    def receive(self, frame: Frame) -> None:
         self.heard.append(frame)
         if frame.failure:
             raise KeyError(frame.failure)

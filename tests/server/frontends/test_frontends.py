@@ -205,10 +205,10 @@ def test_many_clients_get_their_own_answers_and_all_are_counted(fronted, clients
 def answered_by_each(running) -> dict[int, float]:
     group.scrape(running)
     return {
-        keeper._number: keeper.link.tally.counts["modelzoo_images"].get(
+        supervisor._number: supervisor.connection.counters.counts["modelzoo_images"].get(
             ("modelzoo_images_total", ("model", MODEL)), 0
         )
-        for keeper in group.keepers(running)
+        for supervisor in group.supervisors(running)
     }
 
 

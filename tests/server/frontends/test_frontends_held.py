@@ -97,7 +97,7 @@ def test_a_full_queue_and_a_full_memory_refuse_with_the_time_to_come_back(held: 
     wait_for(lambda: held.waiting == 600)
     error = refused(held.ask(clients[2], 600))
     assert error.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "600 images wait for lenet5-digits, of 1024 that may; 600 more do not fit" in str(error)
+    assert "queue full: 600 of 1024 images queued for lenet5-digits, 600 requested" in str(error)
     assert error.retry_delay_s > 0
     error = refused(held.ask(clients[1], 600))
     assert error.code == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -26,11 +26,11 @@ class Counting:
         return frontend_pb2.FrontendReport(samples=self.reporter.changes())
 
 
-def page(own: Counting, *tallies: Counters) -> str:
+def page(own: Counting, *all_counters: Counters) -> str:
     def others():
         total = Counters()
-        for tally in tallies:
-            total.add(tally)
+        for counters in all_counters:
+            total.add(counters)
         return total.counts
 
     registry = CollectorRegistry()
@@ -39,15 +39,15 @@ def page(own: Counting, *tallies: Counters) -> str:
 
 
 def test_counters_and_histograms_are_added_up_and_gauges_are_left_alone() -> None:
-    own, other, past, tally = Counting(), Counting(), Counters(), Counters()
+    own, other, past, counters = Counting(), Counting(), Counters(), Counters()
     own.asked.labels("a").inc(2)
     other.asked.labels("a").inc(3)
     other.asked.labels("b")
     other.took.labels("a").observe(1.5)
     own.level.set(7)
     other.level.set(9)
-    tally.hear(other.report())
-    text = page(own, past, tally)
+    counters.receive(other.report())
+    text = page(own, past, counters)
     assert 'asked_total{model="a"} 5.0' in text
     assert 'asked_total{model="b"} 0.0' in text  # at zero, but there
     assert "level 7.0" in text
@@ -57,32 +57,32 @@ def test_counters_and_histograms_are_added_up_and_gauges_are_left_alone() -> Non
         'took_seconds_bucket{le="2.0",model="a"} 1.0',
         'took_seconds_bucket{le="+Inf",model="a"} 1.0',
     ]
-    past.add(tally)  # it ended, and another came
+    past.add(counters)  # it ended, and another came
     assert page(own, past, Counters()) == text
 
 
 def test_only_what_changed_is_said_again() -> None:
-    counting, tally = Counting(), Counters()
+    counting, counters = Counting(), Counters()
     counting.asked.labels("a").inc()
     counting.took.labels("a").observe(3)
-    tally.hear(counting.report())
+    counters.receive(counting.report())
     assert counting.report() == frontend_pb2.FrontendReport()
     counting.asked.labels("a").inc()
     report = counting.report()
     assert [(sample.name, sample.value) for sample in report.samples] == [("asked_total", 2.0)]
-    tally.hear(report)
-    assert 'asked_total{model="a"} 2.0' in page(Counting(), tally)
+    counters.receive(report)
+    assert 'asked_total{model="a"} 2.0' in page(Counting(), counters)
 
 
 def test_statistics_of_a_model_are_added_up_until_it_is_forgotten() -> None:
     total = Counters()
     for count in (1, 2):
-        tally = Counters()
+        counters = Counters()
         statistics = InferStatistics()
         statistics.success.count, statistics.success.ns, statistics.queue.ns = count, 10 * count, 5
         sent = frontend_pb2.RequestStatistics(serial=4, statistics=statistics)
-        tally.hear(frontend_pb2.FrontendReport(requests=[sent]))
-        total.add(tally)
+        counters.receive(frontend_pb2.FrontendReport(requests=[sent]))
+        total.add(counters)
     assert (total.requests[4].success.count, total.requests[4].success.ns) == (3, 30)
     assert (total.requests[4].queue.count, total.requests[4].queue.ns) == (0, 10)
     total.forget(4)

@@ -129,8 +129,8 @@ def test_a_front_end_whose_frames_make_no_sense_is_replaced_and_the_cause_logged
 ) -> None:
     running = start_server(frontends=2)
     first = group.pids(running)
-    link = group.keepers(running)[0].link
-    running._loop.call_soon_threadsafe(link._channel.data_received, b"\3\0\0\0\xff\xff\xff")
+    connection = group.supervisors(running)[0].connection
+    running._loop.call_soon_threadsafe(connection._channel.data_received, b"\3\0\0\0\xff\xff\xff")
     wait_for(lambda: group.pids(running)[1] != first[1])
     [said] = group.logged(running, "vital_task_ended")
     assert (said["task"], said["cause"]) == ("connection", "DecodeError")

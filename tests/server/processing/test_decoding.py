@@ -151,9 +151,7 @@ def test_what_does_not_fit_beside_others_is_refused_until_they_are_done(
         assert one.waiting_pixels == 600
         with pytest.raises(OverloadedError) as caught:
             await one.decode([picture(2, 20, 20), picture(2, 1, 1)], manifest)
-        assert str(caught.value) == (
-            "pictures of 600 pixels wait for a decoder, of 1,000 that may; 464 more do not fit"
-        )
+        assert str(caught.value) == ("decoder queue full: 600 of 1,000 pixels queued, 464 requested")
         assert caught.value.retry_delay_s == 0.5
         assert one.waiting_pixels == 600
         fits = asyncio.ensure_future(one.decode([picture(3, 20, 20)], manifest))

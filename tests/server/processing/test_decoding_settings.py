@@ -46,5 +46,5 @@ def test_a_server_whose_decoders_are_full_says_when_to_come_back(start_server, e
             assert len(refusals) < 8
         assert {error.code for error in refusals} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert {error.retry_delay_s for error in refusals} == {0.5}
-        assert "of 4,000,000 that may; 4,000,000 more do not fit" in str(refusals[0])
+        assert "of 4,000,000 pixels queued, 4,000,000 requested" in str(refusals[0])
         assert len(client.classify(SIMPLE, [large])) == 1

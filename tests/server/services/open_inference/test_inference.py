@@ -127,7 +127,7 @@ def test_a_full_queue_is_told_as_the_settings_say(start_server, tensors_of, gate
         with pytest.raises(grpc.RpcError) as caught:
             tensors.stub.ModelInfer(tensors.pixels(images[:9]))
         assert caught.value.code().name == code
-        assert "images wait for lenet5-digits" in caught.value.details()
+        assert "images queued for lenet5-digits" in caught.value.details()
         assert any(key == "grpc-status-details-bin" for key, _ in caught.value.trailing_metadata())
         network.gate.set()
         assert [len(tensors.probabilities(call.result())) for call in accepted] == [32, 32]
@@ -153,12 +153,12 @@ def test_a_priority_above_one_is_bulk(start_server, tensors_of, gates, images: n
     network.shut()
     calls = [tensors.stub.ModelInfer.future(tensors.pixels(images[:1]))]
     network.entered.acquire()
-    lines = running.queue(MODEL).lines
+    levels = running.queue(MODEL).levels
     for waiting, level in enumerate((0, 1, 2, 2**63 - 1), 1):
         for kind in ("int64_param", "uint64_param"):
             urgency = Request(parameters={"priority": messages.InferParameter(**{kind: level})})
             calls.append(tensors.stub.ModelInfer.future(tensors.pixels(images[:1], urgency)))
-        wait_for(lambda waiting=waiting: sum(line.waiting for line in lines) == 2 * waiting)
-    assert [lines[priority].waiting for priority in (Priority.INTERACTIVE, Priority.BULK)] == [4, 4]
+        wait_for(lambda waiting=waiting: sum(line.waiting for line in levels) == 2 * waiting)
+    assert [levels[priority].waiting for priority in (Priority.INTERACTIVE, Priority.BULK)] == [4, 4]
     network.gate.set()
     assert [len(tensors.probabilities(call.result())) for call in calls] == [1] * 9
