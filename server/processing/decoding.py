@@ -174,8 +174,8 @@ class Decoder:
             )
         if self._waiting_pixels + total_px > self._limits.waiting_pixels:
             return OverloadedError(
-                f"decoder queue full: {self._waiting_pixels:,} of {self._limits.waiting_pixels:,} pixels queued, "
-                f"{total_px:,} requested",
+                f"decoder queue full: {self._waiting_pixels:,} of {self._limits.waiting_pixels:,} "
+                f"pixels queued, {total_px:,} requested",
                 _RETRY_DELAY_S,
             )
         return None
