@@ -108,14 +108,15 @@ class Handlers:
         """Make RPC methods of handlers of small requests.
 
         Args:
-            handlers: as `unary` takes them, by the type of the request, after which the method is named.
+            handlers: answer a request, whatever its deadline; by its type, after which the method is named.
             pool: see `unary`.
         """
-        named = {kind.DESCRIPTOR.name.removesuffix("Request"): kind for kind in handlers}
-        return {
-            name: self.unary(service, name, parser(kind, max_bytes=_SMALL_BYTES), handlers[kind], pool)
-            for name, kind in named.items()
-        }
+
+        def method(kind: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
+            parse = parser(kind, max_bytes=_SMALL_BYTES)
+            return self.unary(service, _method(kind), parse, lambda request, _: handlers[kind](request), pool)
+
+        return {_method(kind): method(kind) for kind in handlers}
 
     def stream(
         self, service: str, method: str, answers: Answers[Request]
@@ -262,3 +263,7 @@ def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
 def _deadline_s(context: Context, started_s: float) -> float | None:
     left_s: float | None = context.time_remaining()  # None where the client set none
     return None if left_s is None else started_s + left_s
+
+
+def _method(request: type[Message]) -> str:
+    return request.DESCRIPTOR.name.removesuffix("Request")

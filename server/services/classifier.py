@@ -98,22 +98,19 @@ class Classifier:
         return answer
 
     async def list_models(
-        self, request: classifier_pb2.ListModelsRequest, deadline_s: float | None
+        self, request: classifier_pb2.ListModelsRequest
     ) -> classifier_pb2.ListModelsResponse:
         """List every model on disk or in memory, whatever its state."""
-        del request, deadline_s
+        del request
         await self._models.refresh()
         return classifier_pb2.ListModelsResponse(models=[model.status for model in self._models])
 
-    async def get_model(
-        self, request: classifier_pb2.GetModelRequest, deadline_s: float | None
-    ) -> classifier_pb2.GetModelResponse:
+    async def get_model(self, request: classifier_pb2.GetModelRequest) -> classifier_pb2.GetModelResponse:
         """Describe one model, whatever its state.
 
         Raises:
             ModelNotFoundError: there is none of that name or version.
         """
-        del deadline_s
         model = self._models.get(request.name, _version(request))
         response = classifier_pb2.GetModelResponse(status=model.status, manifest=model.manifest)
         if len(model.labels) > _LABELS_ON_THE_LOOP:

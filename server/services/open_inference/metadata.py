@@ -55,29 +55,22 @@ class Descriptions:
             },
         )
 
-    async def server_live(
-        self, request: messages.ServerLiveRequest, deadline_s: float | None
-    ) -> messages.ServerLiveResponse:
+    async def server_live(self, request: messages.ServerLiveRequest) -> messages.ServerLiveResponse:
         """Say yes."""
-        del request, deadline_s
+        del request
         return messages.ServerLiveResponse(live=True)
 
-    async def server_ready(
-        self, request: messages.ServerReadyRequest, deadline_s: float | None
-    ) -> messages.ServerReadyResponse:
+    async def server_ready(self, request: messages.ServerReadyRequest) -> messages.ServerReadyResponse:
         """Say what the health service says."""
-        del request, deadline_s
+        del request
         return messages.ServerReadyResponse(ready=self._health.is_serving(SERVER))
 
-    async def model_ready(
-        self, request: messages.ModelReadyRequest, deadline_s: float | None
-    ) -> messages.ModelReadyResponse:
+    async def model_ready(self, request: messages.ModelReadyRequest) -> messages.ModelReadyResponse:
         """Tell whether a model serves; one that is not there does not.
 
         Raises:
             InvalidRequestError: the version is no number.
         """
-        del deadline_s
         try:
             model = self._models.get(request.name, version_of("version", request.version))
         except ModelNotFoundError:
@@ -85,44 +78,37 @@ class Descriptions:
         return messages.ModelReadyResponse(ready=model.is_ready)
 
     async def server_metadata(
-        self, request: messages.ServerMetadataRequest, deadline_s: float | None
+        self, request: messages.ServerMetadataRequest
     ) -> messages.ServerMetadataResponse:
         """Describe the server."""
-        del request, deadline_s
+        del request
         return self._metadata
 
-    async def model_metadata(
-        self, request: messages.ModelMetadataRequest, deadline_s: float | None
-    ) -> messages.ModelMetadataResponse:
+    async def model_metadata(self, request: messages.ModelMetadataRequest) -> messages.ModelMetadataResponse:
         """Describe a model's tensors.
 
         Raises:
             ModelZooError: there is no such model, or it does not serve.
         """
-        del deadline_s
         return model_config.metadata(self._models.ready(request.name, version_of("version", request.version)))
 
-    async def model_config(
-        self, request: messages.ModelConfigRequest, deadline_s: float | None
-    ) -> messages.ModelConfigResponse:
+    async def model_config(self, request: messages.ModelConfigRequest) -> messages.ModelConfigResponse:
         """Describe how a model is served.
 
         Raises:
             ModelZooError: there is no such model, or it does not serve.
         """
-        del deadline_s
         model = self._models.ready(request.name, version_of("version", request.version))
         return messages.ModelConfigResponse(config=model_config.config(model))
 
     async def model_statistics(
-        self, request: messages.ModelStatisticsRequest, deadline_s: float | None
+        self, request: messages.ModelStatisticsRequest
     ) -> messages.ModelStatisticsResponse:
         """Tell what a model has done, or every one that serves.
 
         Raises:
             ModelZooError: there is no such model, or it does not serve.
         """
-        del deadline_s
         version = version_of("version", request.version)
         if request.name:
             models = [self._models.ready(request.name, version)]

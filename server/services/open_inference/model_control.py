@@ -59,29 +59,25 @@ class Administration:
             },
         )
 
-    async def index(
-        self, request: messages.RepositoryIndexRequest, deadline_s: float | None
-    ) -> messages.RepositoryIndexResponse:
+    async def index(self, request: messages.RepositoryIndexRequest) -> messages.RepositoryIndexResponse:
         """List every model on disk or in memory, whatever its state.
 
         Raises:
             UnsupportedError: a repository is named.
         """
-        del deadline_s
         _require_no_name(request.repository_name)
         await self._models.refresh()
         models = [model for model in self._models if model.is_ready or not request.ready]
         return messages.RepositoryIndexResponse(models=map(_indexed, models))
 
     async def load(
-        self, request: messages.RepositoryModelLoadRequest, deadline_s: float | None
+        self, request: messages.RepositoryModelLoadRequest
     ) -> messages.RepositoryModelLoadResponse:
         """Load the newest version of a model.
 
         Raises:
             ModelZooError: it is forbidden, or failed.
         """
-        del deadline_s
         self._require_control()
         _require_no_name(request.repository_name)
         if request.parameters:
@@ -90,14 +86,13 @@ class Administration:
         return messages.RepositoryModelLoadResponse()
 
     async def unload(
-        self, request: messages.RepositoryModelUnloadRequest, deadline_s: float | None
+        self, request: messages.RepositoryModelUnloadRequest
     ) -> messages.RepositoryModelUnloadResponse:
         """Free a model, after it has answered what it accepted.
 
         Raises:
             ModelZooError: it is forbidden, or there is no such model.
         """
-        del deadline_s
         self._require_control()
         _require_no_name(request.repository_name)
         if request.parameters.keys() - {_DEPENDENTS}:
@@ -106,14 +101,13 @@ class Administration:
         return messages.RepositoryModelUnloadResponse()
 
     async def region_status(
-        self, request: messages.SystemSharedMemoryStatusRequest, deadline_s: float | None
+        self, request: messages.SystemSharedMemoryStatusRequest
     ) -> messages.SystemSharedMemoryStatusResponse:
         """Tell what is registered.
 
         Raises:
             RegionNotFoundError: that is not.
         """
-        del deadline_s
         response = messages.SystemSharedMemoryStatusResponse()
         for region in self._regions.find(request.name):  # a thousand, each written in its place
             status = response.regions[region.name]
@@ -122,56 +116,53 @@ class Administration:
         return response
 
     async def register_region(
-        self, request: messages.SystemSharedMemoryRegisterRequest, deadline_s: float | None
+        self, request: messages.SystemSharedMemoryRegisterRequest
     ) -> messages.SystemSharedMemoryRegisterResponse:
         """Register a region.
 
         Raises:
             ModelZooError: it is forbidden, or not possible.
         """
-        del deadline_s
         if not self._allow_client_shm:
             raise ForbiddenError("shared memory needs a server with --allow-client-shm")
         self._regions.register(request.name, request.key, request.offset, request.byte_size)
         return messages.SystemSharedMemoryRegisterResponse()
 
     async def unregister_region(
-        self, request: messages.SystemSharedMemoryUnregisterRequest, deadline_s: float | None
+        self, request: messages.SystemSharedMemoryUnregisterRequest
     ) -> messages.SystemSharedMemoryUnregisterResponse:
         """Forget a region, or all."""
-        del deadline_s
         self._regions.unregister(request.name)
         return messages.SystemSharedMemoryUnregisterResponse()
 
     async def cuda_region_status(
-        self, request: messages.CudaSharedMemoryStatusRequest, deadline_s: float | None
+        self, request: messages.CudaSharedMemoryStatusRequest
     ) -> messages.CudaSharedMemoryStatusResponse:
         """Tell that nothing is registered.
 
         Raises:
             RegionNotFoundError: a region is named.
         """
-        del deadline_s
         if request.name:
             raise RegionNotFoundError("there is no shared memory of CUDA here")
         return messages.CudaSharedMemoryStatusResponse()
 
     async def register_cuda_region(
-        self, request: messages.CudaSharedMemoryRegisterRequest, deadline_s: float | None
+        self, request: messages.CudaSharedMemoryRegisterRequest
     ) -> messages.CudaSharedMemoryRegisterResponse:
         """Refuse.
 
         Raises:
             UnsupportedError: always.
         """
-        del request, deadline_s
+        del request
         raise UnsupportedError("there is no shared memory of CUDA here; system shared memory there may be")
 
     async def unregister_cuda_region(
-        self, request: messages.CudaSharedMemoryUnregisterRequest, deadline_s: float | None
+        self, request: messages.CudaSharedMemoryUnregisterRequest
     ) -> messages.CudaSharedMemoryUnregisterResponse:
         """Forget what was never there: clients ask for it whatever they will use."""
-        del request, deadline_s
+        del request
         return messages.CudaSharedMemoryUnregisterResponse()
 
     def _require_control(self) -> None:
