@@ -1,9 +1,9 @@
-"""What the batcher itself profile: images through queue, lane and futures with a network that does nothing.
+"""What the batcher itself costs: images through queue, lane and futures with a network that does nothing.
 
     python -m bench.batcher [--callers 256] [--images 100000]
 
-Each caller submits one image, waits for its answer and submits the next. `submit` is how a request does
-it, with a task that waits; `enqueue` is how a stream does it, with a callback. Prints the median round.
+Each caller submits one image, waits for its answer and submits the next: with a task that waits, as a
+request does it, or with a callback, as a front end does it. Prints the median round.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Nothing:
 Way = Callable[[Batcher, ModelQueue, int, int], Awaitable[None]]
 
 
-async def submit(batcher: Batcher, queue: ModelQueue, callers: int, each: int) -> None:
+async def with_tasks(batcher: Batcher, queue: ModelQueue, callers: int, each: int) -> None:
     """Have every caller wait in a task of its own."""
 
     async def caller() -> None:
@@ -62,7 +62,7 @@ async def submit(batcher: Batcher, queue: ModelQueue, callers: int, each: int) -
     await asyncio.gather(*(caller() for _ in range(callers)))
 
 
-async def enqueue(batcher: Batcher, queue: ModelQueue, callers: int, each: int) -> None:
+async def with_callbacks(batcher: Batcher, queue: ModelQueue, callers: int, each: int) -> None:
     """Have every caller be called back."""
     left = callers * each
     unasked = left - callers
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
-    ways: dict[str, Way] = {"submit": submit, "enqueue": enqueue}
+    ways: dict[str, Way] = {"task": with_tasks, "callback": with_callbacks}
     each = max(1, options.images // options.callers)
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(options.rounds):  # interleaved, so that what disturbs one disturbs the other

@@ -15,7 +15,7 @@ def test_what_the_batcher_costs_is_told_for_both_ways(
     monkeypatch.setattr(sys, "argv", command)
     assert batcher.main() == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    figures = {row[0]: [float(cell) for cell in row[1:6]] for row in rows if row[0] in ("submit", "enqueue")}
+    figures = {row[0]: [float(cell) for cell in row[1:6]] for row in rows if row[0] in ("task", "callback")}
     assert len(figures) == 2
     for middle, best, worst, process, batch in figures.values():
         assert 0 < best <= middle <= worst

@@ -277,7 +277,7 @@ def test_the_whole_request_has_a_time_limit_however_it_drips(
             if closed(0):
                 break
             dripping.sendall(b"x")
-            tick.wait(0.01)  # the peer's contention, not the test's
+            tick.wait(0.01)  # the peer's pace, not the test's
         assert closed(0)
     assert "\nanswer 42.0\n" in scrape(port)
     assert capfd.readouterr() == ("", "")
