@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from artifact.golden import CPU_PROVIDER, CUDA_PROVIDER
-from client.load import Floats
+from bench.load.load import Floats
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]

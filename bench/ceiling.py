@@ -28,9 +28,9 @@ from rich.table import Table
 
 from bench import h2load, processes
 from bench.errors import BenchError
-from client.closed_loop import closed_loop
-from client.dialects import Classify
-from client.load import Load, Report, percentile_s
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load, Report, percentile_s
+from bench.load.protocols import Classify
 from modelzoo.v1 import classifier_pb2
 
 MODEL = "ceiling"

@@ -8,11 +8,11 @@ import numpy as np
 
 from artifact.layout import Entry
 from bench import report, servers
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Floats, Load, Report
 from bench.plan import Plan
 from bench.report import Latency
 from bench.workers import Worker
-from client.closed_loop import closed_loop
-from client.load import Floats, Load, Report
 
 FIRST = 1000  # requests of each start
 _PATIENCE_S = 600.0

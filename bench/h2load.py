@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bench.errors import BenchError
-from client.load import Load, Report
+from bench.load.load import Load, Report
 
 GENERATOR = "h2load"
 _GRACE_S = 60.0
@@ -43,7 +43,7 @@ def closed_loop(load: Load, address: str) -> Report:
         command += [f"--duration={round((load.warm_up_s + load.seconds) * 1e3)}ms"]
         command += [f"--data={body}", f"--log-file={log}"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers"]
-        command += [f"http://{address}{load.dialect.method}"]
+        command += [f"http://{address}{load.protocol.method}"]
         before_s = _children_cpu_s()
         try:
             done = subprocess.run(  # noqa: S603 - no shell, and no argument of a stranger

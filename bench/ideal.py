@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from client.load import Floats
+from bench.load.load import Floats
 
 
 def latencies_s(

@@ -27,11 +27,11 @@ from rich.table import Table
 
 from bench import servers, subjects
 from bench.errors import BenchError
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load, Report, percentile_s
+from bench.load.protocols import Classify
 from bench.plan import Plan
 from bench.report import messages, refusals
-from client.closed_loop import closed_loop
-from client.dialects import Classify
-from client.load import Load, Report, percentile_s
 
 _COLUMNS = ("lanes", "images/s", "worst", "best", "p50 ms", "p99 ms", "mean batch", "errors")
 
@@ -99,7 +99,7 @@ def _load(options: argparse.Namespace) -> Load:
     graph, expected = subjects.read(entry, options.precision, "cpu")
     subject = subjects.subject(entry, options.precision, graph, expected, same_file_here=False)
     return Load(
-        dialect=Classify(options.model),
+        protocol=Classify(options.model),
         pictures=list(subject.graph.images),
         labels=subject.labels,
         images_per_request=options.images,

@@ -8,17 +8,17 @@ from artifact.layout import Entry
 from bench import bare, h2load, ideal, report, servers, subjects
 from bench.bare import Arrangement
 from bench.errors import BenchError
+from bench.load import protocols
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load, Report
+from bench.load.open_loop import open_loop, poisson
 from bench.open_report import Opened
 from bench.plan import Plan
 from bench.report import Round, Served
 from bench.servers import Server
 from bench.subjects import Subject
 from bench.workers import Worker
-from client import arrivals, dialects
-from client.closed_loop import closed_loop
 from client.errors import ClientError
-from client.load import Load, Report
-from client.open_loop import open_loop
 from server.machine import core_count
 
 Say = Callable[[str], None]
@@ -90,16 +90,16 @@ class Measurement:
                 f"a request of {plan.images:,} images has {size_bytes:,} bytes; "
                 f"no server takes more than {_MAX_REQUEST_BYTES:,}"
             )
-        dialect: dialects.Dialect = dialects.Classify(self._model)
+        protocol: protocols.WireProtocol = protocols.Classify(self._model)
         if plan.protocol == "open-inference":
             try:
-                dialect = dialects.infer(self._server.address, self._model, pictures[0])
+                protocol = protocols.infer(self._server.address, self._model, pictures[0])
             except ClientError as error:
                 raise BenchError(servers.complaint(error, self._server.address)) from error
             except ValueError as error:
                 raise BenchError(f"{self._server.address}: {error}") from error
         return Load(
-            dialect=dialect,
+            protocol=protocol,
             pictures=pictures,
             labels=self.subject.labels,
             images_per_request=plan.images,
@@ -167,7 +167,7 @@ class Measurement:
             raise BenchError(
                 "the closed loop was answered nothing, so there is no capacity to take a share of"
             )
-        arrivals_s = arrivals.poisson(rate_per_s, plan.seconds, seed)
+        arrivals_s = poisson(rate_per_s, plan.seconds, seed)
         ideal_s = None
         if plan.deadline_s is None:
             lanes, threads = self._arranged()

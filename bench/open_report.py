@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.load.load import Floats
 from bench.report import Latency, Served, mean_batch, messages, per, percentiles, total
-from client.load import Floats
 
 # Of what the closed loop reached, or of the rate where that is less: a server that answers less did not shed
 # load but refuse it, and the figures of the few answers mean nothing.

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.bare import Arrangement, Timing
 from bench.exposition import Work
-from client.load import Floats, Report, percentile_s
+from bench.load.load import Floats, Report, percentile_s
 
 
 @dataclass(frozen=True)

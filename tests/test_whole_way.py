@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from artifact import manifest
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load
+from bench.load.protocols import Classify
 from client import Client
-from client.closed_loop import closed_loop
-from client.dialects import Classify
-from client.load import Load
 from export import datasets, pipeline, train
 from zoo import catalog
 

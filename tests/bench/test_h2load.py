@@ -11,8 +11,8 @@ import pytest
 from artifact.golden import Golden
 from bench import h2load
 from bench.errors import BenchError
-from client.dialects import Classify
-from client.load import Load
+from bench.load.load import Load
+from bench.load.protocols import Classify
 
 NAME = "simple_cnn-digits"
 needs_h2load = pytest.mark.skipif(

@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 
 from artifact.golden import Golden
-from client import ClientError, dialects
-from client.closed_loop import closed_loop
-from client.load import Load
+from bench.load import protocols
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load
+from client import ClientError
 from modelzoo.v1 import open_inference_pb2 as oip
 
 NAME = "simple_cnn-digits"
@@ -115,7 +116,7 @@ def test_its_answers_are_checked_and_its_refusals_counted(
     other.raw = raw
     black = np.zeros_like(digits.images[0])
     load = Load(
-        dialects.infer(address, NAME, black),
+        protocols.infer(address, NAME, black),
         pictures=[*digits.images[:3], black],
         labels=[{int(label)} for label in [*digits.probabilities[:3].argmax(axis=1), 0]],
         outstanding=4,
@@ -159,16 +160,16 @@ def test_a_model_that_does_not_take_such_pictures_is_not_asked(
 ) -> None:
     other.datatype = "FP32"
     with pytest.raises(ValueError, match=r"takes FP32 \[8, 8, 1\], not UINT8 pixels"):
-        dialects.infer(address, NAME, digits.images[0])
+        protocols.infer(address, NAME, digits.images[0])
     other.datatype = "UINT8"
     for picture in (digits.images[0][:4], b"a file"):
         with pytest.raises(ValueError, match="not UINT8 pixels of the artifact's shape"):
-            dialects.infer(address, NAME, picture)
+            protocols.infer(address, NAME, picture)
 
 
 def test_a_model_that_it_has_not_is_named(address: str, digits: Golden, bench: Callable[..., Any]) -> None:
     with pytest.raises(ClientError, match="no nobody here"):
-        dialects.infer(address, "nobody", digits.images[0])
+        protocols.infer(address, "nobody", digits.images[0])
     done = bench("--address", address, "--protocol", "open-inference", model="lenet5-digits")
     assert done.stderr == f"modelzoo: {address}: no lenet5-digits here\n"
     done = bench("--address", "127.0.0.1:1", "--protocol", "open-inference")

@@ -9,9 +9,9 @@ import pytest
 from bench import first_requests, open_report, report
 from bench.bare import Arrangement, Timing
 from bench.exposition import Work
+from bench.load.load import Report
 from bench.open_report import Opened
 from bench.report import Latency, Round, Served
-from client.load import Report
 
 BARE = Arrangement(2, 1, 8)
 

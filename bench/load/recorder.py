@@ -8,11 +8,11 @@ from operator import contains
 
 import numpy as np
 
-from client.dialects import OK, UNREADABLE, Answer
-from client.load import Load, Report
+from bench.load.load import Load, Report
+from bench.load.protocols import OK, UNREADABLE, Answer
 
 
-class Tally:
+class Recorder:
     """Counts answers and checks them; its clock starts when it is made.
 
     Args:

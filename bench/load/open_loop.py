@@ -6,10 +6,11 @@ A latency counts from the planned arrival, so a server that makes its clients wa
 import asyncio
 import threading
 
-from client import event_loop
-from client.load import Floats, Load, Report
-from client.tally import Tally
-from client.transports import connected
+import numpy as np
+
+from bench.load.load import Floats, Load, Report
+from bench.load.recorder import Recorder
+from bench.load.transports import connected, run_on_event_loop
 
 GENERATOR = "python"
 
@@ -22,23 +23,23 @@ def open_loop(load: Load, arrivals_s: Floats, address: str) -> Report:
 
     Raises:
         ConnectionError: nobody answers there.
-        TypeError: a picture that the dialect cannot send.
+        TypeError: a picture that the protocol cannot send.
     """
-    return event_loop.run(_run(load, arrivals_s, address))
+    return run_on_event_loop(_run(load, arrivals_s, address))
 
 
 async def _run(load: Load, arrivals_s: Floats, address: str) -> Report:
     async with connected(load, address) as transport:
         loop = asyncio.get_running_loop()
-        tally = Tally(load)
+        recorder = Recorder(load)
         waiting: set[asyncio.Task[None]] = set()
         all_sent = asyncio.Event()
 
         async def ask(number: int, due_s: float) -> None:
-            lag_s = tally.now_s() - due_s
-            tally.lag(lag_s)
+            lag_s = recorder.now_s() - due_s
+            recorder.lag(lag_s)
             left_s = None if load.deadline_s is None else max(0.0, load.deadline_s - lag_s)
-            tally.count(number, due_s, await transport.ask(number, left_s))
+            recorder.count(number, due_s, await transport.ask(number, left_s))
 
         def send(number: int, due_s: float) -> None:
             task = loop.create_task(ask(number, due_s))
@@ -50,7 +51,7 @@ async def _run(load: Load, arrivals_s: Floats, address: str) -> Report:
         def pace() -> None:
             """Call at the planned times; a thread, because event loops sleep whole milliseconds."""
             for number, due_s in enumerate(arrivals_s.tolist()):
-                if (early_s := due_s - tally.now_s()) > 0 and given_up.wait(early_s):
+                if (early_s := due_s - recorder.now_s()) > 0 and given_up.wait(early_s):
                     return
                 loop.call_soon_threadsafe(send, number, due_s)
             loop.call_soon_threadsafe(all_sent.set)
@@ -67,4 +68,25 @@ async def _run(load: Load, arrivals_s: Floats, address: str) -> Report:
         hung = list(waiting)
         for task in hung:
             task.cancel()
-        return tally.report(GENERATOR, (0.0, tally.now_s()), len(hung))
+        return recorder.report(GENERATOR, (0.0, recorder.now_s()), len(hung))
+
+
+def poisson(rate_per_s: float, seconds: float, seed: int) -> Floats:
+    """Draw arrivals that know nothing of each other.
+
+    Args:
+        rate_per_s: arrivals per second, on average.
+        seconds: how long they go on.
+        seed: the same gives the same arrivals.
+
+    Returns:
+        Seconds after the beginning, ascending, below ``seconds``.
+
+    Raises:
+        ValueError: the rate or the time is not above zero.
+    """
+    if not (rate_per_s > 0 and seconds > 0):
+        raise ValueError(f"nothing arrives at {rate_per_s:g} a second for {seconds:g} s")
+    random = np.random.default_rng(seed)
+    # Given their number, the arrivals of a Poisson process are spread evenly.
+    return np.sort(random.uniform(0, seconds, random.poisson(rate_per_s * seconds)))

@@ -2,10 +2,9 @@
 
 import asyncio
 
-from client import event_loop
-from client.load import Load, Report
-from client.tally import Tally
-from client.transports import connected
+from bench.load.load import Load, Report
+from bench.load.recorder import Recorder
+from bench.load.transports import connected, run_on_event_loop
 
 GENERATOR = "python"
 
@@ -15,20 +14,22 @@ def closed_loop(load: Load, address: str) -> Report:
 
     Raises:
         ConnectionError: nobody answers there.
-        TypeError: a picture that the dialect cannot send.
+        TypeError: a picture that the protocol cannot send.
     """
-    return event_loop.run(_run(load, address))
+    return run_on_event_loop(_run(load, address))
 
 
 async def _run(load: Load, address: str) -> Report:
     async with connected(load, address, load.outstanding) as transport:
-        tally = Tally(load)
+        recorder = Recorder(load)
         ends_s = load.warm_up_s + load.seconds
 
         async def ask_again_and_again(number: int) -> None:
-            while (load.requests is None or number < load.requests) and (asked_s := tally.now_s()) < ends_s:
+            while (load.requests is None or number < load.requests) and (
+                asked_s := recorder.now_s()
+            ) < ends_s:
                 answer = await transport.ask(number, load.deadline_s)
-                tally.count(number, asked_s, answer)
+                recorder.count(number, asked_s, answer)
                 # The stream has ended, or the server is gone or going: asking on would only spin.
                 if answer.stream_ended or answer.status == "UNAVAILABLE":
                     return
@@ -36,7 +37,7 @@ async def _run(load: Load, address: str) -> Report:
 
         askers = [asyncio.create_task(ask_again_and_again(number)) for number in range(load.outstanding)]
         _, hung = await asyncio.wait(askers, timeout=ends_s + load.patience_s)
-        ended_s = min(tally.now_s(), ends_s)
+        ended_s = min(recorder.now_s(), ends_s)
         for asker in hung:
             asker.cancel()
-        return tally.report(GENERATOR, (load.warm_up_s, ended_s), len(hung))
+        return recorder.report(GENERATOR, (load.warm_up_s, ended_s), len(hung))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from bench.load.protocols import WireProtocol
 from client.client import Picture
-from client.dialects import Dialect
 
 Floats = npt.NDArray[np.float64]
 
@@ -18,7 +18,7 @@ class Load:
     """What is asked.
 
     Attributes:
-        dialect: the protocol, and in it the model.
+        protocol: the protocol, and in it the model.
         pictures: asked in turn.
         labels: for every picture the indices of the labels that are right; anything else is a wrong answer.
         images_per_request: pictures in one request.
@@ -31,7 +31,7 @@ class Load:
         patience_s: time for the last answers, deadlines past; what has no answer or status then hangs.
     """
 
-    dialect: Dialect
+    protocol: WireProtocol
     pictures: Sequence[Picture]
     labels: Sequence[Set[int]]
     images_per_request: int = 1
@@ -62,9 +62,9 @@ class Load:
         """Build every request that is asked in turn.
 
         Raises:
-            TypeError: a picture that the dialect cannot send.
+            TypeError: a picture that the protocol cannot send.
         """
-        return [self.dialect.question([self.pictures[index] for index in turn]) for turn in self._turns()]
+        return [self.protocol.question([self.pictures[index] for index in turn]) for turn in self._turns()]
 
     def answers(self) -> list[list[Set[int]]]:
         """Give the right labels of the images of every such request."""

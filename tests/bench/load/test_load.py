@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.dialects import Classify
-from client.load import Load, Report, percentile_s
+from bench.load.load import Load, Report, percentile_s
+from bench.load.protocols import Classify
 from modelzoo.v1 import classifier_pb2
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2, status_pb2
 
-from client.dialects import Answer, Classify, Infer
+from bench.load.protocols import Answer, Classify, Infer
 from modelzoo.v1 import classifier_pb2, open_inference_pb2
 
 CLASSIFY = Classify("net")
@@ -98,7 +98,7 @@ SHORT.raw_output_contents[1] = SHORT.raw_output_contents[1][:-4]
 
 
 @pytest.mark.parametrize(
-    ("dialect", "body"),
+    ("protocol", "body"),
     [
         (CLASSIFY, b"\xff\xff"),
         (CLASSIFY, NO_LABELS.SerializeToString()),
@@ -109,8 +109,8 @@ SHORT.raw_output_contents[1] = SHORT.raw_output_contents[1][:-4]
     ],
     ids=["garbage", "no labels", "garbage tensors", "no tensors", "short tensor", "another tensor"],
 )
-def test_an_answer_that_is_none_is_unreadable(dialect: Classify | Infer, body: bytes) -> None:
-    assert dialect.answer(body) == Answer("unreadable")
+def test_an_answer_that_is_none_is_unreadable(protocol: Classify | Infer, body: bytes) -> None:
+    assert protocol.answer(body) == Answer("unreadable")
 
 
 def test_a_streams_message_that_is_none_is_nobodys() -> None:

@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     stream_ended: bool = False
 
 
-class Dialect(Protocol):
+class WireProtocol(Protocol):
     """A protocol's messages about one model. A load pickles it, to run in another process."""
 
     @property
@@ -81,30 +81,30 @@ class Classify:
     stream_method: ClassVar = f"/{_CLASSIFIER}/ClassifyStream"
 
     def question(self, pictures: Sequence[Picture]) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         images = [image(picture) for picture in pictures]
         return classifier_pb2.ClassifyRequest(model=self.model, images=images, top_k=1).SerializeToString()
 
     def answer(self, body: bytes) -> Answer:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         try:
             return _classified(classifier_pb2.ClassifyResponse.FromString(body))
         except (DecodeError, IndexError):
             return Answer(UNREADABLE)
 
     def streamed(self, question: bytes, timeout_s: float | None) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         return classifier_pb2.ClassifyStreamRequest(
             request=classifier_pb2.ClassifyRequest.FromString(question),
             timeout_ms=None if timeout_s is None else max(1, round(timeout_s * 1e3)),
         ).SerializeToString()
 
     def numbered(self, number: int, message: bytes) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         return _text_field(1, number) + message
 
     def streamed_answer(self, message: bytes) -> tuple[int | None, Answer]:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         try:
             answer = classifier_pb2.ClassifyStreamResponse.FromString(message)
             if answer.WhichOneof("outcome") == "error":
@@ -132,7 +132,7 @@ class Infer:
     stream_method: ClassVar = f"/{_OPEN_INFERENCE}/ModelStreamInfer"
 
     def question(self, pictures: Sequence[Picture]) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         arrays = [picture for picture in pictures if isinstance(picture, np.ndarray)]
         if len(arrays) < len(pictures):
             raise TypeError("the Open Inference Protocol is asked with pixels, not with files")
@@ -145,14 +145,14 @@ class Infer:
         return request.SerializeToString()
 
     def answer(self, body: bytes) -> Answer:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         try:
             return self._inferred(open_inference_pb2.ModelInferResponse.FromString(body))
         except (DecodeError, IndexError, ValueError):
             return Answer(UNREADABLE)
 
     def streamed(self, question: bytes, timeout_s: float | None) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         if timeout_s is None:
             return question
         request = open_inference_pb2.ModelInferRequest.FromString(question)
@@ -160,11 +160,11 @@ class Infer:
         return request.SerializeToString()
 
     def numbered(self, number: int, message: bytes) -> bytes:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         return _text_field(3, number) + message
 
     def streamed_answer(self, message: bytes) -> tuple[int | None, Answer]:
-        """See `Dialect`."""
+        """See `WireProtocol`."""
         try:
             answer = open_inference_pb2.ModelStreamInferResponse.FromString(message)
             number = _number(answer.infer_response.id)

@@ -12,10 +12,9 @@ import grpc
 import numpy as np
 import pytest
 
-from client import arrivals
-from client.closed_loop import closed_loop
-from client.load import Load, Report
-from client.open_loop import open_loop
+from bench.load.closed_loop import closed_loop
+from bench.load.load import Load, Report
+from bench.load.open_loop import open_loop, poisson
 
 NAME = "simple_cnn-digits"
 pytestmark = pytest.mark.serves(NAME)
@@ -54,7 +53,7 @@ def test_a_closed_loop_stops_at_its_time_and_measures_what_came_after_the_warm_u
 
 @WAYS
 def test_an_open_loop_asks_at_the_planned_times(server, make_load, streams: int) -> None:
-    arrivals_s = arrivals.poisson(200, 0.5, seed=0)
+    arrivals_s = poisson(200, 0.5, seed=0)
     done = open_loop(make_load(streams=streams, images_per_request=2), arrivals_s, server.address)
     assert (done.answered, done.errors) == (len(arrivals_s), 0)
     assert sorted(done.asked_s) == arrivals_s.tolist()
@@ -246,7 +245,7 @@ def test_a_server_that_dies_leaves_refusals_and_nobody_hangs(
     if loop == "closed":
         done = closed_loop(load, address)
     else:
-        done = open_loop(load, arrivals.poisson(100, 1.5, seed=0), address)
+        done = open_loop(load, poisson(100, 1.5, seed=0), address)
     killer.join()
     assert done.hung == done.wrong == 0
     assert set(done.refused) <= {"UNAVAILABLE", "CANCELLED"}

@@ -1,0 +1,1 @@
+"""The load generator: so many requests outstanding, or requests that arrive, with checked answers."""
