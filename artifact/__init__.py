@@ -1,1 +1,1 @@
-"""What an artifact is on disk, for those who write it and those who read it."""
+"""What an artifact is on disk, for what writes it and what reads it."""

@@ -56,7 +56,7 @@ class Golden:
     own: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def expected(self, precision: str) -> npt.NDArray[np.float32]:
-        """Give the answers that a file of a precision is held against, float32 ``[N, K]``."""
+        """Return the answers that a file of a precision is held against, float32 ``[N, K]``."""
         return self.own.get(precision, self.probabilities)
 
 
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Tell whether every difference is within the tolerance and no label flipped."""
+        """Return whether every difference is within the tolerance and no label flipped."""
         return self.max_abs_difference <= self.tolerance and self.top1_flips == 0  # False for NaN
 
     def require(self, what: str) -> None:

@@ -157,7 +157,7 @@ def read_labels(manifest: manifest_pb2.Manifest, folder: Path) -> tuple[str, ...
 
 
 def accuracy_ratio(precision: manifest_pb2.Precision) -> float | None:
-    """Give the share of right answers of a checked manifest's precision; None where it was not measured."""
+    """Return the share of right answers of a checked manifest's precision; None where it was not measured."""
     accuracy = precision.accuracy
     return accuracy.correct / accuracy.images if precision.HasField("accuracy") else None
 

@@ -2,7 +2,7 @@
 
 The files are written into a temporary folder beside their place; one rename makes them a version, which
 never changes afterwards. A process that dies half-way leaves a dot-folder that readers pass over and the
-next publisher of the model removes. A writer holds a lock on its folder as long as it lives, so nobody
+next publisher of the model removes. A writer holds a lock on its folder as long as it lives, so nothing
 removes the folder of one that does.
 """
 
@@ -33,7 +33,7 @@ def require_name(name: str) -> None:
 
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Path]:
-    """Give a temporary folder to fill; whatever `publish` has not taken is removed on the way out.
+    """Return a temporary folder to fill; whatever `publish` has not taken is removed on the way out.
 
     So is, on the way in, what publishers of this model left when they were killed.
 
@@ -45,7 +45,7 @@ def staging(repository: Path, name: str) -> Iterator[Path]:
     model_folder = repository / name
     model_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        with _locked(model_folder):  # so that nobody sweeps between the folder's birth and its lock
+        with _locked(model_folder):  # so that nothing sweeps between the folder's birth and its lock
             _sweep(model_folder)
             folder = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=model_folder))
             held.enter_context(_locked(folder))
@@ -76,7 +76,7 @@ def publish(folder: Path, description: manifest_pb2.Manifest) -> Path:
         description.version = max(layout.versions(model_folder), default=0) + 1
         manifest.write(description, folder)
         manifest.check_files(description, folder)
-        folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as somebody else
+        folder.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
         _flush(folder)
         published = model_folder / str(description.version)
         folder.rename(published)
@@ -89,7 +89,7 @@ def _locked(folder: Path, mode: int = fcntl.LOCK_EX) -> Iterator[int]:
     """Hold a folder, and give its descriptor. However the process ends, the lock ends with it.
 
     Raises:
-        OSError: it is no folder, or with `LOCK_NB` in ``mode`` somebody else holds it.
+        OSError: it is no folder, or with `LOCK_NB` in ``mode`` another process holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -100,9 +100,9 @@ def _locked(folder: Path, mode: int = fcntl.LOCK_EX) -> Iterator[int]:
 
 
 def _sweep(model_folder: Path) -> None:
-    """Remove the staging folders that nobody holds; the model's own lock must be held."""
+    """Remove the staging folders that are not locked; the model's own lock must be held."""
     for left in model_folder.glob(f"{_STAGING_PREFIX}*"):
-        # Not free, somebody else's, or just gone: none of it is this publisher's business.
+        # Locked, of another user, or just gone: none of it is this publisher's.
         with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -61,7 +61,7 @@ class Timing:
 
 
 def answers(graph: Graph) -> Probabilities:
-    """Give the probabilities of the images, each run alone, float32 ``[N, K]``."""
+    """Return the probabilities of the images, each run alone, float32 ``[N, K]``."""
     run = _open(graph, threads=1)
     return np.concatenate([run(graph.images[index : index + 1]) for index in range(len(graph.images))])
 

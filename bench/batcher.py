@@ -44,7 +44,7 @@ class Nothing:
         self.batches = 0
 
     def infer(self, rows: Rows) -> Probabilities:
-        """Give so many rows."""
+        """Return so many rows."""
         self.batches += 1
         return self._answers[: len(rows)]
 

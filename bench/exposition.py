@@ -33,7 +33,7 @@ class Work:
     unfinished_calls: float
 
     def since(self, before: "Work") -> "Work":
-        """Give what was done after ``before``."""
+        """Return what was done after ``before``."""
         return Work(
             self.batches - before.batches,
             self.images - before.images,
@@ -46,7 +46,7 @@ def read(url: str, model: str) -> Work:
     """Read a metrics page.
 
     Raises:
-        BenchError: nobody answers there.
+        BenchError: no server answers there.
     """
     try:
         with _DIRECT.open(url, timeout=_TIMEOUT_S) as response:

@@ -79,6 +79,6 @@ def summary(reports: list[Report], first: int) -> Starts:
 
 
 def _as_asked(one: Report) -> Floats:
-    """Give the latencies in the order in which the requests were asked."""
+    """Return the latencies in the order in which the requests were asked."""
     latencies_s: Floats = one.latencies_s[np.argsort(one.asked_s, kind="stable")]
     return latencies_s

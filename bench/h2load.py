@@ -1,6 +1,6 @@
 """Unary closed loops with `h2load`, of Debian's package nghttp2-client, which costs far less than Python.
 
-It counts HTTP statuses, which are 200 for gRPC's refusals too, and looks into no answer. Who uses it checks
+It counts HTTP statuses, which are 200 for gRPC's refusals too, and looks into no answer. The caller checks
 answers in a load of their own, and refusals by the server's own count.
 """
 
@@ -22,7 +22,7 @@ _GRACE_S = 60.0
 
 
 def installed() -> bool:
-    """Tell whether there is one."""
+    """Return whether there is one."""
     return shutil.which(GENERATOR) is not None
 
 

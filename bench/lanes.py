@@ -93,7 +93,7 @@ def _load(options: argparse.Namespace) -> Load:
 
     Raises:
         BenchError: there is no such model, or it is damaged.
-        ValueError: nobody would ask.
+        ValueError: there would be no client.
     """
     entry = subjects.find(options.model, options.repository)
     graph, expected = subjects.read(entry, options.precision, "cpu")

@@ -108,7 +108,7 @@ class Outcome:
     held: Held
 
     def exceeds(self, limit_s: float) -> bool:
-        """Tell whether the loop was held for longer than it may."""
+        """Return whether the loop was held for longer than it may."""
         return self.held.duration_s > limit_s + self.unavoidable_s
 
 

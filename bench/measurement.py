@@ -193,7 +193,7 @@ class Measurement:
         )
 
     def _arranged(self) -> tuple[int, int]:
-        """Give the batches of the server that do not slow each other down, and the threads of each.
+        """Return the batches of the server that do not slow each other down, and the threads of each.
 
         Those of the bare loop, where they are not known.
         """

@@ -26,7 +26,7 @@ class Rate:
     of_capacity: bool
 
     def per_s(self, capacity_per_s: float) -> float:
-        """Give the requests a second, where the closed loop reached ``capacity_per_s``."""
+        """Return the requests a second, where the closed loop reached ``capacity_per_s``."""
         return self.value * capacity_per_s if self.of_capacity else self.value
 
     def __str__(self) -> str:
@@ -116,10 +116,10 @@ class Plan:
 
     @property
     def loop_s(self) -> float:
-        """Give the length of the bare and the closed loop; an open loop they only lead to."""
+        """Return the length of the bare and the closed loop; an open loop they only lead to."""
         return self.seconds if self.rate is None else min(self.seconds, _CAPACITY_S)
 
     @property
     def warm_up_s(self) -> float:
-        """Give the time of a closed loop that is not measured."""
+        """Return the time of a closed loop that is not measured."""
         return min(1.0, self.loop_s / 5)

@@ -10,7 +10,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pid: int) -> float:
-    """Give the processor time that a process and its children have used, in steps of 10 ms.
+    """Return the processor time that a process and its children have used, in steps of 10 ms.
 
     Raises:
         BenchError: there is no such process.
@@ -20,7 +20,7 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Give the memory that a process and its children have in use (resident set).
+    """Return the memory that a process and its children have in use (resident set).
 
     Raises:
         BenchError: there is no such process.
@@ -29,7 +29,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def processor() -> str:
-    """Give the processor's name; empty where the system does not tell."""
+    """Return the processor's name; empty where the system does not tell."""
     for line in (_PROC / "cpuinfo").read_text("utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -46,7 +46,7 @@ def family(pid: int) -> list[int]:
 
 
 def _family(pid: int) -> dict[int, list[str]]:
-    """Give the fields after the name of the status of a process and of all its descendants."""
+    """Return the fields after the name of the status of a process and of all its descendants."""
     running = {
         int(path.name): fields
         for path in _PROC.iterdir()

@@ -52,13 +52,13 @@ class Served:
 
     @property
     def images_per_s(self) -> float:
-        """Give the images that were answered in a second, refused ones left out."""
+        """Return the images that were answered in a second, refused ones left out."""
         speed = self.report.images_per_s()
         return speed * self.answered / self.report.answered if self.unseen else speed
 
     @property
     def latencies_s(self) -> Floats:
-        """Give the latencies of the answers in the measured time; none where refusals are among them."""
+        """Return the latencies of the answers in the measured time; none where refusals are among them."""
         return self.report.measured_latencies_s[: 0 if self.unseen else None]
 
     @property
@@ -93,7 +93,7 @@ class Closed:
         latency: of all rounds' requests together.
         bare_p50_s: of a bare run.
         added_p50_s: what the server added to it, where one request at a time was asked.
-        requests_per_server_cpu_s: what the server could do if it had a core and nobody asked on it.
+        requests_per_server_cpu_s: what the server could do if it had a core to itself.
         requests: that were answered.
         checked: how many of these, or of the ones beside them, were held against the right label.
         refused: by status.
@@ -177,7 +177,7 @@ def refusals(refused: Mapping[str, int], texts: Mapping[str, str]) -> str:
 
 
 def percentiles(latencies_s: Sequence[Floats]) -> Latency:
-    """Give the percentiles of several loads' latencies together."""
+    """Return the percentiles of several loads' latencies together."""
     pooled_s = np.concatenate([np.zeros(0), *latencies_s])
     if not len(pooled_s):
         return Latency(None, None, None, None)
@@ -185,7 +185,7 @@ def percentiles(latencies_s: Sequence[Floats]) -> Latency:
 
 
 def mean_batch(loads: Sequence[Served]) -> float | None:
-    """Give the images that ran together: by the server's count, else as its answers say."""
+    """Return the images that ran together: by the server's count, else as its answers say."""
     works = [load.work for load in loads if load.work is not None]
     if works:
         return per(sum(work.images for work in works), sum(work.batches for work in works))

@@ -70,7 +70,7 @@ class Server:
         return None if self.metrics_url is None else exposition.read(self.metrics_url, model)
 
     def cpu_s(self) -> float | None:
-        """Give the processor time that it has used.
+        """Return the processor time that it has used.
 
         Raises:
             BenchError: it has ended.
@@ -78,7 +78,7 @@ class Server:
         return None if self.pid is None else processes.cpu_s(self.pid)
 
     def memory_bytes(self) -> int | None:
-        """Give the memory that it has in use.
+        """Return the memory that it has in use.
 
         Raises:
             BenchError: it has ended.
@@ -101,7 +101,7 @@ class Server:
 
 @contextmanager
 def opened(plan: Plan, entry: Entry) -> Iterator[Server]:
-    """Give the server that a plan asks for: the one at its address, or one that serves this model alone.
+    """Return the server that a plan asks for: the one at its address, or one that serves this model alone.
 
     Raises:
         BenchError: it cannot be started, or does not serve the model.
@@ -208,7 +208,7 @@ class _Log:
         raise BenchError("it did not start")
 
     def last(self) -> str:
-        """Give the last line that says something."""
+        """Return the last line that says something."""
         if self._rest.ident is not None:
             self._rest.join(_LAST_WORDS_S)
         last = next((line.strip() for line in reversed(self._lines) if line.strip()), "it said nothing")

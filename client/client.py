@@ -100,7 +100,7 @@ class Client:
             top_k: labels per picture; None leaves it to the server (5).
             version: None for the one that serves.
             timeout_s: None for the client's own.
-            bulk: whether nobody waits for the answer, so that others may go first.
+            bulk: whether the answer is not waited for, so that other requests may run first.
 
         Returns:
             For every picture its labels, most probable first.

@@ -1,4 +1,4 @@
-"""A state dict in a file that somebody else wrote.
+"""A state dict in a file of unknown origin.
 
 The file is taken for hostile: nothing in it is run, and nothing as large as it merely claims to be is made.
 """

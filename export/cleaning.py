@@ -110,7 +110,7 @@ def _is_idle(node: onnx.NodeProto) -> bool:
 
 
 def _foldable(graph: onnx.GraphProto) -> Iterator[str]:
-    """Name every batch normalisation of what a convolution gives to nobody else."""
+    """Name every batch normalisation of what a convolution gives to nothing else."""
     convolved = {node.output[0] for node in graph.node if _name(node) == "Conv"}
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(value.name for value in graph.output)

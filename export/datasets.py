@@ -42,7 +42,7 @@ class Split:
         return Split(np.stack(images), self.labels)  # [N, H, W, C]
 
     def chosen(self, indices: npt.NDArray[np.intp]) -> "Split":
-        """Give some of the images."""
+        """Return some of the images."""
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -51,7 +51,7 @@ class Part(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Give the label indices, int64 ``[N]``."""
+        """Return the label indices, int64 ``[N]``."""
 
     def fitted(self, shape: manifest_pb2.Input, preprocessing: manifest_pb2.Preprocessing) -> Split:
         """Fit every picture to a network's input, by the preprocessing that the server uses.
@@ -61,7 +61,7 @@ class Part(Protocol):
         """
 
     def chosen(self, indices: npt.NDArray[np.intp]) -> Self:
-        """Give some of the pictures."""
+        """Return some of the pictures."""
 
 
 Cuttable = TypeVar("Cuttable", bound=Part)

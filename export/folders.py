@@ -51,7 +51,7 @@ class Files:
         return Split(images, self.labels)
 
     def chosen(self, indices: npt.NDArray[np.intp]) -> "Files":
-        """Give some of the files."""
+        """Return some of the files."""
         return Files([self.paths[index] for index in indices], self.labels[indices])
 
 
@@ -142,7 +142,7 @@ def _require_enough(files: Files, labels: Sequence[str], root: Path) -> None:
 
 
 def _looks(paths: Sequence[Path]) -> tuple[int, int]:
-    """Give the channels and the typical shorter side of pictures, out of some of their headers."""
+    """Return the channels and the typical shorter side of pictures, out of some of their headers."""
     chosen = paths[:: max(1, len(paths) // _LOOKED_AT)]
     sides, modes = [], set()
     for path in chosen:

@@ -55,7 +55,7 @@ class Wrapped:
 
     @property
     def label_count(self) -> int:
-        """Give K."""
+        """Return K."""
         return len(self.labels)
 
 
@@ -71,12 +71,12 @@ class _Original:
             raise ForeignModelError(f"its output {output} is {kind}, not float scores")
 
     def answer(self, image: Pixels) -> Floats:
-        """Give the file's output for uint8 ``[1, H, W, C]``, as it comes."""
+        """Return the file's output for uint8 ``[1, H, W, C]``, as it comes."""
         feeds = {self._images.name: self._images.prepared(image)}
         return np.asarray(self._session.run(feeds)[self._position], np.float32)
 
     def scores(self, images: Pixels) -> Floats:
-        """Give scores ``[N, K]`` for uint8 ``[N, H, W, C]``."""
+        """Return scores ``[N, K]`` for uint8 ``[N, H, W, C]``."""
         answers = [self.answer(images[row : row + 1]) for row in range(len(images))]
         return np.stack([answer.reshape(-1) for answer in answers])  # [N, K]
 
@@ -144,7 +144,7 @@ def _probes(spec: InputSpec) -> Pixels:
 
 
 def _labels(shape: tuple[int, ...], request: ForeignRequest) -> tuple[str, ...]:
-    """Give K labels, or refuse what is not one row of K scores."""
+    """Return K labels, or refuse what is not one row of K scores."""
     count = int(np.prod(shape))
     if len(shape) < 2 or shape[0] != 1 or max(shape) != count:
         raise ForeignModelError(f"it answers one picture with {list(shape)}; a classifier answers [1, K]")

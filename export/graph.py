@@ -50,13 +50,13 @@ class ServedNetwork(nn.Module):
         self.register_buffer("shift", (-mean / std).reshape(1, -1, 1, 1), persistent=False)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Give logits ``[N, K]`` for uint8 images ``[N, H, W, C]``."""
+        """Return logits ``[N, K]`` for uint8 images ``[N, H, W, C]``."""
         pixels = images.permute(0, 3, 1, 2).float()  # [N, C, H, W]
         logits: torch.Tensor = self.network(pixels * self.scale + self.shift)  # [N, K]
         return logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
+        """Return probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
         return torch.softmax(self.logits(images), dim=1)
 
 

@@ -18,7 +18,7 @@ def halve(model: onnx.ModelProto) -> None:
     """Compute in half from the first layer on.
 
     A layer computes in half, and so does what takes a half value, except `_FLOAT_OPERATORS`. A value is
-    cast where it crosses the border, once for all who take it.
+    cast where it crosses the border, once for all that take it.
 
     Raises:
         OverflowError: a weight is beyond half's range.
@@ -53,7 +53,7 @@ def halve(model: onnx.ModelProto) -> None:
 
 
 def _halved(tensor: TensorProto, name: str) -> TensorProto:
-    """Give a weight in half, under another name.
+    """Return a weight in half, under another name.
 
     Raises:
         OverflowError: it is beyond half's range.
@@ -73,7 +73,7 @@ def _cast(source: str, target: str, to: int) -> NodeProto:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Tell the element type of every value and weight, by name."""
+    """Return the element type of every value and weight, by name."""
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     return {value.name: value.type.tensor_type.elem_type for value in values} | {

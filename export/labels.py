@@ -1,4 +1,4 @@
-"""The label file that somebody gives with weights or a model of their own: one label a line, UTF-8."""
+"""The label file that comes with weights or a foreign model: one label a line, UTF-8."""
 
 from pathlib import Path
 

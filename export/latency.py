@@ -34,7 +34,7 @@ class Latency:
 
     @property
     def images_per_s(self) -> float:
-        """Give the images that one lane answers in a second."""
+        """Return the images that one lane answers in a second."""
         return self.batch_size / self.median_s
 
 

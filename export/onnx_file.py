@@ -1,4 +1,4 @@
-"""An ONNX file that somebody else wrote.
+"""An ONNX file of unknown origin.
 
 It is taken for hostile: what could open other files, run other code or never end is refused before ONNX
 Runtime sees it, and what it may cost to run is bounded. A few bytes of graph can ask for gigabytes.
@@ -101,7 +101,7 @@ class Session:
 
     @property
     def outputs(self) -> list[tuple[str, str]]:
-        """Give each output's name and type, in ONNX Runtime's words."""
+        """Return each output's name and type, in ONNX Runtime's words."""
         return [(output.name, output.type) for output in self._session.get_outputs()]
 
     def run(self, feeds: dict[str, Array]) -> list[Array]:

@@ -189,7 +189,7 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _normalisation(body: onnx.GraphProto) -> Iterator[NodeProto]:
-    """Give the nodes that no layer comes before."""
+    """Return the nodes that no layer comes before."""
     after: set[str] = set()
     for node in body.node:
         if node.op_type in graph.LAYERS or not after.isdisjoint(node.input):

@@ -109,7 +109,7 @@ def find(architecture: str, dataset: str, *, mirror: bool = False) -> Recipe:
                 batch_size=_BATCH_SIZES.get(dataset, recipe.batch_size),
                 mirror=mirror,
             )
-    raise LookupError(f"nobody has said how to train {architecture}")
+    raise LookupError(f"there is no recipe for {architecture}")
 
 
 def _epochs(architecture: str, dataset: str) -> int:

@@ -149,7 +149,7 @@ class _Release:
             precision.best_int8(source, path, calibration, self._judge(source, calibration))
 
     def _against_the_reference(self, name: str, wanted: Probabilities, own: Probabilities) -> gate.Verdict:
-        """Tell whether a server, which compares the golden answers again, would take the file."""
+        """Return whether a server, which compares the golden answers again, would take the file."""
         shown, allowed = slice(GOLDEN_IMAGES), golden.TOLERANCES[name][golden.CPU_PROVIDER]
         found = golden.compare(wanted[shown], own[shown], allowed)
         return gate.Verdict(
@@ -173,7 +173,7 @@ class _Release:
         return gate.by_accuracy(name, fp32.correct, described.accuracy.correct, fp32.images)
 
     def _judged(self) -> Images | None:
-        """Give the pictures that gates look at."""
+        """Return the pictures that gates look at."""
         held_out = self._candidate.held_out
         return held_out.images if held_out is not None else self._candidate.pictures
 

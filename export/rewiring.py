@@ -34,7 +34,7 @@ def prune(graph: onnx.GraphProto, outputs: Iterable[str]) -> None:
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) -> None:
-    """Give every value and node another name: the one in ``names``, or its own behind a prefix."""
+    """Return every value and node another name: the one in ``names``, or its own behind a prefix."""
 
     def new(name: str) -> str:
         return names.get(name, prefix + name) if name else name  # an empty name is an absent input

@@ -43,7 +43,7 @@ class Savepoint:
             Path(name).unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Give the state, or None where there is none, or a damaged one, or another training's."""
+        """Return the state, or None where there is none, or a damaged one, or another training's."""
         try:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, UnpicklingError, ValueError):

@@ -10,7 +10,7 @@ _FOLDING_BYTES = 64 << 20  # of a constant that is computed while loading: few b
 
 
 def options(threads: int | None = None) -> onnxruntime.SessionOptions:
-    """Give the options of every session.
+    """Return the options of every session.
 
     Args:
         threads: of one run; None takes as many as the machine has cores.

@@ -1,4 +1,4 @@
-"""What an ONNX file that somebody else wrote takes and gives: its one picture, its one row of scores."""
+"""What a foreign ONNX file takes and gives: its one picture, its one row of scores."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Images:
     spec: InputSpec
 
     def prepared(self, images: Pixels) -> npt.NDArray[np.generic]:
-        """Give what the file takes for uint8 ``[N, H, W, C]``."""
+        """Return what the file takes for uint8 ``[N, H, W, C]``."""
         values: npt.NDArray[np.generic] = images
         if not self.takes_pixels:
             values = ((images / 255 - self.spec.mean) / self.spec.std).astype(np.float32)

@@ -27,7 +27,7 @@ _SAVEPOINT_PREFIX = ".training-"
 
 
 class Observer(train.Watcher, Protocol):
-    """Who wants to see how far an export has come."""
+    """Reports how far an export has come."""
 
     def step(self, what: str) -> None:
         """Take note that the next step began."""
@@ -243,7 +243,7 @@ def _pictures(
     preprocessing: manifest_pb2.Preprocessing,
     observer: Observer,
 ) -> Images | None:
-    """Read the pictures to judge precisions on, where somebody named a folder of them."""
+    """Read the pictures to judge precisions on, where a folder of them was named."""
     if folder is None:
         return None
     observer.step(f"reading {folder}")

@@ -11,7 +11,7 @@ _LIBRARIES = (
 
 
 def versions() -> dict[str, str]:
-    """Give the versions of the libraries that write artifacts, by package name."""
+    """Return the versions of the libraries that write artifacts, by package name."""
     return {library: importlib.metadata.version(library) for library in _LIBRARIES}
 
 

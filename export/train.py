@@ -59,17 +59,17 @@ class Training:
 
     @property
     def best(self) -> Epoch:
-        """Give the epoch whose weights were kept: the first with the lowest validation loss."""
+        """Return the epoch whose weights were kept: the first with the lowest validation loss."""
         return min(self.epochs, key=lambda epoch: epoch.validation_loss)
 
     @property
     def training_s(self) -> float:
-        """Give the seconds that all epochs took, whichever processes ran them."""
+        """Return the seconds that all epochs took, whichever processes ran them."""
         return sum(epoch.training_s for epoch in self.epochs)
 
 
 class Watcher(Protocol):
-    """Who wants to see how far a training has come."""
+    """Reports how far a training has come."""
 
     def images(self, done: int, total: int) -> None:
         """Take note of the images trained on so far, of all epochs."""
@@ -131,7 +131,7 @@ def train(
 def probabilities(
     served: ServedNetwork, images: np.ndarray, batch_size: int = _EVALUATION_BATCH
 ) -> np.ndarray:
-    """Give PyTorch's probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
+    """Return PyTorch's probabilities, float32 ``[N, K]``, for uint8 images ``[N, H, W, C]``."""
     served.eval()
     parts = [
         served(torch.tensor(images[start : start + batch_size]))
@@ -161,7 +161,7 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done, or the last ones led nowhere."""
+        """Return whether all epochs are done, or the last ones led nowhere."""
         if not self.epochs:
             return False
         best = Training(self._recipe, self.epochs).best
@@ -223,7 +223,7 @@ class _Run:
         self._served.eval()
 
     def state(self) -> dict[str, Any]:
-        """Give all that a later process needs to go on as if nothing had happened."""
+        """Return all that a later process needs to go on as if nothing had happened."""
         return {
             "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
             "weights": self._served.state_dict(),
@@ -246,7 +246,7 @@ class _Run:
 
     @torch.no_grad()
     def _evaluate(self, split: Split) -> tuple[float, float]:
-        """Give the mean cross entropy and the share of right answers."""
+        """Return the mean cross entropy and the share of right answers."""
         self._served.eval()
         total_loss, right = 0.0, 0
         for start in range(0, len(split.labels), _EVALUATION_BATCH):

@@ -34,7 +34,7 @@ class Loaded:
     Attributes:
         network: in evaluation mode: normalised float32 ``[N, C, H, W]`` to logits ``[N, K]``.
         input_spec: what it is to be served with.
-        labels: K texts; the numbers from 0 where nobody said.
+        labels: K texts; the numbers from 0 where none were given.
         source: where the weights come from, in words.
         sha256: of the file they were in; None where there was none.
         accuracy_ratio: top-1 as the source states it, not as measured here; None where it says nothing.
@@ -195,7 +195,7 @@ def _empty(spec: ModelSpec, outputs: int, pixels: InputSpec) -> nn.Module:
 
 
 def _filled(network: nn.Module, file: checkpoint.Checkpoint) -> nn.Module:
-    """Give an empty network its weights, in float32.
+    """Return an empty network its weights, in float32.
 
     Raises:
         WeightsError: names or shapes are not the network's, or a number is none.

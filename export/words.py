@@ -1,4 +1,4 @@
-"""Words from a file that somebody else wrote, fit to be printed in a message of one line."""
+"""Text from a foreign file, fit to be printed in a message of one line."""
 
 from export.errors import ExportError
 

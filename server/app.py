@@ -222,7 +222,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Give an address at which this machine reaches the gRPC services."""
+        """Return an address at which this machine reaches the gRPC services."""
         return self._dialable(self.grpc_port)
 
     async def _listen(self, registry: CollectorRegistry) -> None:

@@ -18,7 +18,7 @@ def over(deadline_s: float | None, now_s: float | None = None) -> bool:
 
 
 def within(timeout_s: float, deadline_s: float | None) -> float:
-    """Give the deadline of a request that brings a time of its own, which begins now.
+    """Return the deadline of a request that brings a time of its own, which begins now.
 
     Args:
         deadline_s: of the call that carries it; None for no deadline.

@@ -49,7 +49,7 @@ def resolve(host: str) -> str:
 
 
 def dialable(host: str) -> str:
-    """Give an address that reaches a server on this machine that listens on a numeric host."""
+    """Return an address that reaches a server on this machine that listens on a numeric host."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a key, nothing is bound
 
 
@@ -108,7 +108,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 def _socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    """Give the address as sockets want it; both wildcards mean IPv4 and IPv6, as they do to gRPC."""
+    """Return the address as sockets want it; both wildcards mean IPv4 and IPv6, as they do to gRPC."""
     if host in _WILDCARDS:
         return (socket.AF_INET6, ("::", port)) if _has_ipv6() else (socket.AF_INET, ("0.0.0.0", port))  # noqa: S104
     ((family, _, _, _, address), *_) = socket.getaddrinfo(
@@ -118,7 +118,7 @@ def _socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 
 def _has_ipv6() -> bool:
-    """Tell whether a wildcard takes in IPv6: where the loopback has it, which is gRPC's own question."""
+    """Return whether a wildcard takes in IPv6: where the loopback has it, which is gRPC's own question."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))

@@ -68,7 +68,7 @@ class InputSpec:
             raise ValueError(f"std must be above zero, not {self.std}")
 
     def resized(self, height: int, width: int) -> InputSpec:
-        """Give the same input at another size.
+        """Return the same input at another size.
 
         Args:
             height: H, in pixels.
@@ -108,7 +108,7 @@ class ModelSpec:
             only cost time.
         build: Makes the network from the number of labels and an input. The network takes normalised
             float32 ``[N, C, H, W]`` and gives logits, float32 ``[N, K]``, before softmax.
-        paper: Who described it; None for a notebook exercise, for which there was no paper.
+        paper: that describes it; None for a notebook exercise, for which there was no paper.
         input: The paper's, or the exercise's, own input.
         num_classes: The paper's, or the exercise's, own number of labels, K.
         parameters: Trainable numbers at ``num_classes`` and ``input``; a test counts them.

@@ -50,7 +50,7 @@ _MINUS_ONE_TO_ONE = frozenset(("googlenet", "inception_v3"))
 
 # By the values of torchvision's `InterpolationMode`.
 _INTERPOLATIONS: dict[str, Literal["bilinear", "bicubic"]] = {"bilinear": "bilinear", "bicubic": "bicubic"}
-_PATIENCE_S = 60.0  # whoever sends nothing for so long will not send anything
+_PATIENCE_S = 60.0  # what sends nothing for so long will not send anything
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 # Old DenseNet checkpoints name the layers of a block with a dot: norm.1 is norm1 today.
@@ -87,12 +87,12 @@ class ImageNetWeights:
 
     @property
     def file_name(self) -> str:
-        """Give the name of the published file."""
+        """Return the name of the published file."""
         return Path(urlsplit(self.url).path).name
 
     @property
     def sha256_start(self) -> str:
-        """Give the digits of the file's SHA-256 that its name holds.
+        """Return the digits of the file's SHA-256 that its name holds.
 
         Raises:
             DownloadError: it holds none.
@@ -145,7 +145,7 @@ class ImageNetWeights:
 
 @contextmanager
 def _connections_end_when_silent_for(patience_s: float) -> Iterator[None]:
-    """Give a limit to connections that are made meanwhile; `torch.hub` sets none, and would wait for ever."""
+    """Limit the silence of connections that are made meanwhile; `torch.hub` would wait for ever."""
     before_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(patience_s)
     try:
@@ -155,7 +155,7 @@ def _connections_end_when_silent_for(patience_s: float) -> Iterator[None]:
 
 
 def has_imagenet(name: str) -> bool:
-    """Tell whether torchvision publishes ImageNet weights of a row of the catalog."""
+    """Return whether torchvision publishes ImageNet weights of a row of the catalog."""
     return name in _IMAGENET
 
 
@@ -183,7 +183,7 @@ def imagenet(name: str) -> ImageNetWeights | None:
 
 
 def modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a state dict of torchvision's the names that the catalog's networks have.
+    """Return a state dict of torchvision's the names that the catalog's networks have.
 
     Auxiliary heads, which only help training, are dropped; old names in DenseNets are renewed.
     """

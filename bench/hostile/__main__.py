@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
-        """Give the cores of the server, and those of the attackers."""
+        """Return the cores of the server, and those of the attackers."""
         cores = sorted(os.sched_getaffinity(0))
         return ({cores[0]}, set(cores[1:])) if self.apart and len(cores) > 1 else (None, None)
 

@@ -231,7 +231,7 @@ ATTACKS: tuple[Attack, ...] = (
 
 
 def name_of(attack: Attack) -> str:
-    """Give an attack's name as the report shows it."""
+    """Return an attack's name as the report shows it."""
     return attack.__name__.replace("_", " ")
 
 

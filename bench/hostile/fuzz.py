@@ -25,7 +25,7 @@ _ODD = (b"\0", b"\xff", b"\n", b"\x1b[2J", b"%s", b"\xc3\x28", b"/")
 
 
 def valid_calls() -> list[tuple[bytes, bytes]]:
-    """Give paths and messages that a server with the digits models answers."""
+    """Return paths and messages that a server with the digits models answers."""
     infer = open_inference_pb2.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(32 * 32)])
     infer.inputs.add(name="images", datatype="UINT8", shape=[1, 32, 32, 1])
     named = classifier_pb2.GetModelRequest(name=MODEL).SerializeToString()

@@ -82,7 +82,7 @@ class Subject:
                 self.broken_lines += 1
 
     def memory_bytes(self) -> int:
-        """Give what the server's processes hold; memory that they share is counted once.
+        """Return what the server's processes hold; memory that they share is counted once.
 
         Raises:
             BenchError: it has ended.
@@ -95,7 +95,7 @@ class Subject:
         return own + shared
 
     def answers(self) -> bool:
-        """Tell whether a new client gets an answer."""
+        """Return whether a new client gets an answer."""
         with channel(self.target.grpc) as one:
             try:
                 ask(one, CLASSIFY, black_digit(), _CALL_DEADLINE_S)
@@ -192,7 +192,7 @@ class Observed:
 
     @property
     def p99_s(self) -> float:
-        """Give the latency below which 99 of 100 calls stayed; nan where there was none."""
+        """Return the latency below which 99 of 100 calls stayed; nan where there was none."""
         return float(np.percentile(self.latencies_s, 99)) if self.latencies_s else float("nan")
 
 

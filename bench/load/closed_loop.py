@@ -13,7 +13,7 @@ def closed_loop(load: Load, address: str) -> Report:
     """Run a load to its end; all begin together, connected already.
 
     Raises:
-        ConnectionError: nobody answers there.
+        ConnectionError: no server answers there.
         TypeError: a picture that the protocol cannot send.
     """
     return run_on_event_loop(_run(load, address))

@@ -48,7 +48,7 @@ class Load:
         """Refuse a load that asks nothing.
 
         Raises:
-            ValueError: nobody asks, or there is no picture or not as many labels.
+            ValueError: there is no client, or no picture or not as many labels.
         """
         if min(self.images_per_request, self.outstanding, self.connections, len(self.pictures)) < 1:
             raise ValueError(
@@ -67,7 +67,7 @@ class Load:
         return [self.protocol.question([self.pictures[index] for index in turn]) for turn in self._turns()]
 
     def answers(self) -> list[list[Set[int]]]:
-        """Give the right labels of the images of every such request."""
+        """Return the right labels of the images of every such request."""
         return [[self.labels[index] for index in turn] for turn in self._turns()]
 
     def _turns(self) -> list[list[int]]:
@@ -120,13 +120,13 @@ class Report:
 
     @property
     def measured_latencies_s(self) -> Floats:
-        """Give the latencies of what was answered in the measured time."""
+        """Return the latencies of what was answered in the measured time."""
         ended_s = self.asked_s + self.latencies_s
         begin_s, end_s = self.measured_s
         return self.latencies_s[(ended_s >= begin_s) & (ended_s <= end_s)]
 
     def images_per_s(self) -> float:
-        """Give the images that were answered in a second of the measured time."""
+        """Return the images that were answered in a second of the measured time."""
         ended_s = np.sort(self.asked_s + self.latencies_s)
         begin_s, end_s = self.measured_s
         kept_s = ended_s[(ended_s >= begin_s) & (ended_s <= end_s)]
@@ -134,7 +134,7 @@ class Report:
 
 
 def percentile_s(latencies_s: Floats, percent: float) -> float:
-    """Give the latency that so many percent did not exceed; nearest rank.
+    """Return the latency that so many percent did not exceed; nearest rank.
 
     Raises:
         ValueError: there is none.

@@ -22,7 +22,7 @@ def open_loop(load: Load, arrivals_s: Floats, address: str) -> Report:
         arrivals_s: when each request arrives, ascending, in seconds after the beginning.
 
     Raises:
-        ConnectionError: nobody answers there.
+        ConnectionError: no server answers there.
         TypeError: a picture that the protocol cannot send.
     """
     return run_on_event_loop(_run(load, arrivals_s, address))

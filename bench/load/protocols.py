@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     Attributes:
         status: the name of gRPC's status.
         labels: the index of every image's most probable label; empty unless the status is OK.
-        batch_size: the largest batch that carried one of its images; 0 where nobody says.
+        batch_size: the largest batch that carried one of its images; 0 where it is not stated.
         message: the server's reason why there are no labels.
         stream_ended: whether the stream that the request took has ended, and takes no more.
     """
@@ -45,11 +45,11 @@ class WireProtocol(Protocol):
 
     @property
     def method(self) -> str:
-        """Give the path of the call that answers one request."""
+        """Return the path of the call that answers one request."""
 
     @property
     def stream_method(self) -> str:
-        """Give the path of the call that carries many."""
+        """Return the path of the call that carries many."""
 
     def question(self, pictures: Sequence[Picture]) -> bytes:
         """Build a request.
@@ -68,7 +68,7 @@ class WireProtocol(Protocol):
         """Put the number on a stream's message."""
 
     def streamed_answer(self, message: bytes) -> tuple[int | None, Answer]:
-        """Read a stream's message: the number of the request, None for one that is nobody's; its answer."""
+        """Read a stream's message: the request's number, None where it has none; its answer."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Recorder:
         self._began_cpu_s = time.process_time()
 
     def now_s(self) -> float:
-        """Give the time since the load began."""
+        """Return the time since the load began."""
         return time.monotonic() - self._began_s
 
     def count(self, number: int, asked_s: float, answer: Answer) -> None:

@@ -40,7 +40,7 @@ async def connected(load: Load, address: str, outstanding: int | None = None) ->
             there may be.
 
     Raises:
-        ConnectionError: nobody answers there.
+        ConnectionError: no server answers there.
         TypeError: a picture that the protocol cannot send.
         ValueError: the address is not one.
     """
@@ -74,7 +74,7 @@ class Calls:
     def __init__(
         self, channels: Sequence[grpc.aio.Channel], protocol: WireProtocol, questions: Sequence[bytes]
     ) -> None:
-        # Bytes in, bytes out: whoever asks has them ready.
+        # Bytes in, bytes out: the load has them ready.
         self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary(protocol.method) for channel in channels
         ]
@@ -112,7 +112,7 @@ class Streams:
         return await self._streams[number % len(self._streams)].ask(number, message)
 
     async def close(self) -> None:
-        """Close the calls; who still waits for an answer gets none."""
+        """Close the calls; what still waits for an answer gets none."""
         for stream in self._streams:
             await stream.close()
 
@@ -133,7 +133,7 @@ class _Stream:
             return self._broken
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        # Where the call broke, the reader knows how, and tells everybody who waits.
+        # Where the call broke, the reader knows how, and ends all that wait.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             async with self._writing:
                 await self._call.write(message)

@@ -29,8 +29,8 @@ TRAFFIC = (
     Panel(
         "Errors by model",
         "percentunit",
-        "Share of a model's requests that did not end with OK, clients' mistakes included. Empty while nobody"
-        " asks.",
+        "Share of a model's requests that did not end with OK, clients' mistakes included. Empty while there"
+        " are no requests.",
         {"{{model}}": f"1 - {rate('model', REQUESTS, MODEL, OK)} / ({rate('model', REQUESTS, MODEL)} > 0)"},
         limits=(0, 1),
     ),

@@ -74,7 +74,7 @@ class Panel:
     alarm: tuple[str, str] | None = None
 
     def to_json(self, number: int, x: int, y: int) -> Json:
-        """Give the panel at a place of the grid."""
+        """Return the panel at a place of the grid."""
         return {
             "id": number,
             "type": self.kind,
@@ -169,7 +169,7 @@ class Variable:
     values: str
 
     def to_json(self) -> Json:
-        """Give the variable."""
+        """Return the variable."""
         return {
             "type": "query",
             "name": self.name,
@@ -202,7 +202,7 @@ class Dashboard:
     rows: Mapping[str, tuple[Panel, ...]] = field(default_factory=dict)
 
     def to_json(self) -> Json:
-        """Give what Grafana reads."""
+        """Return what Grafana reads."""
         datasource = {
             "type": "datasource",
             "name": "datasource",

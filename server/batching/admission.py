@@ -36,11 +36,11 @@ class AdmissionController:
             ExpiredError: it is late already, or would be on an idle device.
         """
         images, now_s = len(submission.images), submission.submitted_s
-        line = queue.levels[submission.priority]
-        waiting = line.waiting
+        level = queue.levels[submission.priority]
+        waiting = level.waiting
         excess = waiting + images - queue.max_queue_size
         spare = queue.max_queue_size // _OVERFILL
-        if excess > spare or (excess > 0 and not line.is_within_share(submission, spare)):
+        if excess > spare or (excess > 0 and not level.is_within_share(submission, spare)):
             queue.metrics.unanswered["queue_full"].inc(images)
             raise OverloadedError(
                 f"queue full: {waiting} of {queue.max_queue_size} images queued for {queue.name}, "
@@ -56,7 +56,7 @@ class AdmissionController:
         late_s -= queue.profile.drain_s(images) - queue.profile.least_s(images, now_s)
         if late_s < 0:
             return
-        if line.is_late(submission, now_s):
+        if level.is_late(submission, now_s):
             queue.metrics.unanswered["expired"].inc(images)
             raise ExpiredError("deadline cannot be met: it has passed, or is shorter than one batch takes")
         queue.metrics.unanswered["late"].inc(images)

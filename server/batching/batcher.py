@@ -63,7 +63,7 @@ class Batcher:
 
     @property
     def side_by_side(self) -> float:
-        """Give how many batches run at the same time without slowing each other down."""
+        """Return how many batches run at the same time without slowing each other down."""
         return self._contention.side_by_side
 
     def add(self, queue: ModelQueue) -> None:
@@ -103,13 +103,13 @@ class Batcher:
         """
         ended = partial(self._ended_unanswered, queue)
         submission = Submission(images, deadline_s, priority, self._clock(), ended, self._loop, peer)
-        line = queue.levels[priority]
+        level = queue.levels[priority]
         with self._wake:
             if self._closed:
                 raise ModelNotReadyError("the server is stopping")
-            line.schedule(submission)
+            level.schedule(submission)
             self._admission.check(queue, submission)
-            line.add(submission)
+            level.add(submission)
         if not self._waking:  # what comes in this turn of the event loop can join the batch
             self._waking = True
             self._loop.call_soon(self._wake_lanes)
@@ -153,9 +153,9 @@ class Batcher:
                 if not queues:
                     return min(starts_s.values()) - now_s
             queue = min(queues, key=lambda queue: queue.levels[priority].latest_start_s)
-            line = queue.levels[priority]
-            alone = sum(queue.waiting for queue in self._queues) == line.first.left
-            late = line.drop_late(now_s, partial(self._takes_s, lane, now_s, alone=alone))
+            level = queue.levels[priority]
+            alone = sum(queue.waiting for queue in self._queues) == level.first.left
+            late = level.drop_late(now_s, partial(self._takes_s, lane, now_s, alone=alone))
             if not late:
                 return self._bind(queue, priority, number, now_s)
             hand_over(self._loop, _expire, late)
@@ -164,17 +164,17 @@ class Batcher:
         """Take no more, and fail what still waits; what runs is still answered."""
         with self._wake:
             self._closed = True
-            left = [s for queue in self._queues for line in queue.levels for s in line.clear()]
+            left = [s for queue in self._queues for level in queue.levels for s in level.clear()]
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
     def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
-        line, lane = queue.levels[priority], number % self._lanes
+        level, lane = queue.levels[priority], number % self._lanes
         starts_s = self._contention.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
-        images = line.best_size(starts_s, self._contention.slowest)
+        images = level.best_size(starts_s, self._contention.slowest)
         ends_s = starts_s + queue.profile.batch_s(images) * self._contention.beside(lane)
-        slices = line.take(images)
+        slices = level.take(images)
         free = queue.profile.padded_size(images) - images
         if free and priority is Priority.INTERACTIVE:
             slices += queue.levels[Priority.BULK].take(free, ends_s)

@@ -82,9 +82,9 @@ class PriorityPolicy:
         return any(self._passed_over(queue, now_s) for queue in bulk)
 
     def _passed_over(self, queue: ModelQueue, now_s: float) -> bool:
-        line = queue.levels[Priority.BULK]
-        since_s = max(self._bulk_ended_s, line.first.submitted_s)
-        longest_s = queue.profile.batch_s(min(line.waiting, queue.profile.largest))
+        level = queue.levels[Priority.BULK]
+        since_s = max(self._bulk_ended_s, level.first.submitted_s)
+        longest_s = queue.profile.batch_s(min(level.waiting, queue.profile.largest))
         return now_s - since_s >= _PASSED_OVER * longest_s
 
 

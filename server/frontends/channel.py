@@ -55,7 +55,7 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
 
     @property
     def pending(self) -> Outgoing:
-        """Give the next frame, to be added to at once; it is written soon."""
+        """Return the next frame, to be added to at once; it is written soon."""
         if self._unsent is None:
             self._unsent = self._outgoing()
             self._loop.call_soon(self._flush)

@@ -96,11 +96,11 @@ class Connection:
 
     @property
     def pending(self) -> frontend_pb2.EngineFrame:
-        """Give the next frame; what is added at once goes with it."""
+        """Return the next frame; what is added at once goes with it."""
         return self._channel.pending
 
     def send_model(self, serial: int) -> None:
-        """Tell of a model as it stands."""
+        """Send a model as it stands."""
         if self._channel.ended.is_set():
             return
         model = self._models[serial]

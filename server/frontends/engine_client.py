@@ -132,7 +132,7 @@ class EngineClient:
         await self._call(refresh=True)
 
     async def statistics(self, models: Sequence[ReadyModel]) -> Sequence[open_inference_pb2.ModelStatistics]:
-        """Tell what models have done, in all front ends together.
+        """Return what models have done, in all front ends together.
 
         Raises:
             ModelZooError: one of them does not serve any more.

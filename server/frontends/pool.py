@@ -95,12 +95,12 @@ class FrontendPool:
         return self._port
 
     def pids(self) -> dict[int, int]:
-        """Give the process of each front end that lives, by its number."""
+        """Return the process of each front end that lives, by its number."""
         numbered = enumerate([supervisor.pid for supervisor in self._supervisors], 1)
         return {number: pid for number, pid in numbered if pid is not None}
 
     def set_model(self, name: str, state: "State.ValueType") -> None:
-        """Tell all of a model that changed, or that takes the place of another."""
+        """Send all a model that changed, or that takes the place of another."""
         del state  # it is the model's
         model = self._models.get(name)
         if self._known.get(self._held.get(name, 0)) is not model:
@@ -125,7 +125,7 @@ class FrontendPool:
         self._forget()
 
     def set_server(self, *, serving: bool) -> None:
-        """Tell all whether the server serves."""
+        """Send all whether the server serves."""
         self._serving = serving
         self._state += 1
         for connection in self._connections():
@@ -133,7 +133,7 @@ class FrontendPool:
             connection.pending.state = self._state
 
     def set_fault(self, reason: str) -> None:
-        """Tell all what is out of order in the engine; empty where nothing is."""
+        """Send all what is out of order in the engine; empty where nothing is."""
         self._fault = reason
         for connection in self._connections():
             connection.pending.fault = reason

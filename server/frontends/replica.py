@@ -1,4 +1,4 @@
-"""The models in a front end, as the engine tells of them.
+"""The models in a front end, as the engine sends them.
 
 The engine frees a model that has served only once no request holds it in any front end: each says so when its
 last such request has ended (`released`).
@@ -39,7 +39,7 @@ class Replica(Models):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def receive(self, sent: frontend_pb2.SentModel) -> None:
-        """Hold a model as the engine tells of it, in the place of one of its name."""
+        """Hold a model as the engine sent it, in the place of one of its name."""
         name = sent.status.name
         before = self._models.get(name)
         served = before is not None and before.is_ready
@@ -86,7 +86,7 @@ class Replica(Models):
             model.enter(State.MODEL_STATE_DRAINING)
 
     def statistics(self) -> list[frontend_pb2.RequestStatistics]:
-        """Tell what the requests for each model came to."""
+        """Return what the requests for each model came to."""
         return [
             frontend_pb2.RequestStatistics(
                 serial=self._serials[name], statistics=model.statistics.message().inference_stats
@@ -95,7 +95,7 @@ class Replica(Models):
         ]
 
     def _release(self, serial: int, model: Model) -> None:
-        """Tell the engine once no request holds a model any more."""
+        """Report to the engine once no request holds a model any more."""
 
         async def release() -> None:
             await model.holders.none.wait()

@@ -36,7 +36,7 @@ class Reporter:
         self._reported: Counts = defaultdict(dict)
 
     def changes(self) -> list[frontend_pb2.MetricSample]:
-        """Give the counters and histograms that are new or have changed since the last time."""
+        """Return the counters and histograms that are new or have changed since the last time."""
         changed = []
         for family, series in _counts(self._registry.collect()).items():
             reported = self._reported[family]

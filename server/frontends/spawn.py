@@ -38,7 +38,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Give the process's id."""
+        """Return the process's id."""
         return self._process.pid
 
     def kill(self) -> None:

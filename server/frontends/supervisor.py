@@ -33,8 +33,8 @@ class FrontendSupervisor:
 
     Args:
         number: of the front end, from 1.
-        meet: makes the engine's end of a connection, given the number and the shared memory.
-        welcome: tells a front end that has come all that it has to know.
+        connect: makes the engine's end of a connection, given the number and the shared memory.
+        welcome: sends a front end that has connected all that it needs.
         on_failure: called with the reason why no other is started.
 
     Attributes:
@@ -74,7 +74,7 @@ class FrontendSupervisor:
 
     @property
     def listening(self) -> Connection | None:
-        """Give the link to the process, where that listens."""
+        """The connection to the process, where that listens."""
         return self.connection if self.connection is not None and self.connection.listening.done() else None
 
     def stop(self, ends_s: float) -> None:

@@ -51,7 +51,7 @@ class Faults:
             self._on_change()
 
     def healthy(self) -> str:
-        """Give the reasons of all faults in one line; empty where there is none."""
+        """Return the reasons of all faults in one line; empty where there is none."""
         with self._lock:
             return "; ".join(self._reasons.values())
 

@@ -96,7 +96,7 @@ class Watchdog:
         self._required[task] = alive
 
     def expect_end(self) -> None:
-        """Give the process its grace period, and some slack, until it has ended."""
+        """Return the process its grace period, and some slack, until it has ended."""
         if self._ends_s is None:
             self._ends_s = self._watched_s + self._grace_s + _STOP_SLACK_S
 
@@ -191,7 +191,7 @@ class Watchdog:
 
 
 def _stack(thread: int) -> list[str]:
-    """Tell where a thread is, innermost last, without any values."""
+    """Return where a thread is, innermost last, without any values."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - the documented way, for debuggers such as this
     frames = traceback.extract_stack(frame)[-_STACK_FRAMES:] if frame else []
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]

@@ -100,7 +100,7 @@ class Model:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         return self._serving is not None
 
     def enter(self, state: "State.ValueType") -> None:
@@ -122,7 +122,7 @@ class Model:
             )
 
     def ready(self) -> ReadyModel:
-        """Give what classifying needs.
+        """Return what classifying needs.
 
         Raises:
             ModelNotReadyError: it is loading, draining, unloaded or failed.

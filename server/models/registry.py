@@ -22,7 +22,7 @@ class ModelControl(Protocol):
 
 
 class Models:
-    """Finds models: those of the repository, or in a front end what the engine tells of them."""
+    """Finds models: those of the repository, or in a front end those that the engine sent."""
 
     _models: dict[str, Model]
 

@@ -197,7 +197,7 @@ class _Scrapes:
         self._waiting: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
 
     async def page(self, is_openmetrics: bool, zipped: bool) -> bytes:
-        """Give the text, made after this call.
+        """Return the text, made after this call.
 
         Raises:
             Exception: a collector's.
@@ -238,7 +238,7 @@ class _Scrapes:
 
 
 def _header(request: h11.Request, name: bytes) -> str:
-    """Give all values of a header, joined as HTTP does."""
+    """Return all values of a header, joined as HTTP does."""
     return ",".join(value.decode("latin-1") for key, value in request.headers if key == name)
 
 

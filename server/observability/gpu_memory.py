@@ -33,7 +33,7 @@ class GpuMemory:
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def total_bytes(self) -> int:
-        """Give the size."""
+        """Return the size."""
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
 

@@ -74,7 +74,7 @@ def flush(log: FilteringBoundLogger, timeout_s: float = _FLUSH_S) -> None:
 
 
 def descriptor(log: FilteringBoundLogger) -> int | None:
-    """Give the descriptor that a logger writes to, for processes that write there, too; None for none."""
+    """Return the descriptor that a logger writes to, for processes that write there, too; None for none."""
     return cast("_Logger", log).sink.fd
 
 
@@ -120,7 +120,7 @@ class RateLimit:
         return event
 
     def left(self) -> dict[str, int]:
-        """Give the numbers of suppressed events that no line has yet, by name; each once."""
+        """Return the numbers of suppressed events that no line has yet, by name; each once."""
         with self._lock:
             left = {name: bucket.suppressed for name, bucket in self._buckets.items() if bucket.suppressed}
             for bucket in self._buckets.values():
@@ -133,7 +133,7 @@ class _Logger(structlog.make_filtering_bound_logger("info")):  # type: ignore[mi
 
     @property
     def sink(self) -> LineSink:
-        """Give where the lines go."""
+        """Return where the lines go."""
         return cast("LineSink", self._logger)
 
     def _proxy_to_logger(self, method_name: str, event: str | None = None, **event_kw: Any) -> Any:

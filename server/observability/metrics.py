@@ -61,11 +61,11 @@ class WatchedQueue(Protocol):
 
     @property
     def profile(self) -> WatchedCosts:
-        """Give the predictions for the model's batches."""
+        """Return the predictions for the model's batches."""
 
     @property
     def waiting(self) -> int:
-        """Give the number of waiting images."""
+        """Return the number of waiting images."""
 
 
 @dataclass(frozen=True)

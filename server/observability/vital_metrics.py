@@ -36,11 +36,11 @@ class RunningBatch(Protocol):
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Give the clock of its times."""
+        """Return the clock of its times."""
 
     @property
     def started_s(self) -> float:
-        """Tell when it started; not a number before."""
+        """Return when it started; not a number before."""
 
     @property
     def images(self) -> int:

@@ -268,7 +268,7 @@ def _decode_chunk(
 
 
 def _leave(leave: Callable[[], object], job: Future[_Done[Pixels]]) -> None:
-    """Give the room of an ended job back on the event loop, unless that has ended with the server."""
+    """Return the room of an ended job back on the event loop, unless that has ended with the server."""
     del job
     with suppress(RuntimeError):
         leave()

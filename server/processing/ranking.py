@@ -82,7 +82,7 @@ async def off_the_loop(
 
 
 def _best(probabilities: Probabilities, top_k: int) -> Iterator[Iterable[tuple[int, float]]]:
-    """Give the positions and scores of the best labels of every row."""
+    """Return the positions and scores of the best labels of every row."""
     if probabilities.shape[1] <= _FEW_LABELS:
         for scores in probabilities.tolist():
             order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)

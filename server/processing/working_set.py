@@ -44,7 +44,7 @@ class WorkingSet:
         return size_px
 
     def leave(self, size_px: int) -> None:
-        """Give room back."""
+        """Return room back."""
         self._taken_px -= size_px
         self._begin()
 

@@ -238,7 +238,7 @@ def _filled(expected: Golden, batch_size: int) -> tuple[list[Pixels], Probabilit
 
 
 def _stable(runs_s: Sequence[float], budget_s: float) -> bool:
-    """Tell whether further runs would teach little, or there is no time for them."""
+    """Return whether further runs would teach little, or there is no time for them."""
     if runs_s and (sum(runs_s) >= budget_s or len(runs_s) == _MOST_RUNS):
         return True
     if len(runs_s) <= _LAST_RUNS:

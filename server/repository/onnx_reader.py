@@ -278,7 +278,7 @@ class _Reader:
 
 
 def _is_there(tensor: Tensor, data_bytes: int, raw: Span | None, *, half: bool) -> bool:
-    """Tell whether a file holds the numbers that a constant declares."""
+    """Return whether a file holds the numbers that a constant declares."""
     if raw is None:  # a number takes a byte or more, or two of four bits share one
         return math.prod(tensor.shape) <= data_bytes * (1 + half)
     stored_bytes = (tensor.size_bytes + 1) // 2 if half else tensor.size_bytes

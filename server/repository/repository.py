@@ -185,7 +185,7 @@ class Repository(Models):
             self.metrics.models.forget_version(model.entry.name, model.entry.version)
 
     def _is_another_held(self, model: Model) -> bool:
-        """Tell whether the metrics of a model's version are those of another loading of it."""
+        """Return whether the metrics of a model's version are those of another loading of it."""
         held = self._models.get(model.entry.name)
         return held is not None and held is not model and held.entry.version == model.entry.version
 

@@ -195,7 +195,7 @@ class Call:
             self._task.cancel()
 
     def end(self, _: object = None) -> None:
-        """Give back everything that the call holds."""
+        """Return back everything that the call holds."""
         self._reads = self.writes = False
         self.leave(self.held_bytes, self.requests)
         self._calls.ended(self)

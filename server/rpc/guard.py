@@ -75,7 +75,7 @@ class Guard:
         await self._measure(now_s)
 
     async def _give_back(self) -> None:
-        """Give the memory of large requests back once they have ended: the C library would keep it."""
+        """Return the memory of large requests back once they have ended: the C library would keep it."""
         if machine.resident_memory_bytes() <= self._kept_bytes + _KEPT_BYTES:
             return
         await self._off_the_loop(machine.give_back_freed_memory)

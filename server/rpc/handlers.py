@@ -256,7 +256,7 @@ def parser(
 
 
 def why_cancelled(deadline_s: float | None) -> grpc.StatusCode:
-    """Tell a passed deadline from a client that hung up; both cancel the call."""
+    """Return the status of a cancelled call: its deadline passed, or its client hung up."""
     return grpc.StatusCode.DEADLINE_EXCEEDED if deadlines.over(deadline_s) else grpc.StatusCode.CANCELLED
 
 

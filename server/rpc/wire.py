@@ -44,7 +44,7 @@ def count_fields(body: bytes, limit: int, inside: Inside = NOTHING) -> int:
 
 
 def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[int, int] | None]]:
-    """Give the number of every field, and where its content lies if that has a length of its own.
+    """Return the number of every field, and where its content lies if that has a length of its own.
 
     Raises:
         ValueError: the bytes are no message.

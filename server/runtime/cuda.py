@@ -49,7 +49,7 @@ class Cuda(Protocol):
         """Wait for all of a stream's work."""
 
     def release(self, streams: list[Stream], events: list[Event]) -> None:
-        """Give streams and events back."""
+        """Return streams and events back."""
 
 
 class CudaRuntime:
@@ -122,7 +122,7 @@ class CudaRuntime:
             self._call(self._runtime.cudaStreamDestroy(stream))
 
     def _call(self, result: tuple[Any, ...]) -> Any:
-        """Give what a call returned after its status."""
+        """Return what a call returned after its status."""
         status, *values = result
         if status != self._runtime.cudaError_t.cudaSuccess:
             text = self._runtime.cudaGetErrorString(status)[1].decode()

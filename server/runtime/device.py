@@ -43,11 +43,11 @@ class Device:
 
     @property
     def provider(self) -> str:
-        """Give ONNX Runtime's name of the execution provider."""
+        """Return ONNX Runtime's name of the execution provider."""
         return CPU_PROVIDER if self.ordinal is None else CUDA_PROVIDER
 
     def suited(self, macs: float) -> "Device":
-        """Give the device as it runs a network best: a tiny one on one thread.
+        """Return the device as it runs a network best: a tiny one on one thread.
 
         Args:
             macs: multiply-adds of one image; 0 where they are not known.
@@ -152,7 +152,7 @@ def _proved(device: Device) -> Device:
 
 
 def _missing_library() -> str:
-    """Tell which shared library keeps the CUDA provider from loading; empty where none does.
+    """Return which shared library keeps the CUDA provider from loading; empty where none does.
 
     ONNX Runtime itself says only that there was no provider.
     """

@@ -40,7 +40,7 @@ def open_network(
 
 
 def close_network(network: Network) -> None:
-    """Give back at once what a network holds beside its session; to be called where it ran, and last."""
+    """Return back at once what a network holds beside its session; to be called where it ran, and last."""
     if isinstance(network, PipelinedNetwork):
         with suppress(DeviceError):  # a device that fails takes back nothing
             network.close()

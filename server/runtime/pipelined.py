@@ -157,7 +157,7 @@ class PipelinedNetwork:
         return answers
 
     def close(self) -> None:
-        """Give back what the device and the host hold for it; nothing may be on its way."""
+        """Return back what the device and the host hold for it; nothing may be on its way."""
         self._cuda.synchronize_stream(self._session.stream)
         self._sets.clear()
         for array in self._pinned:

@@ -59,7 +59,7 @@ class Health:
             changed.set()
 
     def is_serving(self, name: str) -> bool:
-        """Tell what is reported."""
+        """Return what is reported."""
         return self._serving.get(name, False) and not self._fault
 
     def drain(self) -> None:

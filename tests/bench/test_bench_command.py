@@ -88,9 +88,11 @@ def test_more_than_the_server_can_do_is_refused_with_a_status_and_nothing_hangs(
         *("--rate", "3x", "--deadline-ms", 100, "--rounds", 1, "--seconds", 0.5, "--generator", "python"),
         *("--concurrency", 2, "--images", 2, "--config", tmp_path / "small.toml", "--json"),
     )
-    assert done.returncode == 0, done.stderr
     [figures] = json.loads(done.stdout)
     found = figures["open"]
+    # How many are answered in so short a time depends on the machine; the bench says whether that is enough.
+    assert done.returncode == (1 if found["failed"] else 0), done.stderr
+    assert found["failed"] in (0, sum(found["refused"].values()))
     assert set(found["refused"]) <= open_report.ALLOWED
     assert found["answered"] + sum(found["refused"].values()) == found["planned"]
     assert (found["hung"], found["wrong"], found["ideal"]) == (0, 0, None)

@@ -23,6 +23,7 @@ def test_what_the_batcher_costs_is_told_for_both_ways(
         assert 1 <= batch <= 16
 
 
+@pytest.mark.slow
 def test_a_server_that_does_nothing_shows_what_the_machine_allows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_it_says_when_nobody_answers(load: Load) -> None:
 
 
 @needs_h2load
+@pytest.mark.slow
 def test_the_command_takes_it_for_calls_and_checks_answers_in_a_load_of_their_own(
     measured: Callable[..., dict[str, Any]],
 ) -> None:

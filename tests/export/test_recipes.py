@@ -19,7 +19,7 @@ def test_every_architecture_has_a_recipe_for_every_dataset(name: str, dataset: s
 
 
 def test_a_stranger_has_no_recipe() -> None:
-    with pytest.raises(LookupError, match="nobody has said how to train lenet6"):
+    with pytest.raises(LookupError, match="there is no recipe for lenet6"):
         recipes.find("lenet6", "digits")
 
 

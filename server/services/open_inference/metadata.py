@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of the server and of its models."""
+"""The metadata of the server and of its models, as the Open Inference Protocol has them."""
 
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Sequence
@@ -66,7 +66,7 @@ class Descriptions:
         return messages.ServerReadyResponse(ready=self._health.is_serving(SERVER))
 
     async def model_ready(self, request: messages.ModelReadyRequest) -> messages.ModelReadyResponse:
-        """Tell whether a model serves; one that is not there does not.
+        """Return whether a model serves; one that is not there does not.
 
         Raises:
             InvalidRequestError: the version is no number.
@@ -104,7 +104,7 @@ class Descriptions:
     async def model_statistics(
         self, request: messages.ModelStatisticsRequest
     ) -> messages.ModelStatisticsResponse:
-        """Tell what a model has done, or every one that serves.
+        """Return what a model has done, or every one that serves.
 
         Raises:
             ModelZooError: there is no such model, or it does not serve.

@@ -103,7 +103,7 @@ class Administration:
     async def region_status(
         self, request: messages.SystemSharedMemoryStatusRequest
     ) -> messages.SystemSharedMemoryStatusResponse:
-        """Tell what is registered.
+        """Return what is registered.
 
         Raises:
             RegionNotFoundError: that is not.
@@ -138,7 +138,7 @@ class Administration:
     async def cuda_region_status(
         self, request: messages.CudaSharedMemoryStatusRequest
     ) -> messages.CudaSharedMemoryStatusResponse:
-        """Tell that nothing is registered.
+        """Return that nothing is registered.
 
         Raises:
             RegionNotFoundError: a region is named.

@@ -16,7 +16,7 @@ _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "sh
 
 
 def timeout_s(parameters: Parameters) -> float | None:
-    """Give how long the answer may take; None where nothing is said, by 0 for instance.
+    """Return how long the answer may take; None where nothing is said, by 0 for instance.
 
     Raises:
         InvalidRequestError: it is negative, or not a whole number.
@@ -44,7 +44,7 @@ def priority(parameters: Parameters) -> Priority:
 
 
 def label_count(field: str, parameters: Parameters) -> int | None:
-    """Give how many of the best labels are asked for; None where the probabilities are.
+    """Return how many of the best labels are asked for; None where the probabilities are.
 
     Raises:
         InvalidRequestError: it is less than one, or not a whole number.
@@ -56,7 +56,7 @@ def label_count(field: str, parameters: Parameters) -> int | None:
 
 
 def place(field: str, parameters: Parameters) -> Place | None:
-    """Give where in shared memory a tensor is; None where it is in the message.
+    """Return where in shared memory a tensor is; None where it is in the message.
 
     Raises:
         InvalidRequestError: something about it is missing, or of another type.

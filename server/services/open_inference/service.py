@@ -117,7 +117,7 @@ class OpenInference:
         return StreamResponse(infer_response=await self.infer(request, deadline_s))
 
     async def _rows(self, tracked: TrackedRequest, given: Sent, content: memoryview | None) -> Rows:
-        """Give the pixels of every image, uint8 ``[H, W, C]``."""
+        """Return the pixels of every image, uint8 ``[H, W, C]``."""
         described = tracked.model.manifest
         if given.form == tensors.PIXELS:
             tracked.decoded(0.0)

@@ -99,7 +99,7 @@ class Regions:
                 os.close(region.file)
 
     def find(self, name: str) -> list[Region]:
-        """Give a region, or all for an empty name.
+        """Return a region, or all for an empty name.
 
         Raises:
             RegionNotFoundError: none has this name.
