@@ -158,7 +158,7 @@ class GrpcServer:
         supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
         self._pacer = handlers.pacer
         self._sockets = Sockets(port)
-        self._watch = partial(Guard(self.calls, self._log).watch, port)
+        self._watch = partial(Guard(self.calls, self._log).watch, self._sockets)
         supervisor.supervise("guard", self._watch, repair=_nothing)
         return port
 

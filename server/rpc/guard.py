@@ -42,13 +42,12 @@ class Guard:
         self._thread: ThreadPoolExecutor | None = None
         self._kept_bytes = machine.resident_memory_bytes()  # after memory was given back, without requests
 
-    async def watch(self, port: int) -> None:
+    async def watch(self, sockets: Sockets) -> None:
         """Evict what has waited too long or holds too much, until cancelled.
 
         Args:
-            port: that the connections come to.
+            sockets: of the port that the connections come to.
         """
-        sockets = Sockets(port)
         # A thread of its own: whatever requests have asyncio's threads do, it never waits for them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
         tick = 0

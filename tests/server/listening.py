@@ -16,6 +16,7 @@ from server.observability.metrics import Metrics
 from server.observability.vital_metrics import VitalMetrics
 from server.ports import reserve
 from server.rpc.calls import Calls
+from server.rpc.connections import Sockets
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
@@ -81,7 +82,7 @@ async def listening(
         )
         await port.listener.open()
         guard = Guard(port.calls, port.logger)
-        watch = partial(guard.watch, reserved.getsockname()[1])
+        watch = partial(guard.watch, Sockets(reserved.getsockname()[1]))
         port.supervisor.supervise("accept_loop", port.listener.accept, repair=port.listener.reopen)
         port.supervisor.supervise("guard", watch, repair=partial(asyncio.sleep, 0))
         try:
