@@ -101,7 +101,7 @@ class Frontend:
     def _received(self, frame: frontend_pb2.EngineFrame) -> None:
         if frame.HasField("welcome"):
             self._build(frame.welcome)
-        self._receivedtbeat.received()
+        self._heartbeat.received()
         if frame.HasField("fault"):
             self._set_fault("engine", frame.fault)
         for sent in frame.models:
@@ -163,10 +163,10 @@ class Frontend:
             # Half the time: the log has the stack of a blocked loop before the engine ends this process.
             loop_timeout_s=settings.heartbeat_timeout_s / 2,
         )
-        self._receivedtbeat = Heartbeat(
+        self._heartbeat = Heartbeat(
             self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
         )
-        self._receivedtbeat.start()
+        self._heartbeat.start()
         self._welcomed.set_result(None)
 
     def _give_up(self, reason: str) -> None:

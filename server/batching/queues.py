@@ -251,7 +251,7 @@ class ModelQueue:
     @property
     def waiting(self) -> int:
         """The number of waiting images."""
-        return sum(line.waiting for line in self.levels)
+        return sum(level.waiting for level in self.levels)
 
 
 def _due_s(submission: Submission) -> float:

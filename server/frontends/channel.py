@@ -40,7 +40,7 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
     ) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
-        self._receivedd = on_frame
+        self._on_frame = on_frame
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -108,7 +108,7 @@ class Channel(asyncio.Protocol, Generic[Outgoing, Incoming]):
                 break
             frame = self._incoming.FromString(bytes(unread[begin:stop]))
             start = stop
-            self._receivedd(frame)
+            self._on_frame(frame)
         if start:
             del unread[:start]
 

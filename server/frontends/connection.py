@@ -66,7 +66,7 @@ class Connection:
         self._channel = Channel(
             frontend_pb2.EngineFrame, frontend_pb2.FrontendFrame, self._received, self._broken
         )
-        self._receivedtbeat: Heartbeat | None = None
+        self._heartbeat: Heartbeat | None = None
         self._submissions: dict[int, PendingAnswer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leases: set[int] = set()  # serials of models that are held for it
@@ -87,8 +87,8 @@ class Connection:
             timeout_s: of silence.
             on_silence: called once it has given no sign for so long, with the seconds.
         """
-        self._receivedtbeat = Heartbeat(self._channel.beat, timeout_s, on_silence)
-        self._receivedtbeat.start()
+        self._heartbeat = Heartbeat(self._channel.beat, timeout_s, on_silence)
+        self._heartbeat.start()
 
     def close(self) -> None:
         """Hang up; then it has `ended`."""
@@ -124,8 +124,8 @@ class Connection:
     async def ended(self) -> int:
         """Wait until it is gone, and cancel what it had sent; return how many submissions that were."""
         await self._channel.ended.wait()
-        if self._receivedtbeat is not None:
-            self._receivedtbeat.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         unanswered = len(self._submissions)
         for submission in list(self._submissions.values()):
             submission.cancel()
@@ -146,8 +146,8 @@ class Connection:
         self._supervisor.failed("connection", error, remedy=remedy)
 
     def _received(self, frame: frontend_pb2.FrontendFrame) -> None:
-        if self._receivedtbeat is not None:
-            self._receivedtbeat.received()
+        if self._heartbeat is not None:
+            self._heartbeat.received()
         for sent in frame.submissions:
             self._queue(sent)
         for number in frame.cancelled:
@@ -203,9 +203,8 @@ class Connection:
     def _settle(self, sent: frontend_pb2.SentSubmission, future: asyncio.Future[Answer]) -> None:
         """Answer, and say whether the memory is free: a batch that runs may still read it."""
         submission = self._submissions.pop(sent.id, None)
-        if (
-            submission is None
-        ):  # the front end has ended; the error is retrieved, so that asyncio does not report it
+        if submission is None:  # the front end has ended
+            # The error is retrieved, so that asyncio does not report it.
             _ = future.cancelled() or future.exception()
             return
         end = self.pending.ends.add(id=sent.id, held=submission.is_in_batch)

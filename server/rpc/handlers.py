@@ -114,9 +114,11 @@ class Handlers:
 
         def method(kind: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
             parse = parser(kind, max_bytes=_SMALL_BYTES)
-            return self.unary(service, _method(kind), parse, lambda request, _: handlers[kind](request), pool)
+            return self.unary(
+                service, _method_name(kind), parse, lambda request, _: handlers[kind](request), pool
+            )
 
-        return {_method(kind): method(kind) for kind in handlers}
+        return {_method_name(kind): method(kind) for kind in handlers}
 
     def stream(
         self, service: str, method: str, answers: Answers[Request]
@@ -265,5 +267,5 @@ def _deadline_s(context: Context, started_s: float) -> float | None:
     return None if left_s is None else started_s + left_s
 
 
-def _method(request: type[Message]) -> str:
+def _method_name(request: type[Message]) -> str:
     return request.DESCRIPTOR.name.removesuffix("Request")

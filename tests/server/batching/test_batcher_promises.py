@@ -29,12 +29,12 @@ MOST_WAITING = 64
 @dataclass
 class Asked:
     future: Submission
-    counted_s: float | None = None  # when the last of its images left the queue
+    left_queue_s: float | None = None  # when the last of its images left the queue
     ended_s: float = math.inf
 
     @property
     def wait_s(self) -> float:
-        return self.counted_s - self.future.submitted_s
+        return self.left_queue_s - self.future.submitted_s
 
 
 @dataclass
@@ -116,8 +116,8 @@ class Simulation:
         ran = Ran(batch.priority, self.hand.clock())
         self.ran.append(ran)
         for asked in self.asked:
-            if asked.counted_s is None and asked.future.left == 0:
-                asked.counted_s = ran.began_s
+            if asked.left_queue_s is None and asked.future.left == 0:
+                asked.left_queue_s = ran.began_s
         self._go_on(now_s)
         self._running[lane] = Running(batch, ran, took_s)
         self._plan(now_s)
@@ -182,10 +182,10 @@ def live(
         for asked in simulation.asked:
             assert asked.future.done()
             submitted_s = asked.future.submitted_s
-            if asked.future.priority is Priority.BULK or asked.counted_s is None:
+            if asked.future.priority is Priority.BULK or asked.left_queue_s is None:
                 continue
             # Whoever runs beside others is held up by what begins until they are answered.
-            held_up_until_s = asked.ended_s if shared and lanes > 1 else asked.counted_s
+            held_up_until_s = asked.ended_s if shared and lanes > 1 else asked.left_queue_s
             began = [ran for ran in batches if submitted_s < ran.began_s < held_up_until_s]
             running = [ran for ran in batches if ran.began_s <= submitted_s < ran.ended_s]
             assert len(began) <= (0 if running else 1)

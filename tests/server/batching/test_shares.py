@@ -92,5 +92,5 @@ def test_what_is_taken_or_withdrawn_counts_no_more(by_hand) -> None:
         hand.turn()
         assert queue.waiting == 12
         assert batches(hand, 3) == [[7, 7, 7, 7]] * 3
-        line = queue.levels[0]
-        assert (line.waiting, line._waiting_by_peer) == (0, {})
+        level = queue.levels[0]
+        assert (level.waiting, level._waiting_by_peer) == (0, {})

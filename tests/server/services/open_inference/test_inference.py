@@ -158,7 +158,7 @@ def test_a_priority_above_one_is_bulk(start_server, tensors_of, gates, images: n
         for kind in ("int64_param", "uint64_param"):
             urgency = Request(parameters={"priority": messages.InferParameter(**{kind: level})})
             calls.append(tensors.stub.ModelInfer.future(tensors.pixels(images[:1], urgency)))
-        wait_for(lambda waiting=waiting: sum(line.waiting for line in levels) == 2 * waiting)
+        wait_for(lambda waiting=waiting: sum(one.waiting for one in levels) == 2 * waiting)
     assert [levels[priority].waiting for priority in (Priority.INTERACTIVE, Priority.BULK)] == [4, 4]
     network.gate.set()
     assert [len(tensors.probabilities(call.result())) for call in calls] == [1] * 9
