@@ -24,6 +24,7 @@ from server.config import Settings
 from server.observability import logs
 from server.repository.repository import Repository
 from server.runtime.network import OnnxNetwork, OpenNetwork
+from tests.gate import Gate
 
 if TYPE_CHECKING:  # what only distributes tests to workers needs no PyTorch, which takes it nine seconds
     from export import pipeline
@@ -257,3 +258,11 @@ def client(server: Running) -> Iterator[Client]:
     """A client of the shared server."""
     with server.client() as client:
         yield client
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Holds a network of `start_server`: its batches wait until the gate is open, as it is in the end."""
+    gate = Gate()
+    yield gate
+    gate.open()

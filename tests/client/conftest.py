@@ -1,4 +1,4 @@
-"""What the client's tests share: real digits, and networks that can be held."""
+"""What the client's tests share: real digits, and servers that need not be ours."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,6 @@ import pytest
 from artifact import golden
 from artifact.golden import Golden
 from client import Client
-from tests.gate import Gate
 
 NAME = "simple_cnn-digits"
 
@@ -38,10 +37,3 @@ def client_of() -> Iterator[Callable[[grpc.GenericRpcHandler], Client]]:
 def digits(repository: Path) -> Golden:
     """Sixteen real digits, 8 x 8, with PyTorch's answers."""
     return golden.read(repository / NAME / "1" / "golden.npz")
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open()

@@ -120,6 +120,13 @@ class ByHand:
         batch.finish()
         self.turn()
 
+    def run_next(self, seconds: float) -> list[int]:
+        """Take a batch, run it for so long, and return the values that it carried."""
+        batch = self.take()
+        assert isinstance(batch, Batch)
+        self.run(batch, seconds)
+        return carried(batch)
+
     def turn(self) -> None:
         """Let the loop do all that it can do now."""
         for _ in range(2):  # what was handed over, and the callbacks of what that settled

@@ -1,13 +1,12 @@
-"""What the load generator's tests share: loads of real digits, and a network that can be held."""
+"""What the load generator's tests share: loads of real digits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from artifact.golden import Golden
 from bench.load.load import Load
 from bench.load.protocols import Classify
-from tests.gate import Gate
 
 NAME = "simple_cnn-digits"
 
@@ -24,10 +23,3 @@ def make_load(digits: Golden) -> MakeLoad:
         return Load(**(usual | wishes))
 
     return make
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open()

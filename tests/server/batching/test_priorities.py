@@ -52,9 +52,7 @@ def flood(hand, queue, batches: int) -> list[list[int]]:
     ran = []
     for _ in range(batches):
         hand.submit(queue, 1, 1, 1, 1)
-        batch = hand.take()
-        ran.append(carried(batch))
-        hand.run(batch, 0.125)
+        ran.append(hand.run_next(0.125))
     return ran
 
 
@@ -92,11 +90,7 @@ def test_a_bulk_batch_that_was_passed_over_goes_before_images_that_came_after_th
         hand.submit(queue, *[2] * 8, bulk=True)
         hand.clock.now_s += 5 * 0.125
         hand.submit(queue, *[1] * 60)
-        ran = []
-        for _ in range(17):
-            batch = hand.take()
-            ran.append(carried(batch)[0])
-            hand.run(batch, 0.125)
+        ran = [hand.run_next(0.125)[0] for _ in range(17)]
     assert ran == [1] * 5 + [2] + [1] * 10 + [2]  # one, and not a second while the same sixty wait
 
 

@@ -3,19 +3,13 @@
 import pytest
 
 from server.errors import OverloadedError
-from tests.server.by_hand import carried
 
 CURVE = {1: 0.1, 4: 0.25}
 
 
 def batches(hand, count: int) -> list[list[int]]:
     """Run so many batches; give what they carried."""
-    ran = []
-    for _ in range(count):
-        batch = hand.take()
-        ran.append(carried(batch))
-        hand.run(batch, 0.25)
-    return ran
+    return [hand.run_next(0.25) for _ in range(count)]
 
 
 def test_who_sends_little_goes_before_all_that_others_have_waiting(by_hand) -> None:
