@@ -17,7 +17,7 @@ from torch import Tensor
 
 from artifact import files, manifest
 from export import memory
-from export.words import OneLineError
+from export.errors import OneLineError
 from zoo import weights
 
 SUFFIXES = (".pt", ".pth", ".safetensors")

@@ -17,10 +17,10 @@ from artifact import golden
 from artifact.manifest import MAX_LABELS
 from artifact.pictures import Pixels
 from export import cleaning, graph, rewiring, wrapping
+from export.errors import one_line
 from export.onnx_file import STANDARD, Array, ForeignModelError, Session, read, reason
 from export.signature import ForeignRequest, Images, images_of, output_of
 from export.verify import Run
-from export.words import one_line
 from zoo.spec import InputSpec
 
 __all__ = ["ForeignModelError", "ForeignRequest", "Wrapped", "wrap"]

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from artifact.golden import CPU_PROVIDER
 from export import memory, session
-from export.words import OneLineError
+from export.errors import OneLineError
 
 _MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
 _MAX_NODES = 100_000  # ResNet-152 has 500; functions that call functions can grow without bound

@@ -78,7 +78,7 @@ class Calls:
         self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary(protocol.method) for channel in channels
         ]
-        self._dialect = protocol
+        self._protocol = protocol
         self._questions = questions
 
     async def ask(self, number: int, timeout_s: float | None) -> Answer:
@@ -88,7 +88,7 @@ class Calls:
             body = await method(self._questions[number % len(self._questions)], timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             return Answer(error.code().name, message=error.details() or "")
-        return self._dialect.answer(body)
+        return self._protocol.answer(body)
 
 
 class Streams:
@@ -102,13 +102,13 @@ class Streams:
         count: int,
     ) -> None:
         self._streams = [_Stream(channels[index % len(channels)], protocol) for index in range(count)]
-        self._dialect = protocol
+        self._protocol = protocol
         self._messages = messages
 
     async def ask(self, number: int, timeout_s: float | None) -> Answer:
         """See `Transport`."""
         del timeout_s  # the messages have it
-        message = self._dialect.numbered(number, self._messages[number % len(self._messages)])
+        message = self._protocol.numbered(number, self._messages[number % len(self._messages)])
         return await self._streams[number % len(self._streams)].ask(number, message)
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ class _Stream:
 
     def __init__(self, channel: grpc.aio.Channel, protocol: WireProtocol) -> None:
         self._call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(protocol.stream_method)()
-        self._dialect = protocol
+        self._protocol = protocol
         self._writing = asyncio.Lock()  # gRPC takes one message at a time
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._broken: Answer | None = None
@@ -147,7 +147,7 @@ class _Stream:
         code, text = grpc.StatusCode.UNKNOWN, ""
         try:
             while isinstance(message := await self._call.read(), bytes):  # else it is the end
-                number, answer = self._dialect.streamed_answer(message)
+                number, answer = self._protocol.streamed_answer(message)
                 waiting = None if number is None else self._waiting.pop(number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
