@@ -67,8 +67,8 @@ class Comparison:
     Attributes:
         images: images compared.
         max_abs_difference: of a probability; NaN where an answer is NaN.
-        top1_agreements: images whose most probable label is the same.
-        top1_flips: images whose label differs although the expected margin between first and second
+        top1_agreements: images with the same most probable label.
+        top1_flips: images with another label although the expected margin between first and second
             is more than twice the tolerance, so that no rounding excuses it. A single label has no
             second, and cannot differ.
         tolerance: largest difference that is allowed.

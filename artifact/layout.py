@@ -95,7 +95,7 @@ def scan(repository: Path) -> Scan:
 def versions(model_folder: Path) -> list[int]:
     """List the published versions in a model's folder, oldest first.
 
-    Temporary folders, whose names start with a dot, and anything else that is not a number are passed
+    Temporary folders (their names start with a dot) and anything else that is not a number are passed
     over.
     """
     if not model_folder.is_dir():

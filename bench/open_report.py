@@ -11,7 +11,7 @@ from bench.report import Latency, Served, mean_batch, messages, per, percentiles
 # Of what the closed loop reached, or of the rate where that is less: a server that answers less did not shed
 # load but refuse it, and the figures of the few answers mean nothing.
 LEAST_ANSWERED = 0.1
-# How a server may end a request whose deadline it cannot keep, or that is too much. The last is what gRPC
+# How a server may end a request that it cannot answer in time, or that is too much. The last is what gRPC
 # says where a connection carries too many calls, and other servers where their queue is full.
 ALLOWED = frozenset({"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"})
 

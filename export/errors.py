@@ -22,7 +22,7 @@ class ExportError(Exception):
 
 
 class OneLineError(ExportError):
-    """An error whose message is one line, whatever names it quotes."""
+    """An error with a message of one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))

@@ -15,7 +15,7 @@ from export.datasets import HELD_OUT_RATIO, VALIDATION_RATIO, Dataset, DatasetEr
 from modelzoo.v1 import manifest_pb2
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-_LOOKED_AT = 100  # pictures whose headers say what the others are like
+_LOOKED_AT = 100  # pictures with headers that stand for the others
 _FEWEST = 5  # pictures of a label: three parts, and validation gets a tenth of what is not held out
 _MAX_BYTES = 8 << 30  # of decoded pixels, which all lie in memory
 

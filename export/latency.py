@@ -24,7 +24,7 @@ class Latency:
         provider: ONNX Runtime's name of the execution provider.
         batch_size: images in the batch.
         median_s: seconds of one run, the median of ``runs``.
-        runs: how many were timed; 0 where there was time for the warm-up only, whose seconds these are.
+        runs: how many were timed; 0 where there was time for the warm-up only; then these are its seconds.
     """
 
     provider: str

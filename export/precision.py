@@ -54,7 +54,7 @@ class Calibration(enum.Enum):
 
     MINMAX = "minmax"  # from its smallest value to its largest
     PERCENTILE = "percentile"  # without the outermost 0.001 % of its values
-    ENTROPY = "entropy"  # the range whose 8-bit histogram diverges least from the real one
+    ENTROPY = "entropy"  # the range with the 8-bit histogram that diverges least from the real one
 
 
 def to_fp16(source: Path, target: Path) -> None:

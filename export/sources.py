@@ -1,4 +1,4 @@
-"""Where candidates come from: networks that are trained here, or whose weights are loaded."""
+"""Where candidates come from: networks that are trained here, or get loaded weights."""
 
 import dataclasses
 import hashlib
@@ -173,7 +173,7 @@ def imported(
 
 
 def forget(folder: Path) -> None:
-    """Remove the state of a training whose network is published."""
+    """Remove the state of a training that ended in a published network."""
     for path in folder.glob(f"{_SAVEPOINT_PREFIX}*"):
         path.unlink(missing_ok=True)
 

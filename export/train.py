@@ -59,7 +59,7 @@ class Training:
 
     @property
     def best(self) -> Epoch:
-        """Return the epoch whose weights were kept: the first with the lowest validation loss."""
+        """Return the epoch of the weights that were kept: the first with the lowest validation loss."""
         return min(self.epochs, key=lambda epoch: epoch.validation_loss)
 
     @property

@@ -26,7 +26,7 @@ class Recorder:
         self._wrong = 0
         self._refused: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
-        self._batched = 0  # requests whose batch is known
+        self._batched = 0  # requests of a known batch
         self._batch_shares = 0.0  # of the batches that carried them
         self._began_s = time.monotonic()
         self._began_cpu_s = time.process_time()

@@ -43,8 +43,8 @@ TRAFFIC = (
     Panel(
         "Images not answered",
         "suffix: images/s",
-        "Images that a full queue refused, that would have been late, whose deadline passed, whose caller"
-        " went away, or that the device failed.",
+        "Images that a full queue refused, that would have been late, with a deadline that passed or a caller"
+        " that went away, or that the device failed.",
         {"{{model}} {{reason}}": rate("model, reason", "modelzoo_unanswered_images_total", MODEL)},
     ),
     Panel(
@@ -67,7 +67,7 @@ TRAFFIC = (
         "Ended for what peers did",
         "suffix: /s",
         "Calls and connections that the server ended by itself: idle ones, those that others needed the room"
-        " of, and those whose unfinished messages or unread answers held too much.",
+        " of, and those with unfinished messages or unread answers that held too much.",
         {"{{limit}}": rate("limit", "modelzoo_peer_limits_total")},
     ),
 )

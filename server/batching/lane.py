@@ -29,7 +29,7 @@ class Lane:
     Args:
         wake: the batcher's condition; waited on while there is nothing to do.
         batcher: gives the batches.
-        threads: one for a CUDA device, whose graphs belong to a thread; on the CPU they share each
+        threads: one for a CUDA device, as its graphs belong to a thread; on the CPU they share each
             model's session.
         on_failure: called on a thread that failed, with the cause and whether it goes on.
 

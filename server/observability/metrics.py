@@ -55,7 +55,7 @@ class WatchedCosts(Protocol):
 
 
 class WatchedQueue(Protocol):
-    """A queue whose length, and what its batches take, is read at every scrape."""
+    """A queue: its length, and what its batches take, are read at every scrape."""
 
     max_queue_size: int
 

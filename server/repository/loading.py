@@ -31,7 +31,7 @@ _TOGETHER_S = 60.0  # for the threads of some batches to begin
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose files are all what was published."""
+    """An artifact; all of its files are what was published."""
 
     folder: Path
     manifest: manifest_pb2.Manifest

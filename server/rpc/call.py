@@ -162,7 +162,7 @@ class Call:
         self._note_wait()
 
     def require_room(self) -> None:
-        """Reject what was entered last, if it is too much; never a health check, whose messages are small.
+        """Reject what was entered last, if it is too much; never a health check: its messages are small.
 
         Raises:
             OverloadedError: all requests in flight, or those of this connection, are too large together.
@@ -217,10 +217,10 @@ class Call:
 
 
 def answer_to(peer: str) -> None:
-    """Set the peer whose call this task answers; tasks that it creates inherit it."""
+    """Set the peer of the call that this task answers; tasks that it creates inherit it."""
     _PEER.set(peer)
 
 
 def current_peer() -> str:
-    """Return the peer whose call this task answers, as gRPC writes it; empty where it answers none."""
+    """Return the peer of the call that this task answers, as gRPC writes it; empty where it answers none."""
     return _PEER.get()

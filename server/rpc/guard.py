@@ -20,7 +20,7 @@ _SCAN_TICKS = 10  # connections without calls are looked for so often
 _GIVE_BACK_TICKS = 50
 _KEPT_BYTES = 64 << 20  # of freed memory; to give back less is not worth the time
 _MUCH_RATIO = 1 / 4  # of the room in all, held by unfinished messages
-_AGAIN_S = 60.0  # a connection whose unfinished messages are dropped twice within it is closed
+_AGAIN_S = 60.0  # twice dropped within it, a connection with unfinished messages is closed
 _PRESSED_STALL_S = 2.0  # without room, an answer that is not read for so long ends its connection
 _CROWDED_RATIO = 0.75  # of the connections that may be: from here on, idle ones are closed
 

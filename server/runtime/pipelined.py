@@ -75,7 +75,7 @@ class Started:
 
 
 class PipelinedNetwork:
-    """A network whose batches are started and finished apart; all calls come from the lane's thread.
+    """A network that starts and finishes batches apart; all calls come from the lane's thread.
 
     Args:
         shape: height, width, channels of an image.

@@ -35,7 +35,7 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     """Takes the time that interactive requests leave, and a little where they leave none."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Whose images go first when there are more than the device can do at once."""
+    """Which images run first when there are more than the device can do at once."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """Interactive."""
@@ -101,7 +101,7 @@ class ClassifyRequest(_message.Message):
     of them where the model knows fewer. Of all pictures together at most 32,768.
     """
     priority: Global___Priority.ValueType
-    """Whether somebody waits for the answer; absent means interactive."""
+    """Whether the answer is waited for; absent means interactive."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
         """The pictures, at least one; answers come back in this order."""

@@ -50,7 +50,7 @@ class FrontendFrame(_message.Message):
 
     @_builtins.property
     def cancelled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of submissions that nobody waits for any more."""
+        """Ids of submissions that are not waited for any more."""
 
     @_builtins.property
     def released(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -130,7 +130,7 @@ class EngineFrame(_message.Message):
 
     @_builtins.property
     def freed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of submissions that ended `held`, and whose memory is free now."""
+        """Ids of submissions that ended `held`; their memory is free now."""
 
     @_builtins.property
     def call_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallEnd]:

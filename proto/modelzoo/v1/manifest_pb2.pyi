@@ -134,7 +134,7 @@ class Manifest(_message.Message):
     are not counted. (A double holds whole numbers up to 2^53.)
     """
     reference: _builtins.str
-    """Whose answers every file was held against: `PyTorch`, or `ONNX Runtime` for an imported graph."""
+    """What the answers of every file were compared with: `PyTorch`, or `ONNX Runtime` for an imported graph."""
     @_builtins.property
     def paper(self) -> Global___Paper:
         """Where the architecture was published; absent for a notebook exercise."""
@@ -330,7 +330,7 @@ class Preprocessing(_message.Message):
     """How pixels are resampled."""
     scaled_decoding: _builtins.bool
     """Whether a JPEG file much larger than needed is decoded at a half, a quarter or an eighth of its size: the
-    smallest whose shorter side is at least twice resize_shorter_px. Faster, but the pixels differ a little.
+    smallest with a shorter side of at least twice resize_shorter_px. Faster, but the pixels differ a little.
     """
     def __init__(
         self,
@@ -504,7 +504,7 @@ class Agreement(_message.Message):
     images: _builtins.int
     """Images compared."""
     same: _builtins.int
-    """Images whose most probable label was the same."""
+    """Images with the same most probable label."""
     def __init__(
         self,
         *,
@@ -631,7 +631,7 @@ class Parity(_message.Message):
     max_abs_difference: _builtins.float
     """Largest absolute difference of a probability."""
     top1_agreements: _builtins.int
-    """Images whose most probable label was the same."""
+    """Images with the same most probable label."""
     def __init__(
         self,
         *,
