@@ -26,11 +26,12 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import h2load, processes
 from bench.errors import BenchError
+from bench.load import h2load
 from bench.load.closed_loop import closed_loop
 from bench.load.load import Load, Report, percentile_s
 from bench.load.protocols import Classify
+from bench.measured import processes
 from modelzoo.v1 import classifier_pb2
 
 MODEL = "ceiling"

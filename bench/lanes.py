@@ -25,13 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench import servers, subjects
+from bench.comparison.report import messages, refusals
 from bench.errors import BenchError
 from bench.load.closed_loop import closed_loop
 from bench.load.load import Load, Report, percentile_s
 from bench.load.protocols import Classify
+from bench.measured import servers, subjects
 from bench.plan import Plan
-from bench.report import messages, refusals
 
 _COLUMNS = ("lanes", "images/s", "worst", "best", "p50 ms", "p99 ms", "mean batch", "errors")
 

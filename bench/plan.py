@@ -1,4 +1,4 @@
-"""What is to be measured: the command line's wishes, checked."""
+"""What is to be measured: the command line's options, checked."""
 
 import re
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class Plan:
     frontends: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse wishes that contradict each other.
+        """Refuse options that contradict each other.
 
         Raises:
             BenchError: says which.

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.console import err, out, print_json, refuse, refusing
-from cli.options import MODELS, AsJson, Repository
+from cli.terminal.console import err, out, print_json, refuse, refusing
+from cli.terminal.options import MODELS, AsJson, Repository
 
 
 def bench(
@@ -62,7 +62,7 @@ def bench(
 ) -> None:
     """Measure what serving costs: a server against ONNX Runtime alone on the same file, by turns."""
     with refusing():
-        from bench import comparison, tables
+        from bench.comparison import comparison, tables
         from bench.errors import BenchError
         from bench.plan import Plan, rate_of
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
-from cli.console import RefusedError, out, refusing
+from cli.terminal.console import RefusedError, out, refusing
 
 _COLUMNS = 100  # of a page that people read, on a wide terminal and in a pipe
 _MAX_CHARACTERS = 1 << 20  # of a page; those that `export` writes have some thousand

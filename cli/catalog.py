@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import on_terminal, one_line, out, print_json, refusing
+from cli.terminal.console import on_terminal, one_line, out, print_json, refusing
 
 _WITH_PAPER = 120  # columns of a terminal; on a narrower one, a paper's few letters would say nothing
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cli.console import MAX_PATH, RefusedError, one_line, out, print_json, refusing
+from cli.terminal.console import MAX_PATH, RefusedError, one_line, out, print_json, refusing
 from client.client import Client, Label
 from client.errors import ClientError
 

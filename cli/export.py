@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.console import RefusedError, err, out, refuse, refusing
+from cli.terminal.console import RefusedError, err, out, refuse, refusing
 
 if TYPE_CHECKING:
     from export.pipeline import Exported
-    from export.train import Epoch
+    from export.training.train import Epoch
 
 
 ALL = "all"
 
 
-def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any) -> None:
+def run(names: list[str], precision: str | None, *, absent: bool, **options: Any) -> None:
     """Export every named architecture; one that fails leaves the others to be tried.
 
     Args:
         names: of the catalog, or `all`: the small ones first.
         absent: pass over those that the repository holds.
         precision: names separated by commas; None for what fits the weights.
-        wishes: the other fields of `pipeline.Request`.
+        options: the other fields of `pipeline.Request`.
     """
     with refusing():
         from artifact import layout
@@ -38,7 +38,7 @@ def run(names: list[str], precision: str | None, *, absent: bool, **wishes: Any)
             if names == [ALL]
             else [find(name) for name in names]
         )
-        request = pipeline.Request(precisions=precisions_of(precision), **wishes)
+        request = pipeline.Request(precisions=precisions_of(precision), **options)
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:
             raise RefusedError("one --name cannot be the name of several models")

@@ -9,10 +9,19 @@ from typing import Annotated
 
 import typer
 
-from cli import streams
 from cli.bench import bench
-from cli.options import MODELS as _MODELS
-from cli.options import Address, AsJson, Calibration, Precisions, Repository, ScaledDecoding, TopK, Ungated
+from cli.terminal import streams
+from cli.terminal.options import MODELS as _MODELS
+from cli.terminal.options import (
+    Address,
+    AsJson,
+    Calibration,
+    Precisions,
+    Repository,
+    ScaledDecoding,
+    TopK,
+    Ungated,
+)
 
 app = typer.Typer(
     name="modelzoo",
@@ -115,7 +124,7 @@ def import_(
     repository: Repository = _MODELS,
 ) -> None:
     """Wrap an ONNX classifier from elsewhere, prove that it answers the same, publish."""
-    from cli import foreign as command
+    from cli import import_onnx as command
 
     command.run(
         model,

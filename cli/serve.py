@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.console import MAX_MESSAGE, REFUSED, err, one_line, out, refusing
+from cli.terminal.console import MAX_MESSAGE, REFUSED, err, one_line, out, refusing
 
 if TYPE_CHECKING:
     from server.app import Server

@@ -4,7 +4,7 @@ import typer
 from google.protobuf import json_format
 from rich.table import Table
 
-from cli.console import REFUSED, RefusedError, one_line, out, print_json, refusing
+from cli.terminal.console import REFUSED, RefusedError, one_line, out, print_json, refusing
 from client.client import Client
 from client.errors import ClientError
 from modelzoo.v1 import classifier_pb2

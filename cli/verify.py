@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import RefusedError, err, one_line, out, refusing
+from cli.terminal.console import RefusedError, err, one_line, out, refusing
 
 if TYPE_CHECKING:
     from artifact import layout
@@ -19,8 +19,8 @@ def run(names: list[str], repository: Path, device: str) -> None:
     """Check the newest version of every named model, or of all; refuse if one fails."""
     with refusing():
         from artifact import layout
+        from artifact.execution import core_count
         from server.errors import StartError
-        from server.machine import core_count
         from server.runtime.device import choose
 
     with refusing(StartError, OSError):

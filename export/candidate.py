@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.datasets import Split
-from export.train import Training
-from export.verify import Images, Probabilities
+from export.data.datasets import Split
+from export.graph.verification import Images, Probabilities
+from export.training.train import Training
 from modelzoo.v1 import manifest_pb2
 
 
@@ -39,7 +39,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReleaseOptions:
     """What to publish of a candidate.
 
     Attributes:

@@ -3,7 +3,7 @@
 ExportError                one line that says why
 ├── DatasetError           pictures or labels are not what a dataset needs
 ├── DivergedError          the loss is no longer a number
-├── ForeignModelError      a graph from elsewhere is not taken
+├── OnnxImportError      a graph from elsewhere is not taken
 ├── GraphError             the exported graph is not what an artifact may hold
 ├── LabelsError            a file holds no labels
 ├── NoPicturesError        a precision needs pictures

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artifact import layout, publish
-from export import datasets, folders, recipes, release, sources, train, weights
-from export.candidate import Wishes
-from export.datasets import Dataset
+from export import sources
+from export.candidate import ReleaseOptions
+from export.data import datasets, folders
+from export.data.datasets import Dataset
 from export.errors import ExportError
-from export.foreign import ForeignRequest
-from export.graph import ServedNetwork
+from export.graph.tracing import ServedNetwork
+from export.onnx_import.conversion import ImportRequest
+from export.publishing import release
 from export.sources import Observer
+from export.training import recipes, train
+from export.weights import loading
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import ModelSpec
 
@@ -100,15 +104,15 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
             spec, name, dataset, recipe, folder, observer, scaled_decoding=request.scaled_decoding
         )
         precisions = request.precisions or PRECISIONS
-    wishes = Wishes(request.repository, precisions, request.ungated)
-    published = release.release(candidate, wishes, observer.step)
+    options = ReleaseOptions(request.repository, precisions, request.ungated)
+    published = release.release(candidate, options, observer.step)
     sources.forget(folder)
     return Exported(published, candidate.description, served)
 
 
 def import_(
     path: Path,
-    request: ForeignRequest,
+    request: ImportRequest,
     *,
     repository: Path,
     name: str,
@@ -122,7 +126,7 @@ def import_(
 
     Raises:
         ManifestError: ``name`` is not a model's name.
-        ForeignModelError: it is no image classifier that can be wrapped.
+        OnnxImportError: it is no image classifier that can be wrapped.
         DatasetError: a picture of ``calibration`` cannot be read.
         GoldenError: the wrapped file answers otherwise than the file as it came.
         NoPicturesError: a precision needs pictures.
@@ -141,7 +145,7 @@ def import_(
             observer,
             scaled_decoding=scaled_decoding,
         )
-        published = release.release(candidate, Wishes(repository, precisions, ungated), observer.step)
+        published = release.release(candidate, ReleaseOptions(repository, precisions, ungated), observer.step)
     return Exported(published, candidate.description, None)
 
 
@@ -160,7 +164,7 @@ def require_weights(weights_: str) -> None:
     Raises:
         UnknownWeightsError: they are neither a known name nor a path.
     """
-    names = (*datasets.NAMES, IMAGENET, weights.RANDOM)
+    names = (*datasets.NAMES, IMAGENET, loading.RANDOM)
     if weights_ not in names and not Path(weights_).exists():
         raise UnknownWeightsError(
             f"no weights {weights_!r}: neither {', '.join(names)}, nor a folder of pictures, nor a file"
@@ -181,9 +185,9 @@ def _dataset(request: Request, observer: Observer) -> Dataset | None:
     return None
 
 
-def _load(spec: ModelSpec, request: Request) -> weights.Loaded:
+def _load(spec: ModelSpec, request: Request) -> loading.Loaded:
     if request.weights == IMAGENET:
-        return weights.from_imagenet(spec)
-    if request.weights == weights.RANDOM:
-        return weights.random(spec, seed=0)
-    return weights.from_file(Path(request.weights), spec, request.labels)
+        return loading.from_imagenet(spec)
+    if request.weights == loading.RANDOM:
+        return loading.random(spec, seed=0)
+    return loading.from_file(Path(request.weights), spec, request.labels)

@@ -12,13 +12,16 @@ from typing import Protocol
 import torch
 
 from artifact import manifest
-from export import folders, foreign, recipes, train, weights
 from export.candidate import Candidate
-from export.datasets import Dataset, Split
-from export.foreign import ForeignRequest
-from export.graph import ServedNetwork, to_onnx
-from export.savepoint import Savepoint
-from export.verify import Images
+from export.data import folders
+from export.data.datasets import Dataset, Split
+from export.graph.tracing import ServedNetwork, to_onnx
+from export.graph.verification import Images
+from export.onnx_import import conversion
+from export.onnx_import.conversion import ImportRequest
+from export.training import recipes, train
+from export.training.savepoint import Savepoint
+from export.weights import loading
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec, ModelSpec
 
@@ -91,7 +94,7 @@ def trained(
 def loaded(
     spec: ModelSpec,
     name: str,
-    found: weights.Loaded,
+    found: loading.Loaded,
     calibration: Path | None,
     observer: Observer,
     *,
@@ -111,7 +114,7 @@ def loaded(
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
     origin = manifest_pb2.Weights(
-        origin=manifest_pb2.ORIGIN_LOADED if found.source != weights.RANDOM else manifest_pb2.ORIGIN_RANDOM,
+        origin=manifest_pb2.ORIGIN_LOADED if found.source != loading.RANDOM else manifest_pb2.ORIGIN_RANDOM,
         source=found.source,
         sha256=found.sha256 or "",
         stated_accuracy_ratio=found.accuracy_ratio,
@@ -127,7 +130,7 @@ def loaded(
 
 def imported(
     path: Path,
-    request: ForeignRequest,
+    request: ImportRequest,
     name: str,
     wrapped_path: Path,
     calibration: Path | None,
@@ -143,11 +146,11 @@ def imported(
         calibration: folder of pictures that precisions are judged on.
 
     Raises:
-        ForeignModelError: it is no image classifier that can be wrapped.
+        OnnxImportError: it is no image classifier that can be wrapped.
         DatasetError: a picture cannot be read.
         OSError: the file cannot be read.
     """
-    wrapped = foreign.wrap(path, wrapped_path, request)
+    wrapped = conversion.wrap(path, wrapped_path, request)
     shape, preprocessing = _input(wrapped.input_spec, scaled_decoding=scaled_decoding)
     return Candidate(
         description=manifest_pb2.Manifest(

@@ -1,6 +1,6 @@
 """Builds a server out of its settings, and stops it in order.
 
-The only file that wires: everything else is given what it needs.
+A composition root, as `process`, `frontend` and `grpc_server` are: the rooms are given what they need.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
-from artifact import access
+from artifact import access, execution
 from artifact.errors import first_line
-from server import machine, ports
+from server import ports
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
 from server.config import Settings
@@ -96,7 +96,7 @@ class Server:
             wake,
             self._log_failure,
             lanes=lanes,
-            side_by_side=max(1.0, min(lanes, machine.core_count() / device.threads)),
+            side_by_side=max(1.0, min(lanes, execution.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
         )
         self._monitor = Monitor(

@@ -1,6 +1,6 @@
 """The settings of a server: flags, before environment, before a TOML file, before the defaults.
 
-The only place that reads the environment.
+The only place in `server` that reads settings from the environment.
 """
 
 import re
@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from artifact import access
+from artifact.execution import core_count
 from server.errors import StartError
-from server.machine import core_count
 
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: whatever is free
 BatchSize = Annotated[int, Field(ge=1, le=1024)]
@@ -147,15 +152,28 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
     Raises:
         StartError: the file cannot be read, or a value is unknown or not allowed.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings  # not read
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config)
+
     try:
-        beneath = tomllib.loads(config.read_text("utf-8")) if config else {}
+        if config is not None:
+            config.open("rb").close()  # a source passes over a file that is not there
+        return Sources(**{name: value for name, value in flags.items() if value is not None})
     except PermissionError as error:
         raise StartError(f"settings file: {access.denied(Path(error.filename), access.READ_FILE)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"settings file {config} cannot be read: {error}") from error
-    try:
-        return Settings(**(beneath | EnvSettingsSource(Settings)() | given))
     except ValidationError as error:
         raise StartError(f"settings: {_first_problem(error)}") from error
 

@@ -1,21 +1,13 @@
-"""What this machine has: cores that we may use, memory that we take."""
+"""The memory of this process, as the system counts it."""
 
 import ctypes
 import gc
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
 _SMAPS = Path("/proc/self/smaps_rollup")
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def core_count(cgroup: Path = _CGROUP) -> int:
-    """Count the cores that this process may use: its affinity, cut by the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0))
-    quota = cpu_quota(cgroup)
-    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def host_memory_bytes() -> int:
@@ -30,25 +22,6 @@ def host_memory_bytes() -> int:
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"{_SMAPS} has no line 'Anonymous:'")
-
-
-def cpu_quota(cgroup: Path) -> float | None:
-    """Read how many cores a control group may keep busy; None where there is no limit.
-
-    Args:
-        cgroup: its folder: with ``cpu.max`` in version 2, with ``cpu/cpu.cfs_*_us`` in version 1.
-    """
-    try:
-        quota, period = (cgroup / "cpu.max").read_text("ascii").split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text("ascii").strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text("ascii").strip()
-        except OSError:
-            return None
-    if quota == "max" or int(quota) <= 0:
-        return None
-    return int(quota) / int(period)
 
 
 def resident_memory_bytes() -> int:

@@ -104,7 +104,7 @@ def exported(
 def export_once(name: str, shared: Path, *, wait: bool) -> "pipeline.Exported | None":
     """Export a model, or take over what another worker exported; None while one is at it, unless to wait."""
     from export import pipeline
-    from export.recipes import Recipe
+    from export.training.recipes import Recipe
     from zoo import catalog
 
     kept = shared / f"{name}.pickle"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from export import graph, macs, verify
+from export.graph import macs, tracing, verification
 from modelzoo.v1 import manifest_pb2
 from server.runtime import device
 from server.runtime.network import OnnxNetwork
@@ -64,7 +64,7 @@ def test_architecture_exports_proves_itself_and_is_served(name: str, tmp_path: P
     torch.manual_seed(0)
     spec = find(name)
     shape = spec.input
-    served = graph.ServedNetwork(spec.network(LABELS), shape)
+    served = tracing.ServedNetwork(spec.network(LABELS), shape)
     images = pictures(shape.height, shape.width, shape.channels)
     awake(served, torch.tensor(images[::3]))
     with torch.no_grad():
@@ -73,9 +73,9 @@ def test_architecture_exports_proves_itself_and_is_served(name: str, tmp_path: P
     assert spread > 20 * RELATIVE  # else the comparison could not tell one image from another
 
     path = tmp_path / "model.onnx"
-    graph.to_onnx(served, path)
+    tracing.to_onnx(served, path)
     del served
-    run = verify.open_on_cpu(path)
+    run = verification.open_on_cpu(path)
     for count in BATCH_SIZES:
         answers = run(images[:count])
         np.testing.assert_allclose(answers, expected[:count], rtol=RELATIVE)
@@ -93,7 +93,7 @@ def test_architecture_exports_proves_itself_and_is_served(name: str, tmp_path: P
     words = (b"site-packages", b'File "', b"Traceback", b"torch.nn.modules", str(Path.cwd()).encode())
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         assert [word for word in words if content.find(word) >= 0] == []
-    assert graph.operators(path)["BatchNormalization"] == UNFOLDED.get(name, 0)
+    assert tracing.operators(path)["BatchNormalization"] == UNFOLDED.get(name, 0)
     if name in models.list_models():  # torchvision has counted its own, in units of 1e9
         counted = models.get_model_weights(name).DEFAULT.meta["_ops"]
         assert macs.count(path) / 1e9 == pytest.approx(counted, rel=0.02)

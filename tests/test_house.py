@@ -23,25 +23,66 @@ ARROWS = {
     "server": {"artifact"},
     "zoo": set(),
 }
-# The same inside `server`. Every room may import its vocabulary; its composition roots may import everything,
-# and no room imports them.
-SERVER_ARROWS = {
-    # the engine's column
-    "runtime": set(),
-    "batching": {"observability", "runtime"},
-    "repository": {"batching", "models", "observability", "runtime"},
-    # the front's column
-    "rpc": {"observability"},
-    "processing": {"models", "observability", "rpc"},
-    "services": {"models", "processing", "rpc"},
-    # between, and below both
-    "frontends": {"batching", "liveness", "models", "observability"},
-    "models": {"observability"},
-    "liveness": {"observability"},
-    "observability": set(),
+# The same inside the rooms that have rooms. Every inner room may import the vocabulary beside it; composition
+# roots may import everything, and no room imports them.
+INNER_ARROWS: dict[str, dict[str, set[str]]] = {
+    "server": {
+        # the engine's column
+        "runtime": set(),
+        "batching": {"observability", "runtime"},
+        "repository": {"batching", "models", "observability", "runtime"},
+        # the front's column
+        "rpc": {"observability"},
+        "processing": {"models", "observability", "rpc"},
+        "services": {"models", "processing", "rpc"},
+        # between, and below both
+        "frontends": {"batching", "liveness", "models", "observability"},
+        "models": {"observability"},
+        "liveness": {"observability"},
+        "observability": set(),
+    },
+    "export": {
+        "data": set(),
+        "graph": set(),
+        "training": {"data", "graph"},
+        "weights": {"data"},
+        "onnx_import": {"graph"},
+        "publishing": {"candidate", "data", "graph", "training"},
+        "candidate": {"data", "graph", "training"},
+    },
+    "bench": {
+        "load": set(),
+        "measured": {"load"},
+        "comparison": {"load", "measured"},
+        "hostile": {"measured"},
+    },
+    "cli": {"terminal": set()},
 }
-VOCABULARY = {"config", "deadlines", "errors", "inference", "machine", "ports", "shutdown", "threads"}
-COMPOSITION_ROOTS = {"app", "frontend", "grpc_server", "process"}
+VOCABULARY = {
+    "server": {"config", "deadlines", "errors", "inference", "machine", "ports", "shutdown", "threads"},
+    "export": {"errors", "memory", "session"},
+    "bench": {"errors", "plan"},
+    "cli": set(),
+}
+COMPOSITION_ROOTS = {
+    "server": {"app", "frontend", "grpc_server", "process"},
+    "export": {"pipeline", "sources"},
+    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "zoo"},  # each a command
+    "cli": {
+        *(
+            "main",
+            "bench",
+            "card",
+            "catalog",
+            "classify",
+            "export",
+            "import_onnx",
+            "serve",
+            "status",
+            "verify",
+        )
+    },
+}
 ARTIFACT_NEEDS = {"numpy", "PIL", "google"}  # google.protobuf
 
 
@@ -79,61 +120,68 @@ def test_every_room_has_arrows() -> None:
     assert packages == set(ROOMS)
 
 
-def server_imports() -> dict[str, set[str]]:
-    """The imports inside `server`: of every module by its name below it, the modules that it imports."""
+def inner_imports(room: str) -> dict[str, set[str]]:
+    """The imports inside a room: of every module by its name below it, the modules that it imports."""
     paths = {
-        ".".join(path.relative_to(ROOT / "server").with_suffix("").parts): path
-        for path in sorted((ROOT / "server").rglob("*.py"))
-        if path.name != "__init__.py"
+        ".".join(path.relative_to(ROOT / room).with_suffix("").parts): path
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if path.name not in {"__init__.py", "__main__.py"}
     }
     found: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "server":
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == room:
                 package = (node.module or "").partition(".")[2]
                 for alias in node.names:
                     inner = f"{package}.{alias.name}".strip(".")
                     found[name].add(inner if inner in paths else package)
             elif isinstance(node, ast.Import):
                 found[name] |= {
-                    alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("server.")
+                    alias.name.partition(".")[2] for alias in node.names if alias.name.startswith(f"{room}.")
                 }
     return found
 
 
 def box(module: str) -> str:
-    """What is seen of a module from `server`: its room, or itself."""
+    """What is seen of a module from the room that it is in: its inner room, or itself."""
     return module.partition(".")[0]
 
 
-def test_the_rooms_of_the_server_import_only_along_the_arrows() -> None:
+@pytest.mark.parametrize("room", INNER_ARROWS)
+def test_inner_rooms_import_only_along_the_arrows(room: str) -> None:
+    arrows, vocabulary, roots = INNER_ARROWS[room], VOCABULARY[room], COMPOSITION_ROOTS[room]
     strays = {
         (module, imported)
-        for module, all_imported in server_imports().items()
+        for module, all_imported in inner_imports(room).items()
         for imported in all_imported
-        if box(module) not in COMPOSITION_ROOTS
-        and box(imported) not in {box(module), *VOCABULARY, *SERVER_ARROWS.get(box(module), set())}
+        if box(module) not in roots
+        and box(imported) not in {box(module), *vocabulary, *arrows.get(box(module), set())}
     }
     assert strays == set()
-    assert {box(module) for module in server_imports()} == {*SERVER_ARROWS, *VOCABULARY, *COMPOSITION_ROOTS}
+    assert {box(module) for module in inner_imports(room)} == {*arrows, *vocabulary, *roots}
 
 
-def test_no_module_of_the_server_imports_itself_by_a_detour() -> None:
-    order = graphlib.TopologicalSorter(server_imports()).static_order()
-    assert len(list(order)) == len(server_imports())
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_module_imports_itself_by_a_detour(room: str) -> None:
+    order = graphlib.TopologicalSorter(inner_imports(room)).static_order()
+    assert len(list(order)) == len(inner_imports(room))
 
 
-def test_the_server_has_few_boxes_on_few_floors_and_rooms_are_neither_empty_nor_halls() -> None:
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_neither_empty_nor_halls(room: str) -> None:
+    sizes = Counter(module.rpartition(".")[0] for module in inner_imports(room))
+    assert {inner: size for inner, size in sizes.items() if not 2 <= size <= 12} == {}
+
+
+def test_the_server_has_few_boxes_on_few_floors() -> None:
     boxes: dict[str, set[str]] = {}
-    for module, imported in server_imports().items():
+    for module, imported in inner_imports("server").items():
         boxes.setdefault(box(module), set()).update(box(one) for one in imported if box(one) != box(module))
     floors: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(boxes).static_order():
         floors[name] = 1 + max((floors[below] for below in boxes[name]), default=0)
     assert len(boxes) <= 22
     assert max(floors.values()) <= 7
-    sizes = Counter(module.rpartition(".")[0] for module in server_imports())
-    assert {room: size for room, size in sizes.items() if room and not 2 <= size <= 12} == {}
 
 
 def test_the_artifact_room_needs_numpy_and_pillow_only() -> None:

@@ -13,7 +13,9 @@ from bench.load.closed_loop import closed_loop
 from bench.load.load import Load
 from bench.load.protocols import Classify
 from client import Client
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from zoo import catalog
 
 ARCHITECTURES = ("simple_cnn", "two_block_cnn", "lenet5")

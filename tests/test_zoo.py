@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from artifact import layout, manifest
-from export import datasets, pipeline
-from export.recipes import Recipe
+from export import pipeline
+from export.data import datasets
+from export.training.recipes import Recipe
 from zoo import catalog
 
 # `make test-zoo` names a repository of fully trained models here.

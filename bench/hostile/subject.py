@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2
 
 from bench.errors import BenchError
 from bench.hostile.calls import MODEL, Target
-from bench.processes import family
+from bench.measured.processes import family
 from client.channels import open_channel
 from modelzoo.v1 import classifier_pb2
 

@@ -1,19 +1,14 @@
 """What the engine counts of its front ends, and what their processes take; at zero where there is none."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.observability.metrics import NAMESPACE
-
-_PROC = Path("/proc")
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class FrontendMetrics:
@@ -47,7 +42,7 @@ class FrontendMetrics:
 
 
 class FrontendProcessCollector(Collector):
-    """Reads `/proc`.
+    """Reads what the processes take.
 
     Args:
         pids: gives the process of each front end that lives, by its number.
@@ -69,12 +64,11 @@ class FrontendProcessCollector(Collector):
             labels=["frontend"],
         )
         for number, pid in self._pids().items():
-            with suppress(OSError):  # it has ended meanwhile
-                # The name, in brackets, may hold anything, brackets and blanks included.
-                fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-                used_s = (int(fields[11]) + int(fields[12])) * _TICK_S  # utime, stime: fields 14 and 15
-                cpu.add_metric([str(number)], self._in_all(number, pid, used_s))
-                memory.add_metric([str(number)], int(fields[21]) * _PAGE_BYTES)  # rss: field 24
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                process = psutil.Process(pid)
+                times = process.cpu_times()
+                cpu.add_metric([str(number)], self._in_all(number, pid, times.user + times.system))
+                memory.add_metric([str(number)], process.memory_info().rss)
         yield cpu
         yield memory
 

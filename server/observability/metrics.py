@@ -1,4 +1,7 @@
-"""Every metric of the server, declared once, on a registry that is given.
+"""The metrics of the service, declared once, on a registry that is given.
+
+Those of what is alive stand in `vital_metrics`, of the models in `model_gauges`, of front ends in
+`frontends/metrics`, of a GPU's memory in `gpu_memory`.
 
 Series are bound when a method is registered, a model is found or it becomes READY, and are there at zero
 from then on: `rate()` sees the first error, and "idle" differs from "absent".

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from artifact import execution
 from artifact.golden import CPU_PROVIDER, CUDA_PROVIDER
 from server.errors import StartError
 from server.runtime.concurrency import Occupancy
@@ -20,9 +21,6 @@ from server.runtime.concurrency import Occupancy
 # A convolution of 4 x 4 pixels: cuDNN is loaded only when the first convolution runs, so a session that
 # merely opens proves nothing. tests/server/runtime/test_device.py builds it anew and compares.
 _PROBE = Path(__file__).with_name("probe.onnx")
-# Networks with fewer multiply-adds an image took longer on two threads than on one, up to batches of 16
-# (docs/adr/0008-two-lanes-share-a-pool.md).
-_SPLIT_MACS = 1e6
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Device:
         Args:
             macs: multiply-adds of one image; 0 where they are not known.
         """
-        return replace(self, threads=1) if 0 < macs < _SPLIT_MACS else self
+        return replace(self, threads=execution.threads(macs, self.threads))
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,8 @@ def choose(requested: str, threads: int) -> Choice:
     Raises:
         StartError: ``requested`` names a device that does not work.
     """
-    onnxruntime.set_default_logger_severity(
-        4
-    )  # fatal only: its own stream knows no format and no level of ours
+    # Its own stream knows no format and no level of ours.
+    onnxruntime.set_default_logger_severity(execution.LOG_SEVERITY_FATAL)
     if requested == "cpu":
         return Choice(_proved(Device("cpu", None, threads)))
     name = "cuda:0" if requested == "auto" else requested
@@ -104,25 +101,21 @@ def open_session(
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
-    options.log_severity_level = 4  # fatal only: what goes wrong is raised, and told once
-    # A thread that waits for its part of a run spins; between runs it would burn the core that decodes.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Without VNNI, sums of two 8-bit products saturate in 16 bits, unless the weights are made unsigned.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    # A few bytes of graph can ask for gigabytes of constants.
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(64 << 20))
+    options.log_severity_level = execution.LOG_SEVERITY_FATAL
+    cuda = device.ordinal is not None
+    chosen = {**execution.SESSION_OPTIONS, **(execution.CUDA_SESSION_OPTIONS if cuda else {})}
+    for key, value in chosen.items():
+        options.add_session_config_entry(key, value)
     providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]
     if device.ordinal is not None:
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [
             (
                 CUDA_PROVIDER,
                 {
                     "device_id": str(device.ordinal),
                     "arena_extend_strategy": "kSameAsRequested",
-                    "cudnn_conv_algo_search": "HEURISTIC",
-                    "prefer_nhwc": "1",
+                    **execution.CUDA_PROVIDER_OPTIONS,
                     **(cuda_options or {}),
                 },
             )

@@ -1,7 +1,7 @@
 """A network on its device: pixels in, probabilities out.
 
-A `lane` calls it with the rows of a batch, and `loading` before any lane does. Tests may put another
-`Network` here.
+A `lane` calls it with the rows of a batch; `loading` has a lane call it, too, before a model is READY.
+Tests may put another `Network` here.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from artifact.pictures import Pixels
-from bench import comparison, open_report
+from bench.comparison import comparison, open_report
 from bench.errors import BenchError
 from bench.plan import Plan
 from server.inference import Probabilities
@@ -164,10 +164,10 @@ def test_wrong_answers_are_noticed_whatever_asks(bench: Callable[..., Any], star
     assert f"requests without a right answer: {closed['failed']:,} of {NAME}" in done.stderr
 
 
-def refusal(repository: Path, model: str = NAME, **wishes: Any) -> str:
+def refusal(repository: Path, model: str = NAME, **options: Any) -> str:
     """Give the reason why something is not measured."""
     with pytest.raises(BenchError) as caught:
-        comparison.compare(model, Plan(repository, **({"device": "cpu"} | wishes)), lambda line: None)
+        comparison.compare(model, Plan(repository, **({"device": "cpu"} | options)), lambda line: None)
     return str(caught.value)
 
 
@@ -265,8 +265,8 @@ def test_a_precision_that_is_not_published_is_refused(scratch_repository: Path, 
     manifest = json.loads(path.read_text("utf-8"))
     manifest["precisions"] = [one for one in manifest["precisions"] if one["name"] == "fp32"]
     path.write_text(json.dumps(manifest), "utf-8")
-    wishes = {"protocol": "open-inference", "address": server.address, "precision": "int8"}
-    assert refusal(scratch_repository, **wishes) == f"{NAME} has no int8; there is: fp32"
+    options = {"protocol": "open-inference", "address": server.address, "precision": "int8"}
+    assert refusal(scratch_repository, **options) == f"{NAME} has no int8; there is: fp32"
 
 
 def test_settings_that_no_server_takes_are_told_by_the_server(repository: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Wishes that contradict each other are refused before anything is measured."""
+"""ReleaseOptions that contradict each other are refused before anything is measured."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "complaint"),
+    ("options", "complaint"),
     [
         ({"starts": 1, "address": "a:1"}, "--starts"),
         ({"config": Path("c"), "address": "a:1"}, "--config"),
@@ -35,9 +35,9 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         ({"generator": "h2load", "streams": 4}, "h2load"),
     ],
 )
-def test_contradictions_are_refused(wishes: dict[str, object], complaint: str) -> None:
+def test_contradictions_are_refused(options: dict[str, object], complaint: str) -> None:
     with pytest.raises(BenchError, match=complaint):
-        Plan(Path("models"), **wishes)
+        Plan(Path("models"), **options)
 
 
 def test_loops_that_only_lead_to_an_open_loop_are_short() -> None:

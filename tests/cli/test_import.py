@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.process import Run
-from tests.export.foreign_files import convolutional, saved
+from tests.export.onnx_import.onnx_files import convolutional, saved
 
 
 @pytest.mark.slow  # every process imports torch

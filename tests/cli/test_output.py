@@ -14,7 +14,8 @@ import pytest
 import typer
 
 from artifact import layout, manifest
-from cli import classify, console, status
+from cli import classify, status
+from cli.terminal import console
 from modelzoo.v1 import classifier_pb2
 from tests.cli.process import Run, Show, refused
 

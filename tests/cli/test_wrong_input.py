@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from cli import card, classify, status, verify
-from cli.console import REFUSED
+from cli.terminal.console import REFUSED
 from client.client import Client
 from tests.cli.process import Run, refused
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 
 pytestmark = pytest.mark.slow
 

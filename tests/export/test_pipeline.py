@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 
 from artifact import golden, layout, manifest, pictures
-from export import card, datasets, pipeline, train
-from export.recipes import Recipe
+from export import pipeline
+from export.data import datasets
+from export.publishing import card
+from export.training import train
+from export.training.recipes import Recipe
 from zoo import catalog
 
 Exported = dict[str, pipeline.Exported]

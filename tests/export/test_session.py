@@ -6,7 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from artifact import execution
 from export import session
+from server.runtime import device
 
 
 @pytest.fixture
@@ -22,19 +24,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-@pytest.mark.parametrize(("threads", "wanted"), [(None, 0), (1, 1), (3, 3)])
+@pytest.mark.parametrize(("threads", "wanted"), [(None, execution.core_count()), (1, 1), (3, 3)])
 def test_a_session_runs_on_the_cpu_with_the_threads_asked_for(
     path: Path, threads: int | None, wanted: int
 ) -> None:
     opened = session.on_cpu(path, threads)
     assert opened.get_providers() == ["CPUExecutionProvider"]
-    assert opened.get_session_options().intra_op_num_threads == wanted  # 0 is ONNX Runtime's own choice
+    assert opened.get_session_options().intra_op_num_threads == wanted
 
 
-def test_sums_of_8_bit_products_do_not_saturate_and_threads_do_not_spin(path: Path) -> None:
-    options = session.on_cpu(path).get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+def test_a_session_has_the_options_of_the_sessions_that_serve(path: Path) -> None:
+    proved, served = session.on_cpu(path), device.open_session(path, device.Device("cpu", None, threads=1))
+    for key, value in execution.SESSION_OPTIONS.items():
+        assert proved.get_session_options().get_session_config_entry(key) == value
+        assert served.get_session_options().get_session_config_entry(key) == value
 
 
 def test_a_file_that_cannot_be_opened_is_raised_and_not_printed(

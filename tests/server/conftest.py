@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifact.pictures import Pixels
-from export import datasets, pipeline
+from export import pipeline
+from export.data import datasets
 from modelzoo.v1 import manifest_pb2
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane

@@ -13,7 +13,9 @@ from PIL import Image
 
 from artifact import pictures
 from client import Client, ClientError
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
 MODEL = "lenet5-digits"

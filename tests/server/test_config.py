@@ -1,12 +1,13 @@
 """Settings: flags before environment before file before defaults, and one line for what is wrong."""
 
+import os
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from artifact import layout
-from server import config, machine
+from artifact import execution, layout
+from server import config
 from server.errors import StartError
 
 
@@ -32,8 +33,8 @@ def test_flags_come_before_environment_before_file_before_defaults(
 def test_two_lanes_share_the_cores_where_there_are_two(
     monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
 ) -> None:
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(cores))
-    monkeypatch.setattr(machine, "cpu_quota", lambda _: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(execution, "cpu_quota", lambda _: None)
     settings = config.load({})
     assert (settings.lanes, settings.intra_op_threads) == (lanes, cores)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from export import graph, verify
+from export.graph import tracing, verification
 from zoo.catalog import find
 
-# 4 to 40 s each on two cores, together minutes; tests/export/test_graph.py has the digits networks.
+# 4 to 40 s each on two cores, together minutes; tests/export/graph/test_tracing.py has the digits networks.
 pytestmark = pytest.mark.slow
 WRAPPING = Counter(("Transpose", "Cast", "Mul", "Add", "Softmax"))
 
@@ -61,12 +61,12 @@ def test_family_exports_to_its_layers_and_answers_the_same(
     torch.manual_seed(0)
     spec = find(name)
     small = spec.input.resized(side_px, side_px)
-    served = graph.ServedNetwork(spec.network(10, small), small)
+    served = tracing.ServedNetwork(spec.network(10, small), small)
     path = tmp_path / "model.onnx"
-    graph.to_onnx(served, path)
-    assert graph.operators(path) == WRAPPING + Counter(layers)
+    tracing.to_onnx(served, path)
+    assert tracing.operators(path) == WRAPPING + Counter(layers)
 
-    run = verify.open_on_cpu(path)
+    run = verification.open_on_cpu(path)
     shape = (3, side_px, side_px, spec.input.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with torch.no_grad():

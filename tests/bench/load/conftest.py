@@ -18,8 +18,8 @@ def make_load(digits: Golden) -> MakeLoad:
     """Make a load of the digits with their right labels; its fields by name."""
     labels = [{int(label)} for label in digits.probabilities.argmax(axis=1)]
 
-    def make(model: str = NAME, **wishes: object) -> Load:
+    def make(model: str = NAME, **options: object) -> Load:
         usual = {"protocol": Classify(model), "pictures": list(digits.images), "labels": labels}
-        return Load(**(usual | wishes))
+        return Load(**(usual | options))
 
     return make

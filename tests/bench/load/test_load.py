@@ -88,13 +88,13 @@ def test_requests_begin_at_every_picture_in_turn(make_load) -> None:
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "options",
     [{"outstanding": 0}, {"images_per_request": 0}, {"connections": 0}, {"pictures": [], "labels": []}],
-    ids=lambda wishes: next(iter(wishes)),
+    ids=lambda options: next(iter(options)),
 )
-def test_a_load_of_nothing_is_refused(make_load, wishes: dict[str, object]) -> None:
+def test_a_load_of_nothing_is_refused(make_load, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="ask nothing"):
-        make_load(**wishes)
+        make_load(**options)
 
 
 def test_every_picture_needs_its_labels() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from client import Client, ClientError, Label
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
 MODEL = "lenet5-digits"

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from client import Client, ClientError
-from export import datasets
+from export.data import datasets
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc, open_inference_pb2_grpc
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.config import Settings

@@ -12,7 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from artifact import pictures
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import (
     classifier_pb2,
     classifier_pb2_grpc,

@@ -1,6 +1,5 @@
 """A device is chosen by what it does, not by what it says it could."""
 
-import os
 import re
 from pathlib import Path
 
@@ -61,42 +60,6 @@ def test_memory_that_is_taken_is_measured() -> None:
     assert 49e6 < grown < 60e6
     del taken
     assert machine.host_memory_bytes() - before < 10e6
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, None),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-    ],
-)
-def test_a_containers_quota_is_read(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert machine.cpu_quota(tmp_path) == cores
-
-
-@pytest.mark.parametrize(
-    ("quota", "cores"), [("50000", 1), ("100000", 1), ("190000", 1), ("100000000", None)]
-)
-def test_cores_are_cut_by_the_containers_quota(tmp_path: Path, quota: str, cores: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
-    assert machine.core_count(tmp_path) == (cores or len(os.sched_getaffinity(0)))
-    assert len(os.sched_getaffinity(0)) >= machine.core_count() >= 1
-
-
-def test_cores_are_those_that_the_process_may_use() -> None:
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        assert machine.core_count() == 1
-    finally:
-        os.sched_setaffinity(0, cores)
-    assert machine.core_count() <= len(cores)
 
 
 def test_a_session_has_the_threads_that_it_was_given(exported) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from artifact.errors import GoldenError
 from client import ClientError
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import manifest_pb2, open_inference_pb2, open_inference_pb2_grpc
 from server.errors import DeviceError
 from server.runtime import opening

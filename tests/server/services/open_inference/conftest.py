@@ -10,7 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from export import datasets, pipeline
+from export import pipeline
+from export.data import datasets
 from modelzoo.v1 import open_inference_pb2 as messages
 from modelzoo.v1 import open_inference_pb2_grpc
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from artifact import pictures
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.inference import Priority
 

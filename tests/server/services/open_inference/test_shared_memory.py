@@ -11,7 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from export import datasets, pipeline, train
+from export import pipeline
+from export.data import datasets
+from export.training import train
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.services.open_inference.shared_memory import Place, Regions
 

@@ -6,7 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from export import pipeline, train
+from export import pipeline
+from export.training import train
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.rpc.streams import MAX_OUTSTANDING
 

@@ -1,0 +1,1 @@
+"""What is measured, and what of it: servers, the bare loop, processes, metrics pages."""

@@ -1,0 +1,1 @@
+"""What every command shares: options, how it prints and rejects, its streams."""

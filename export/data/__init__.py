@@ -1,0 +1,1 @@
+"""The pictures that networks are trained and judged on, and their labels."""

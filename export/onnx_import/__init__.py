@@ -1,0 +1,1 @@
+"""ONNX files of unknown origin, made into graphs as artifacts have them."""

@@ -1,0 +1,172 @@
+"""What an ONNX file of unknown origin takes and gives: its one picture, its one row of scores."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from artifact.manifest import MAX_SIDE_PX
+from artifact.pictures import Pixels
+from export.onnx_import.onnx_file import OnnxImportError
+from zoo.spec import InputSpec
+
+_CHANNELS = (1, 3)
+TO_NCHW = (0, 3, 1, 2)
+
+Sides = tuple[int | None, ...]  # None where the file leaves one free
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What a file does not say of itself.
+
+    Attributes:
+        layout: order of the input's axes; ``auto`` looks which one is 1 or 3.
+        height: in pixels, where the file leaves it free.
+        width: in pixels, where the file leaves it free.
+        mean: one number a channel on the scale 0..1; 0 when None.
+        std: one number a channel on the scale 0..1; 1 when None. 1/255 gives a network 0..255.
+        activation: whether a softmax is missing; ``auto`` looks whether the scores are probabilities.
+        output: name of the scores, where the file has several outputs.
+        labels: K texts; the numbers from 0 when None.
+    """
+
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
+    height: int | None = None
+    width: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    activation: Literal["auto", "softmax", "none"] = "auto"
+    output: str | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The input of a file as it came.
+
+    Attributes:
+        takes_pixels: it takes uint8, and normalises by itself; else float32.
+        channels_first: its layout is NCHW; else NHWC.
+        batch_is_fixed: at one image.
+        spec: size and normalisation, as an artifact says them.
+    """
+
+    name: str
+    takes_pixels: bool
+    channels_first: bool
+    batch_is_fixed: bool
+    spec: InputSpec
+
+    def prepared(self, images: Pixels) -> npt.NDArray[np.generic]:
+        """Return what the file takes for uint8 ``[N, H, W, C]``."""
+        values: npt.NDArray[np.generic] = images
+        if not self.takes_pixels:
+            values = ((images / 255 - self.spec.mean) / self.spec.std).astype(np.float32)
+        return np.ascontiguousarray(values.transpose(TO_NCHW)) if self.channels_first else values
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        layout = "[N, C, H, W]" if self.channels_first else "[N, H, W, C]"
+        return f"{'uint8' if self.takes_pixels else 'float32'} {layout}"
+
+
+def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
+    """Find the picture that a model takes.
+
+    Raises:
+        OnnxImportError: it takes something else, or does not say how large, and ``request`` neither.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8):
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        raise OnnxImportError(f"its input is {kind}; FLOAT or UINT8 is taken")
+    sides = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    if len(sides) != 4:
+        raise OnnxImportError(f"its input has {len(sides)} axes where pictures have 4")
+    batch = sides[0]
+    if batch not in (None, 1):
+        raise OnnxImportError(f"its batch is fixed at {batch}; one that is free or 1 is taken")
+    channels_first = _is_channels_first(sides, request.layout)
+    takes_pixels = tensor.elem_type == TensorProto.UINT8
+    return Images(
+        name=inputs[0].name,
+        takes_pixels=takes_pixels,
+        channels_first=channels_first,
+        batch_is_fixed=batch is not None,
+        spec=_spec(sides, channels_first, takes_pixels, request),
+    )
+
+
+def output_of(model: onnx.ModelProto, request: ImportRequest) -> str:
+    """Find the name of the scores.
+
+    Raises:
+        OnnxImportError: there are several outputs, and ``request`` does not say which.
+    """
+    names = [value.name for value in model.graph.output]
+    if request.output is not None and request.output not in names:
+        raise OnnxImportError(f"it has no output {request.output!r}; it has {', '.join(names)}")
+    if request.output is None and len(names) != 1:
+        raise OnnxImportError(f"it has {len(names)} outputs ({', '.join(names)}); say which are the scores")
+    return request.output or names[0]
+
+
+def _is_channels_first(sides: Sides, layout: str) -> bool:
+    first, last = sides[1] in _CHANNELS, sides[3] in _CHANNELS
+    if layout == "auto" and first == last:
+        raise OnnxImportError(
+            f"its layout cannot be told from {_said(sides)}: say whether it is nchw or nhwc"
+        )
+    channels_first = first if layout == "auto" else layout == "nchw"
+    if not (first if channels_first else last):
+        raise OnnxImportError(f"as {layout} its input {_said(sides)} has neither 1 nor 3 channels")
+    return channels_first
+
+
+def _spec(sides: Sides, channels_first: bool, takes_pixels: bool, request: ImportRequest) -> InputSpec:
+    channels, height, width = sides[1:] if channels_first else (sides[3], sides[1], sides[2])
+    assert channels is not None
+    mean, std = request.mean, request.std
+    if takes_pixels:
+        if (mean, std) != (None, None):
+            raise OnnxImportError("it takes uint8 pixels and normalises by itself: mean and std say nothing")
+        std = (1 / 255,) * channels  # it sees 0..255
+    mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+    if not all(map(math.isfinite, (*mean, *std))):
+        raise OnnxImportError("mean and std must be finite")
+    try:
+        return InputSpec(
+            channels,
+            _side("height", height, request.height),
+            _side("width", width, request.width),
+            mean=mean,
+            std=std,
+        )
+    except ValueError as error:
+        raise OnnxImportError(str(error)) from error
+
+
+def _side(name: str, own: int | None, asked: int | None) -> int:
+    side_px = asked if own is None else own
+    if side_px is None:
+        raise OnnxImportError(f"its {name} is free: say how many pixels")
+    if asked not in (None, side_px):
+        raise OnnxImportError(f"its {name} is {side_px}, not {asked}")
+    if not 1 <= side_px <= MAX_SIDE_PX:
+        raise OnnxImportError(f"its {name} is {side_px}; 1 to {MAX_SIDE_PX} pixels are taken")
+    return side_px
+
+
+def _said(sides: Sequence[int | None]) -> str:
+    return f"[{', '.join('free' if side is None else str(side) for side in sides)}]"

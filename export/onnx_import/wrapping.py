@@ -1,0 +1,85 @@
+"""What is put around a network that came as an ONNX file, as `tracing.ServedNetwork` is around our own."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.graph import editing, tracing
+from export.onnx_import.signature import TO_NCHW, Images
+
+SCORES = "scores"  # before the softmax
+_IR_VERSION = 10  # the exporter's own
+_PREFIX = "network/"  # of what the file brought; no name of it can be one of ours
+
+# An operator, its inputs after the first, its attributes.
+_Step = tuple[str, tuple[str, ...], dict[str, Any]]
+
+
+def put_around(
+    model: onnx.ModelProto, images: Images, output: str, shape: tuple[int, ...], softmax: bool
+) -> None:
+    """Put pixels before the network and probabilities after it, in the signature of an artifact.
+
+    Args:
+        output: name of what the network gives.
+        shape: of what it gives for one picture: 1, K, and any more axes that are 1.
+        softmax: whether it gives scores that are to become probabilities.
+    """
+    spec, inner = images.spec, model.graph
+    before = _normalisation(images)
+    after: list[_Step] = [("Flatten", (), {"axis": 1})] if len(shape) != 2 else []
+    if softmax:
+        after.append(("Softmax", (), {"axis": 1}))
+    taken = f"{_PREFIX}taken" if before else tracing.INPUT
+    given = f"{_PREFIX}given" if len(shape) != 2 else SCORES
+    if not after:
+        given = tracing.OUTPUT
+    editing.rename(inner, {images.name: taken, output: given}, _PREFIX)
+    nodes = [
+        *_chain(before, [tracing.INPUT, *(f"pixels/{step[0]}" for step in before[:-1]), taken]),
+        *inner.node,
+        *_chain(after, [given, SCORES, tracing.OUTPUT] if len(after) == 2 else [given, tracing.OUTPUT]),
+    ]
+    for part in (inner.node, inner.input, inner.output, inner.value_info, inner.quantization_annotation):
+        del part[:]
+    inner.node.extend(nodes)
+    if not images.takes_pixels:
+        across = (spec.channels, 1, 1) if images.channels_first else (spec.channels,)
+        std = np.array(spec.std)
+        for name, values in (("scale", 1 / (255 * std)), ("shift", -np.array(spec.mean) / std)):
+            tensor = values.astype(np.float32).reshape(1, *across)
+            inner.initializer.append(numpy_helper.from_array(tensor, name))
+    sides: list[str | int | None] = [tracing.BATCH_AXIS, spec.height, spec.width, spec.channels]
+    inner.input.append(helper.make_tensor_value_info(tracing.INPUT, TensorProto.UINT8, sides))
+    inner.output.append(row(tracing.OUTPUT, max(shape)))
+    inner.name = "wrapped"
+    model.ir_version = _IR_VERSION
+    model.ClearField("training_info")
+
+
+def row(name: str, count: int) -> onnx.ValueInfoProto:
+    """Describe a value of float32 ``[N, K]``."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [tracing.BATCH_AXIS, count])
+
+
+def _normalisation(images: Images) -> list[_Step]:
+    steps: list[_Step] = []
+    if images.channels_first:
+        steps.append(("Transpose", (), {"perm": TO_NCHW}))
+    if not images.takes_pixels:
+        steps += [
+            ("Cast", (), {"to": TensorProto.FLOAT}),
+            ("Mul", ("scale",), {}),
+            ("Add", ("shift",), {}),
+        ]
+    return steps
+
+
+def _chain(steps: list[_Step], names: list[str]) -> list[onnx.NodeProto]:
+    """Make nodes that go from name to name."""
+    return [
+        helper.make_node(operator, [names[index], *others], [names[index + 1]], **attributes)
+        for index, (operator, others, attributes) in enumerate(steps)
+    ]

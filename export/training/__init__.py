@@ -1,0 +1,1 @@
+"""How networks are trained: recipes, the loop, the point from which an interrupted training goes on."""

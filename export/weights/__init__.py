@@ -1,0 +1,1 @@
+"""Weights that were trained elsewhere, in files of unknown origin."""
