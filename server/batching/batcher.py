@@ -7,6 +7,7 @@ as can be: only when a lane is free, so it grows while the device is busy.
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -49,11 +50,10 @@ class Batcher:
     ) -> None:
         self._wake = wake
         self._log_failure = log_failure
-        self._lanes = lanes
         self._max_queue_delay_s = max_queue_delay_s
         self._clock = clock
         self._queues: list[ModelQueue] = []
-        self._running: dict[int, Batch] = {}
+        self._running: list[deque[Batch]] = [deque() for _ in range(lanes)]  # by lane, in the order of taking
         self._contention = Contention(lanes, lanes if side_by_side is None else side_by_side, clock())
         self._policy = PriorityPolicy()
         self._admission = AdmissionController(self._queues, self._contention)
@@ -115,31 +115,27 @@ class Batcher:
             self._loop.call_soon(self._wake_lanes)
         return submission
 
-    def release(self, number: int) -> None:
-        """Count what was taken under a number as ended; the lane calls it, with the lock."""
-        if (ended := self._running.pop(number, None)) is not None:
-            now_s = self._clock()
-            self._policy.ended(ended, now_s)
-            if (number + self._lanes) % (2 * self._lanes) not in self._running:
-                self._contention.end(number % self._lanes, now_s)
+    def release(self, lane: int) -> None:
+        """Count the oldest batch that was taken for a lane as ended; the lane calls it, with the lock."""
+        running, now_s = self._running[lane], self._clock()
+        self._policy.ended(running.popleft(), now_s)
+        if not running:
+            self._contention.end(lane, now_s)
 
-    def take(self, number: int = 0) -> Batch | float | None:
+    def take(self, lane: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model with least slack.
 
         Slack is the time until the images are due, less what their batch takes. What cannot meet its deadline
         any more expires here, before any computing. Called by a lane, which holds the lock.
 
         Args:
-            number: of the lane's thread, plus the number of threads for a batch that begins while the one
-                before is on its way. What was taken under it before has ended.
+            lane: the number of its thread. A batch may begin there while the one before is on its way.
 
         Returns:
             None where no image waits; a time, in seconds, where more are waited for: come again then, or when
             woken.
         """
         now_s = self._clock()
-        self.release(number)
-        lane = number % self._lanes
         while True:
             priority, queues = self._policy.next(
                 self._queues, now_s, slowing=self._contention.beside(lane) > 1
@@ -157,7 +153,7 @@ class Batcher:
             alone = sum(queue.waiting for queue in self._queues) == level.first.left
             late = level.drop_late(now_s, partial(self._takes_s, lane, now_s, alone=alone))
             if not late:
-                return self._bind(queue, priority, number, now_s)
+                return self._bind(queue, priority, lane, now_s)
             hand_over(self._loop, _expire, late)
 
     def close(self) -> None:
@@ -168,8 +164,8 @@ class Batcher:
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
-    def _bind(self, queue: ModelQueue, priority: Priority, number: int, now_s: float) -> Batch:
-        level, lane = queue.levels[priority], number % self._lanes
+    def _bind(self, queue: ModelQueue, priority: Priority, lane: int, now_s: float) -> Batch:
+        level = queue.levels[priority]
         starts_s = self._contention.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
         images = level.best_size(starts_s, self._contention.slowest)
@@ -181,7 +177,7 @@ class Batcher:
         batch = Batch(
             queue, priority, slices, ends_s, self._loop, self._clock, self._contention, self._log_failure
         )
-        self._running[number] = batch
+        self._running[lane].append(batch)
         self._contention.begin(lane, ends_s, now_s)
         self._policy.began(batch)
         return batch

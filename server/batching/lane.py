@@ -4,7 +4,6 @@ A thread that fails for a reason of its own fails what it had under way, and goe
 batches that do not end.
 """
 
-import itertools
 import math
 import threading
 import time
@@ -52,7 +51,7 @@ class Lane:
         self.threads = threads
         # By the number of a thread: what is on its way there, in the order in which it was started. The
         # thread itself replaces the tuple; any may read it.
-        self._under_way: list[tuple[tuple[int, Batch], ...]] = [()] * threads
+        self._under_way: list[tuple[Batch, ...]] = [()] * threads
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name=f"lane-{number}", daemon=True)
             for number in range(threads)
@@ -105,7 +104,7 @@ class Lane:
         return [
             (thread.ident or 0, batch)
             for thread, under_way in zip(self._threads, self._under_way, strict=True)
-            for _, batch in under_way
+            for batch in under_way
         ]
 
     def _keep(self, number: int) -> None:
@@ -119,33 +118,29 @@ class Lane:
             except BaseException as error:  # noqa: BLE001 - no failure of one batch may end the lane
                 soon = soon + 1 if time.monotonic() < began_s + _SOON_S else 0
                 goes_on = soon <= _MOST_SOON
-                for own, batch in self._under_way[number]:
+                for batch in self._under_way[number]:
                     batch.fail(error)
                     with self._wake:
-                        self._batcher.release(own)
+                        self._batcher.release(number)
                 self._under_way[number] = ()
                 self._on_failure(error, goes_on)
 
     def _loop(self, number: int) -> None:
         """Start batches; finish each once as many are on their way as its network takes."""
         free_s = -math.inf  # when the last batch left the device
-        # The batcher tells what is on its way by numbers, of which a thread needs two.
-        numbers = itertools.cycle((number, number + self.threads))
-        own = next(numbers)
         under_way = self._under_way
-        while (work := self._next(own, busy=bool(under_way[number]))) is not None or under_way[number]:
+        while (work := self._next(number, busy=bool(under_way[number]))) is not None or under_way[number]:
             most = 0  # before a call, or where there is nothing to do, all that is on its way comes first
             if isinstance(work, Batch):
-                under_way[number] += ((own, work),)
+                under_way[number] += (work,)
                 work.start()
-                own = next(numbers)
                 most = work.depth - 1
             while len(under_way[number]) > most:
-                ended, batch = under_way[number][0]
+                batch = under_way[number][0]
                 free_s = batch.finish(free_s)
                 under_way[number] = under_way[number][1:]
                 with self._wake:
-                    self._batcher.release(ended)
+                    self._batcher.release(number)
                 del batch  # a thread that waits keeps no network in memory
             if work is not None and not isinstance(work, Batch):
                 work()

@@ -65,6 +65,7 @@ class ByHand:
             )
 
         self.batcher = self.loop.run_until_complete(make())
+        self._taken: set[int] = set()  # lanes with a batch
 
     def __enter__(self) -> "ByHand":
         return self
@@ -107,9 +108,14 @@ class ByHand:
         return self.batcher.submit(queue, images, deadline_s, priority=priority, peer=peer)
 
     def take(self, lane: int = 0) -> Batch | float | None:
-        """Take the next batch, as a lane does."""
+        """Take the next batch, as a lane does whose last one has ended."""
         with self.wake:
+            if lane in self._taken:
+                self.batcher.release(lane)
             batch = self.batcher.take(lane)
+        self._taken -= {lane}
+        if isinstance(batch, Batch):
+            self._taken.add(lane)
         self.turn()
         return batch
 

@@ -39,7 +39,7 @@ def test_the_size_is_the_largest_that_keeps_every_deadline(by_hand) -> None:
 
 
 def test_who_is_due_first_goes_first_and_who_has_time_waits_in_the_order_of_coming(by_hand) -> None:
-    with by_hand() as hand:
+    with by_hand(lanes=2) as hand:
         queue = hand.add("m", {4: 0.01})
         hand.submit(queue, 1)
         hand.submit(queue, 2, within_s=3600)
@@ -51,7 +51,7 @@ def test_who_is_due_first_goes_first_and_who_has_time_waits_in_the_order_of_comi
 
 
 def test_who_has_no_deadline_goes_before_who_came_a_second_later_in_a_hurry(by_hand) -> None:
-    with by_hand() as hand:
+    with by_hand(lanes=3) as hand:
         queue = hand.add("m", {1: 0.01})
         hand.submit(queue, 1)
         hand.clock.now_s += 0.9
@@ -62,7 +62,7 @@ def test_who_has_no_deadline_goes_before_who_came_a_second_later_in_a_hurry(by_h
 
 
 def test_the_model_with_the_least_slack_goes_first(by_hand) -> None:
-    with by_hand() as hand:
+    with by_hand(lanes=2) as hand:
         quick, slow = hand.add("quick", {1: 0.001}), hand.add("slow", {1: 0.100})
         hand.submit(quick, 1, within_s=0.15)
         hand.submit(slow, 2, within_s=0.20)  # later due, but it must begin by 0.10
@@ -71,7 +71,7 @@ def test_the_model_with_the_least_slack_goes_first(by_hand) -> None:
 
 
 def test_a_padded_batch_is_not_made_larger_where_that_gives_fewer_images_per_second(by_hand) -> None:
-    with by_hand() as hand:
+    with by_hand(lanes=2) as hand:
         queue = hand.add("m", {4: 0.010, 8: 0.018}, padded=True)
         hand.submit(queue, *range(5))
         assert carried(hand.take()) == [0, 1, 2, 3]  # five would be padded to eight

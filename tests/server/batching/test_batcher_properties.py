@@ -83,7 +83,7 @@ class World:
         self.images = 0
         self.refused_by_the_stop = 0
         # What each lane has on its way, by the numbers under which it was taken; two at the most.
-        self.running: list[deque[tuple[int, Batch]]] = [deque() for _ in range(LANES)]
+        self.running: list[deque[Batch]] = [deque() for _ in range(LANES)]
         self.closed = False
 
     def submit(self, model: int, count: int, within_s: float | None, *, bulk: bool, marked: bool) -> None:
@@ -111,12 +111,10 @@ class World:
             self.asked[index % len(self.asked)].future.cancel()
 
     def take(self, lane: int, fault: str) -> None:
-        taken = [number for number, _ in self.running[lane]]
-        free = [number for number in (lane, lane + LANES) if number not in taken]
-        if not free:
+        if len(self.running[lane]) == 2:  # as many as a network has on its way
             return
         with self.hand.wake:
-            batch = self.hand.batcher.take(free[0])
+            batch = self.hand.batcher.take(lane)
         if not isinstance(batch, Batch):
             assert (batch is None) == (sum(queue.waiting for queue in self.queues) == 0)
             return
@@ -127,14 +125,13 @@ class World:
             assert deadline_s is None or deadline_s > self.hand.clock(), "computed too late"
         self.networks[self.queues.index(batch.queue)].fault = fault
         batch.start()
-        self.running[lane].append((free[0], batch))
+        self.running[lane].append(batch)
 
     def finish(self, lane: int) -> None:
         if self.running[lane]:
-            number, batch = self.running[lane].popleft()
-            batch.finish()
+            self.running[lane].popleft().finish()
             with self.hand.wake:
-                self.hand.batcher.release(number)
+                self.hand.batcher.release(lane)
 
     def wait(self, seconds: float) -> None:
         self.hand.clock.now_s += seconds

@@ -11,7 +11,7 @@ CURVE = {4: 0.125}
 
 
 def test_interactive_images_go_before_bulk_ones_of_any_model(by_hand) -> None:
-    with by_hand() as hand:
+    with by_hand(lanes=4) as hand:
         mine, other = hand.add("mine", CURVE), hand.add("other", CURVE)
         hand.submit(mine, 1, bulk=True)
         hand.submit(other, 2, bulk=True, within_s=0.15)
