@@ -223,17 +223,18 @@ def _served(repository: Path) -> Iterator[_Served]:
     )
     loop, started, ended = WatchedLoop(), threading.Event(), asyncio.Event()
     problems: list[Exception] = []
-    ports: list[int] = []
-    server = Server(settings, logs.make("text", io.StringIO()))
+    ports: list[int] = []  # of the server and of the idle one
 
     async def run() -> None:
         idle = grpc.aio.server(options=[("grpc.max_receive_message_length", _MESSAGE_BYTES)])
         idle.add_generic_rpc_handlers([_Idle()])
-        ports.append(idle.add_insecure_port("127.0.0.1:0"))
+        idle_port = idle.add_insecure_port("127.0.0.1:0")
         try:
             await idle.start()
+            server = Server(settings, logs.make("text", io.StringIO()))
             await server.open()
             await server.load()
+            ports.extend((server.grpc_port, idle_port))
         except Exception as error:  # noqa: BLE001 - whatever it is, the bench says it
             problems.append(error)
             return
@@ -249,7 +250,7 @@ def _served(repository: Path) -> Iterator[_Served]:
     try:
         if problems:
             raise BenchError(f"the server did not start: {problems[0]}") from problems[0]
-        with _channel(server.grpc_port) as channel, _channel(ports[0]) as idle:
+        with _channel(ports[0]) as channel, _channel(ports[1]) as idle:
             yield _Served(loop, channel, idle)
     finally:
         if not problems:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from artifact import access, execution
@@ -20,9 +19,9 @@ from server.batching.batcher import Batcher
 from server.batching.lane import Lane
 from server.config import Settings
 from server.errors import StartError
-from server.frontends.metrics import FrontendMetrics, FrontendProcessCollector
-from server.frontends.pool import REPORT_S, FrontendPool
-from server.frontends.reports import Asked, summed
+from server.frontends.front import Front
+from server.frontends.metrics import FrontendMetrics
+from server.frontends.pool import FrontendPool
 from server.grpc_server import GrpcServer
 from server.liveness.monitor import Monitor
 from server.models.model import State
@@ -37,20 +36,23 @@ from server.repository.repository import Repository
 from server.runtime import opening
 from server.runtime.device import choose
 from server.runtime.network import OpenNetwork
-from server.services.health import Health
 from server.shutdown import GracePeriod
 
 
 class Server:
-    """A server: `open` it, `load` its models, `stop` it. Lives on one event loop.
+    """A server: `open` it, `load` its models, `stop` it. Made, and living, on one event loop.
 
     Args:
         open_network: opens a model's network; tests may give another.
         on_failure: called, on the event loop, with the reason why the server, which runs, should end.
         on_hopeless: called on a thread with the reason why the process should end at once.
 
+    Attributes:
+        grpc_port: of the gRPC services; taken, but closed until `open`.
+        metrics_port: of the metrics; 0 until `open`.
+
     Raises:
-        StartError: a setting, a port or the device is not usable.
+        StartError: a setting, the gRPC port or the device is not usable.
     """
 
     def __init__(
@@ -61,34 +63,29 @@ class Server:
         on_failure: Callable[[str], None] = lambda _: None,
         on_hopeless: Callable[[str], None] = lambda _: None,
     ) -> None:
+        # One address for all that is probed, bound and shown, in front ends too.
+        settings = settings.model_copy(update={"host": ports.resolve(settings.host)})
+        if settings.grpc_port == settings.metrics_port != 0:
+            raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
+        if reason := access.why_unreadable(settings.repository):
+            raise StartError(f"repository: {reason}")
+        choice = choose(settings.device, settings.intra_op_threads)
+        self._device = device = choice.device
         self._settings = settings
         self._log = log
-        self._open_network = open_network
-        self._on_failure = on_failure
-        self._on_hopeless = on_hopeless
-        self._stack = contextlib.ExitStack()
         self._tried_all = False
         self._is_serving = self._is_stopping = False
         self._grace = GracePeriod()
-        self.grpc_port = 0
+        self._stack = contextlib.ExitStack()
+        # Held, so that it stays ours while gRPC, or a front end, opens it anew.
+        reserved = self._stack.enter_context(ports.reserve(settings.host, settings.grpc_port))
+        self.grpc_port: int = reserved.getsockname()[1]
         self.metrics_port = 0
-
-    async def open(self) -> None:
-        """Open both ports; requests for a model are answered with UNAVAILABLE until it is READY.
-
-        Raises:
-            StartError: a port or the device is not usable.
-        """
-        # One address for all that is probed, bound and shown, in front ends too.
-        host = ports.resolve(self._settings.host)
-        self._settings = settings = self._settings.model_copy(update={"host": host})
-        choice = choose(settings.device, settings.intra_op_threads)
-        device = choice.device
         if choice.fallback_reason:
-            self._log.warning("device_fallback", requested=settings.device, reason=choice.fallback_reason)
-        metrics = Metrics(process_registry())
+            log.warning("device_fallback", requested=settings.device, reason=choice.fallback_reason)
+        self._metrics = metrics = Metrics(process_registry())
         metrics.set_device(device.name, settings.device, fell_back=bool(choice.fallback_reason))
-        memory = open_memory(device, metrics.registry, self._log)
+        memory = open_memory(device, metrics.registry, log)
 
         wake = threading.Condition()
         lanes = settings.lanes if device.ordinal is None else 1
@@ -102,10 +99,10 @@ class Server:
         self._monitor = Monitor(
             settings,
             metrics.registry,
-            self._log,
+            log,
             on_fault=self._publish_fault,
-            on_failure=self._on_failure,
-            on_hopeless=self._on_hopeless,
+            on_failure=on_failure,
+            on_hopeless=on_hopeless,
         )
         self._stack.callback(self._monitor.close)
         self._lane = Lane(wake, self._batcher, lanes, self._monitor.lane_failed)
@@ -116,47 +113,57 @@ class Server:
             batcher=self._batcher,
             metrics=metrics,
             memory=memory,
-            open_network=self._open_network,
+            open_network=open_network,
             max_batch_size=settings.max_batch_size,
             max_queue_size=settings.max_queue_size,
             precision=settings.precision,
             model_precisions=settings.model_precisions,
             model_batch_sizes=settings.model_batch_sizes,
-            log=self._log,
+            log=log,
             timeout_s=settings.load_timeout_s,
             max_model_bytes=settings.max_model_bytes,
         )
         self._repository = Repository(
-            settings.repository, loader, metrics, self._log, self._on_state, self._on_gone
+            settings.repository, loader, metrics, log, self._on_state, self._on_gone
         )
         self._lifecycle = Lifecycle(self._repository)
         frontend_metrics = FrontendMetrics(metrics.registry)
+        supervisor = self._monitor.supervisor
+        self._front: Front
         if settings.frontends:
-            self._front: GrpcServer | FrontendPool = FrontendPool(
+            self._front = FrontendPool(
                 settings,
+                self.grpc_port,
                 self._repository,
                 self._lifecycle,
                 frontend_metrics,
-                self._log,
-                self._monitor.supervisor,
-                self._on_failure,
+                log,
+                supervisor,
+                on_failure,
             )
-            self._health: Health | FrontendPool = self._front
         else:
             self._front = GrpcServer(
                 settings,
+                self.grpc_port,
                 metrics,
                 self._repository,
                 self._lifecycle,
                 statistics_here,
-                self._log,
+                log,
+                supervisor,
             )
-            self._health = self._front.health
+
+    async def open(self) -> None:
+        """Open both ports; requests for a model are answered with UNAVAILABLE until it is READY.
+
+        Raises:
+            StartError: a port is not usable, or a front end did not start.
+        """
+        settings = self._settings
         try:
-            if reason := access.why_unreadable(settings.repository):
-                raise StartError(f"repository: {reason}")
             self._repository.find()
-            await self._listen(metrics.registry)
+            self._open_metrics_port()
+            await self._front.open()
         except (StartError, OSError, RuntimeError) as error:  # RuntimeError: gRPC's, of a port
             self._lane.stop(0)
             self._stack.close()
@@ -165,9 +172,9 @@ class Server:
             "listening",
             grpc=self.address,
             metrics=f"http://{self._dialable(self.metrics_port)}/metrics",
-            device=device.name,
-            lanes=lanes,
-            intra_op_threads=device.threads,
+            device=self._device.name,
+            lanes=self._lane.threads,
+            intra_op_threads=self._device.threads,
             frontends=settings.frontends,
         )
 
@@ -185,8 +192,7 @@ class Server:
         ready = [model.entry.name for model in self._repository if model.is_ready]
         self._tried_all = True
         self._set_serving(bool(ready))
-        if isinstance(self._front, FrontendPool):
-            await self._front.agree()
+        await self._front.agree()
         if ready:
             self._log.info("serving", models=ready)
         else:
@@ -203,8 +209,7 @@ class Server:
         self._log.info("stopping", cause=cause, grace_s=self._settings.grace_s)
         self._is_stopping = True
         await self._monitor.expect_end()
-        if isinstance(self._front, GrpcServer):
-            await self._front.settle()
+        await self._front.settle()
         self._repository.drain()
         await self._front.stop(self._grace)
         self._batcher.close()
@@ -225,22 +230,16 @@ class Server:
         """Return an address at which this machine reaches the gRPC services."""
         return self._dialable(self.grpc_port)
 
-    async def _listen(self, registry: CollectorRegistry) -> None:
-        """Open both ports.
+    def _open_metrics_port(self) -> None:
+        """Open the port of the metrics.
 
         Raises:
-            StartError: a port is in use, or the host is not ours; or a front end did not start.
+            StartError: it is in use.
         """
-        settings = self._settings
-        if settings.grpc_port == settings.metrics_port != 0:
-            raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
-        if isinstance(self._front, FrontendPool):
-            registry.register(FrontendProcessCollector(self._front.pids))
-            registry = summed(registry, Asked(self._front.counts, asyncio.get_running_loop(), 2 * REPORT_S))
         http = MetricsPort(
-            registry,
-            partial(ports.listen, settings.host),
-            settings.metrics_port,
+            self._front.exposed(self._metrics.registry),
+            partial(ports.listen, self._settings.host),
+            self._settings.metrics_port,
             healthy=self.healthy,
             ready=self._not_ready,
             log=self._log,
@@ -249,17 +248,13 @@ class Server:
         self._stack.callback(http.close)
         self._monitor.require("metrics_port", lambda: http.is_alive)
         self.metrics_port = http.port
-        if isinstance(self._front, FrontendPool):
-            self.grpc_port = await self._front.open(settings.grpc_port)
-        else:
-            self.grpc_port = await self._front.open(settings.grpc_port, self._monitor.supervisor)
 
     def _dialable(self, port: int) -> str:
         return ports.address_of(ports.dialable(self._settings.host), port)
 
     def _set_serving(self, is_serving: bool) -> None:
         self._is_serving = is_serving
-        self._health.set_server(serving=is_serving)
+        self._front.health.set_server(serving=is_serving)
 
     def _not_ready(self) -> str:
         """Return why health's "" is not SERVING, if it is not; runs on the metrics port's thread."""
@@ -269,20 +264,18 @@ class Server:
             return "models are being loaded"
         if not self._is_serving:
             return "no model is ready"
-        if isinstance(self._front, FrontendPool) and not self._front.pids():
-            return "no front end runs"
-        return self.healthy()
+        return self._front.missing or self.healthy()
 
     def _on_state(self, name: str, state: "State.ValueType") -> None:
-        self._health.set_model(name, state)
+        self._front.health.set_model(name, state)
         if self._tried_all:
             self._set_serving(any(model.is_ready for model in self._repository))
 
     def _publish_fault(self, reason: str) -> None:
-        self._health.set_fault(reason)
+        self._front.health.set_fault(reason)
 
     def _on_gone(self, name: str) -> None:
-        self._health.forget_model(name)
+        self._front.health.forget_model(name)
 
     def _log_failure(self, model: str, error: Exception) -> None:
         self._log.error("batch_failed", model=model, error=f"{type(error).__name__}: {error}")

@@ -60,7 +60,7 @@ class Frontend:
         if not self._welcomed.done():
             return 1
         try:
-            await self._front.open(self._port, self._monitor.supervisor, shared=True)
+            await self._front.open()
         except RuntimeError as error:  # gRPC's
             self._channel.pending.failure = str(error).partition("\n")[0]
             self._channel.close()
@@ -139,29 +139,30 @@ class Frontend:
         registry = empty_registry()
         metrics = Metrics(registry)
         self._reporter = Reporter(registry)
-        self._port = welcome.port
         self._engine = EngineClient(
             self._channel, Arena(self._memory, welcome.memory_bytes), welcome.memory_bytes
         )
         os.close(self._memory)
         self._models = Replica(self._engine, self._channel, metrics, settings.max_queue_size)
+        self._monitor = Monitor(
+            settings,
+            registry,
+            self._log,
+            on_fault=self._publish_fault,
+            on_failure=lambda _: self._failed.set(),
+            on_hopeless=self._give_up,
+            # Half the time: the log has the stack of a blocked loop before the engine ends this process.
+            loop_timeout_s=settings.heartbeat_timeout_s / 2,
+        )
         self._front = GrpcServer(
             settings,
+            welcome.port,
             metrics,
             self._models,
             self._engine,
             self._engine.statistics,
             self._log,
-        )
-        self._monitor = Monitor(
-            settings,
-            registry,
-            self._log,
-            on_fault=self._front.health.set_fault,
-            on_failure=lambda _: self._failed.set(),
-            on_hopeless=self._give_up,
-            # Half the time: the log has the stack of a blocked loop before the engine ends this process.
-            loop_timeout_s=settings.heartbeat_timeout_s / 2,
+            self._monitor.supervisor,
         )
         self._heartbeat = Heartbeat(
             self._channel.beat, settings.heartbeat_timeout_s, self._engine_silent, self._engine_sounds
@@ -185,6 +186,9 @@ class Frontend:
         self._log.warning("engine_resumed")
         self._monitor.faults.clear("connection")
         self._engine.resume()
+
+    def _publish_fault(self, reason: str) -> None:
+        self._front.health.set_fault(reason)
 
     def _set_fault(self, part: str, reason: str) -> None:
         if reason:

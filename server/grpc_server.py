@@ -8,6 +8,7 @@ import contextlib
 import resource
 from functools import partial
 
+from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
@@ -15,7 +16,7 @@ from server.config import Settings
 from server.liveness.supervision import Supervisor
 from server.models.registry import ModelControl, Models, ModelStatistics
 from server.observability.metrics import Metrics
-from server.ports import address_of, reserve
+from server.ports import address_of
 from server.processing.decoding import Decoder, Limits
 from server.processing.tracking import RequestTracker
 from server.rpc.calls import Calls
@@ -65,9 +66,11 @@ class GrpcServer:
     """The port and its services; `open` it, `stop` it.
 
     Args:
+        port: to listen on; held by the engine, where other processes do so too.
         models: that answer.
         control: loads and unloads them.
         statistics: gives theirs.
+        supervisor: repairs what keeps the port open and in bounds.
 
     Attributes:
         health: what the health service answers.
@@ -79,22 +82,22 @@ class GrpcServer:
     def __init__(
         self,
         settings: Settings,
+        port: int,
         metrics: Metrics,
         models: Models,
         control: ModelControl,
         statistics: ModelStatistics,
         log: FilteringBoundLogger,
+        supervisor: Supervisor,
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
         self._models = models
         self._control = control
         self._statistics = statistics
-        self._log = log
+        self._supervisor = supervisor
         self._regions = Regions()
         self.health = Health(classifier.SERVICE, open_inference.SERVICE)
         self._tracker = RequestTracker(models, metrics)
-        self._stack = contextlib.ExitStack()
         max_bytes = settings.max_bytes_in_flight // max(1, settings.frontends)
         self._max_message_bytes = settings.max_message_bytes
         max_calls = settings.max_concurrent_calls
@@ -126,27 +129,8 @@ class GrpcServer:
             ),
         )
 
-    async def open(self, port: int, supervisor: Supervisor, *, shared: bool = False) -> int:
-        """Open the port.
-
-        Args:
-            port: 0 for whatever is free.
-            supervisor: repairs what keeps the port open and in bounds.
-            shared: whether other processes may open it, too.
-
-        Returns:
-            The port.
-
-        Raises:
-            StartError: it is in use, or the host is not ours.
-            RuntimeError: it cannot be had; gRPC does not say why.
-        """
-        settings = self._settings
-        if not shared:  # held, so that it stays ours while gRPC opens it anew
-            reserved = reserve(settings.host, port)
-            self._stack.callback(reserved.close)
-            port = reserved.getsockname()[1]
-        handlers = Handlers(self._metrics, self._log, self.calls)
+        handlers = Handlers(metrics, log, self.calls)
+        self._pacer = handlers.pacer
         self._listener = Listener(
             address_of(settings.host, port),
             self._options(),
@@ -154,13 +138,30 @@ class GrpcServer:
             handlers.unknown(),
             self._queues,
         )
-        await self._listener.open()
-        supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
-        self._pacer = handlers.pacer
         self._sockets = Sockets(port)
-        self._watch = partial(Guard(self.calls, self._log).watch, self._sockets)
-        supervisor.supervise("guard", self._watch, repair=_nothing)
-        return port
+        self._watch = partial(Guard(self.calls, log).watch, self._sockets)
+
+    @property
+    def missing(self) -> str:
+        """Why no client can be answered; nothing is missing here."""
+        return ""
+
+    def exposed(self, registry: CollectorRegistry) -> CollectorRegistry:
+        """Return what the metrics port shows: all is counted in this process."""
+        return registry
+
+    async def open(self) -> None:
+        """Open the port.
+
+        Raises:
+            RuntimeError: it cannot be had; gRPC does not say why.
+        """
+        await self._listener.open()
+        self._supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
+        self._supervisor.supervise("guard", self._watch, repair=_nothing)
+
+    async def agree(self) -> None:
+        """Do nothing: what answers sees the models themselves."""
 
     async def settle(self) -> None:
         """Let every request that has come go on to its model, before the models take no more."""
@@ -185,7 +186,6 @@ class GrpcServer:
         await self._listener.close(patience_s)
         self.decoder.close()
         self._regions.unregister("")
-        self._stack.close()
 
     def _options(self) -> list[tuple[str, int]]:
         """Return gRPC's options for what the connections of one queue may cost."""

@@ -53,8 +53,6 @@ async def serve(
         logs.flush(log)
         os._exit(_HOPELESS)
 
-    server = Server(settings, log, open_network, on_failure=fail, on_hopeless=give_up)
-
     def stop_or_force(number: signal.Signals) -> None:
         if told_to_stop.is_set():
             server.force_stop()
@@ -64,6 +62,7 @@ async def serve(
     shutdown.on_stop_signal(stop_or_force, loop)
     loop.set_exception_handler(capture.loop_errors(log))
     try:
+        server = Server(settings, log, open_network, on_failure=fail, on_hopeless=give_up)
         await _run(server, told_to_stop, log, on_serving)
         await server.stop(causes[0])
     finally:

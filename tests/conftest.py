@@ -198,8 +198,8 @@ class Running:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._told_to_stop = asyncio.Event()
-        self.server = Server(self.settings, logs.make("json", self.log), self.open_network)
         try:
+            self.server = Server(self.settings, logs.make("json", self.log), self.open_network)
             await self.server.open()
             self.ready = await self.server.load()
         except Exception as error:  # noqa: BLE001 - for the test to see

@@ -15,6 +15,7 @@ from export.graph import macs, tracing, verification
 from modelzoo.v1 import manifest_pb2
 from server.runtime import device
 from server.runtime.network import OnnxNetwork
+from tests.operators import operators
 from zoo.catalog import CATALOG, find
 
 pytestmark = pytest.mark.slow  # 5 to 60 s each on two cores
@@ -93,7 +94,7 @@ def test_architecture_exports_proves_itself_and_is_served(name: str, tmp_path: P
     words = (b"site-packages", b'File "', b"Traceback", b"torch.nn.modules", str(Path.cwd()).encode())
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         assert [word for word in words if content.find(word) >= 0] == []
-    assert tracing.operators(path)["BatchNormalization"] == UNFOLDED.get(name, 0)
+    assert operators(path)["BatchNormalization"] == UNFOLDED.get(name, 0)
     if name in models.list_models():  # torchvision has counted its own, in units of 1e9
         counted = models.get_model_weights(name).DEFAULT.meta["_ops"]
         assert macs.count(path) / 1e9 == pytest.approx(counted, rel=0.02)

@@ -4,7 +4,6 @@
 softmax); `train` trains it in that wrapping, `to_onnx` writes it.
 """
 
-from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -102,11 +101,6 @@ def to_onnx(served: ServedNetwork, path: Path) -> None:
     del program, model
     check(content)
     path.write_bytes(content)
-
-
-def operators(path: Path) -> Counter[str]:
-    """Count the operators of an ONNX file."""
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def check(content: bytes) -> None:

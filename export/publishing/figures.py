@@ -14,6 +14,7 @@ from modelzoo.v1 import manifest_pb2
 
 mpl.use("Agg")  # draws into files; needs no screen
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 _DPI = 110
 _TRAINING_COLOUR, _VALIDATION_COLOUR = "#1f6f8b", "#d1495b"
@@ -24,6 +25,13 @@ _COLUMNS = 5
 
 def losses(path: Path, training: Training) -> None:
     """Draw training and validation loss by epoch."""
+    figure = losses_figure(training)
+    figure.savefig(path, dpi=_DPI)
+    plt.close(figure)
+
+
+def losses_figure(training: Training) -> Figure:
+    """Return the figure of `losses`; to be closed."""
     epochs, best = training.epochs, training.best
     numbers = [epoch.number for epoch in epochs]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -44,8 +52,7 @@ def losses(path: Path, training: Training) -> None:
         ticks("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
+    return figure
 
 
 def _training_label(recipe: Recipe) -> str:

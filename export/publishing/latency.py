@@ -32,11 +32,6 @@ class Latency:
     median_s: float
     runs: int
 
-    @property
-    def images_per_s(self) -> float:
-        """Return the images that one lane answers in a second."""
-        return self.batch_size / self.median_s
-
 
 def measure(
     path: Path,
@@ -44,6 +39,7 @@ def measure(
     batch_sizes: Sequence[int],
     threads: int | None = None,
     budget_s: float = BUDGET_S,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Latency]:
     """Time a graph on random images, on the CPU.
 
@@ -61,7 +57,7 @@ def measure(
     def batch(size: int) -> Callable[[], object]:
         return lambda: opened.run(None, {INPUT: images[:size]})
 
-    timed = interleaved({size: batch(size) for size in batch_sizes}, budget_s)
+    timed = interleaved({size: batch(size) for size in batch_sizes}, budget_s, clock)
     return [
         Latency(CPU_PROVIDER, size, statistics.median(seconds), runs)
         for size, (seconds, runs) in timed.items()

@@ -8,16 +8,16 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from modelzoo.v1 import frontend_pb2
-from server import ports
 from server.config import Settings
 from server.errors import ModelZooError
 from server.frontends import error_codec
 from server.frontends.connection import Connection
-from server.frontends.metrics import FrontendMetrics
-from server.frontends.reports import Counters, Series, add_statistics
+from server.frontends.metrics import FrontendMetrics, FrontendProcessCollector
+from server.frontends.reports import Asked, Counters, Series, add_statistics, summed
 from server.frontends.supervisor import FrontendSupervisor
 from server.liveness.supervision import Supervisor
 from server.models.model import Model, State
@@ -33,12 +33,14 @@ class FrontendPool:
     """All front ends of an engine; `open` them, `stop` them. Lives on the event loop.
 
     Args:
+        port: that they listen on; the engine holds it.
         on_failure: called once, with the reason why the server should end.
     """
 
     def __init__(
         self,
         settings: Settings,
+        port: int,
         models: Models,
         control: ModelControl,
         metrics: FrontendMetrics,
@@ -60,19 +62,29 @@ class FrontendPool:
         self._state = 0  # counts the changes of the models
         self._serving = False
         self._fault = ""
-        self._port = 0
+        self._port = port
 
-    async def open(self, port: int) -> int:
+    @property
+    def health(self) -> "FrontendPool":
+        """Itself: what it is told of health, it sends to all."""
+        return self
+
+    @property
+    def missing(self) -> str:
+        """Why no client can be answered; empty where one can."""
+        return "" if self.pids() else "no front end runs"
+
+    def exposed(self, registry: CollectorRegistry) -> CollectorRegistry:
+        """Return what the metrics port shows: the engine's registry, and what front ends count and take."""
+        registry.register(FrontendProcessCollector(self.pids))
+        return summed(registry, Asked(self.counts, asyncio.get_running_loop(), 2 * REPORT_S))
+
+    async def open(self) -> None:
         """Start all, and wait until all listen.
 
-        Returns:
-            The port.
-
         Raises:
-            StartError: the port is in use, or a front end did not start.
+            StartError: a front end did not start.
         """
-        self._reserved = ports.reserve(self._settings.host, port)
-        self._port = self._reserved.getsockname()[1]
         self._supervisors = [
             FrontendSupervisor(
                 number,
@@ -92,7 +104,9 @@ class FrontendPool:
         if failures := [error for error in results if error is not None]:
             await self.close()
             raise failures[0]
-        return self._port
+
+    async def settle(self) -> None:
+        """Do nothing: each front end has its requests go on when it stops."""
 
     def pids(self) -> dict[int, int]:
         """Return the process of each front end that lives, by its number."""
@@ -199,7 +213,6 @@ class FrontendPool:
         for supervisor in self._supervisors:
             supervisor.task.cancel()
         await asyncio.gather(*(supervisor.task for supervisor in self._supervisors), return_exceptions=True)
-        self._reserved.close()
 
     def _connect(self, number: int, memory: int) -> Connection:
         size_bytes = self._settings.frontend_memory_bytes

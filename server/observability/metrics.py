@@ -29,8 +29,6 @@ DURATION_BUCKETS_S = (
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 RpcKind = Literal["unary", "server_stream", "bidi_stream"]
-Stage = Literal["decode", "queue", "infer"]
-STAGES: tuple[Stage, ...] = ("decode", "queue", "infer")
 Unanswered = Literal["queue_full", "late", "expired", "cancelled", "failed"]
 # What a peer ran into that kept a call, or a connection, waiting or made it hold too much.
 PeerLimit = Literal["idle", "calls", "bytes", "connections"]

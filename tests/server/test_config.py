@@ -29,14 +29,20 @@ def test_flags_come_before_environment_before_file_before_defaults(
     assert (settings.log_format, settings.device, settings.max_queue_size) == ("json", "auto", 1024)
 
 
-@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (16, 2)])
-def test_two_lanes_share_the_cores_where_there_are_two(
-    monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
-    monkeypatch.setattr(execution, "cpu_quota", lambda _: None)
+def test_two_lanes_share_the_cores_where_there_are_two() -> None:
+    cores = execution.core_count()
     settings = config.load({})
-    assert (settings.lanes, settings.intra_op_threads) == (lanes, cores)
+    assert (settings.lanes, settings.intra_op_threads) == (min(2, cores), cores)
+
+
+def test_a_single_core_has_one_lane() -> None:
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        settings = config.load({})
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert (settings.lanes, settings.intra_op_threads, settings.decoder_threads) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

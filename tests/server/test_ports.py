@@ -243,7 +243,11 @@ from server.observability import logs
 
 def start(**settings):
     settings = {"device": "cpu", "grpc_port": 0, "metrics_port": 0} | settings
-    asyncio.run(Server(config.Settings(**settings), logs.make("json", sys.stderr)).open())
+
+    async def run():
+        await Server(config.Settings(**settings), logs.make("json", sys.stderr)).open()
+
+    asyncio.run(run())
 
 start()  # imports all that a start needs: afterwards, the interpreter's own files may be out of reach
 if os.geteuid() == 0:

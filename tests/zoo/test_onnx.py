@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from export.graph import tracing, verification
+from tests.operators import operators
 from zoo.catalog import find
 
 # 4 to 40 s each on two cores, together minutes; tests/export/graph/test_tracing.py has the digits networks.
@@ -64,7 +65,7 @@ def test_family_exports_to_its_layers_and_answers_the_same(
     served = tracing.ServedNetwork(spec.network(10, small), small)
     path = tmp_path / "model.onnx"
     tracing.to_onnx(served, path)
-    assert tracing.operators(path) == WRAPPING + Counter(layers)
+    assert operators(path) == WRAPPING + Counter(layers)
 
     run = verification.open_on_cpu(path)
     shape = (3, side_px, side_px, spec.input.channels)

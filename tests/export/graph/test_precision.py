@@ -14,6 +14,7 @@ from torch import nn
 
 from export.graph import precision, tracing, verification
 from export.graph.precision import Calibration
+from tests.operators import operators
 from zoo import catalog
 from zoo.spec import InputSpec
 from zoo.zfnet import LocalResponseNorm
@@ -160,7 +161,7 @@ def test_half_precision_gives_the_answers_of_fp32(case: Case, half: Path) -> Non
 
 
 def test_half_precision_adds_only_casts_and_each_of_them_once(case: Case, half: Path) -> None:
-    before, after = tracing.operators(case.path), tracing.operators(half)
+    before, after = operators(case.path), operators(half)
     assert after.keys() <= HALF_OPERATORS
     assert after - before == Counter({"Cast": 2 + 2 * before["LRN"]})
     assert before - after == Counter()
@@ -198,7 +199,7 @@ INT8 = {
 
 @pytest.mark.parametrize("method", Calibration)
 def test_int8_gives_nearly_the_answers_of_fp32(case: Case, method: Calibration) -> None:
-    depth = "deep" if tracing.operators(case.path)["Conv"] > 3 else "shallow"
+    depth = "deep" if operators(case.path)["Conv"] > 3 else "shallow"
     largest, mean, labels = INT8[depth, method]
     for batch_size in (1, 2, 3, 7):
         got = answers(case.int8[method], case.images, batch_size)
@@ -226,7 +227,7 @@ def test_int8_quantises_every_layer_and_shortcut_and_no_normalisation(case: Case
         elif node.op_type in {"Mul", "Add", "Cast", "Transpose"}:
             assert "DequantizeLinear" not in sources
             seen["normalisation"] += 1
-    before = tracing.operators(case.path)
+    before = operators(case.path)
     assert seen == {
         "layer": before["Conv"] + before["Gemm"], "normalisation": 4,
         **({"shortcut": before["Add"] - 1} if before["Add"] > 1 else {}),

@@ -19,6 +19,7 @@ from torch import nn
 
 from export import pipeline
 from export.graph import tracing
+from tests.operators import operators
 from zoo.spec import InputSpec
 
 Exported = dict[str, pipeline.Exported]
@@ -48,7 +49,7 @@ def messages(message: Message) -> Iterator[Message]:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_graph_holds_the_network_its_wrapping_and_nothing_else(exported: Exported, name: str) -> None:
     # Batch normalisation is folded into the convolution before it.
-    assert tracing.operators(model_path(exported, name)) == Counter(OPERATORS[name])
+    assert operators(model_path(exported, name)) == Counter(OPERATORS[name])
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -181,7 +182,7 @@ def test_an_adaptive_pool_to_the_maps_own_size_leaves_nothing_behind(tmp_path: P
     network = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
     tracing.to_onnx(tracing.ServedNetwork(network, GREY), tmp_path / "model.onnx")
     wanted = Counter(WRAPPING | {"Relu": 1, "AveragePool": 1, "Reshape": 1})  # the second pool halves
-    assert tracing.operators(tmp_path / "model.onnx") == wanted
+    assert operators(tmp_path / "model.onnx") == wanted
 
 
 class Viewed(nn.Module):
@@ -193,7 +194,7 @@ class Viewed(nn.Module):
 
 def test_a_view_by_the_size_of_the_batch_is_no_shape_arithmetic(tmp_path: Path) -> None:
     tracing.to_onnx(tracing.ServedNetwork(Viewed(), GREY), tmp_path / "model.onnx")
-    assert tracing.operators(tmp_path / "model.onnx") == Counter(WRAPPING | {"Reshape": 1})
+    assert operators(tmp_path / "model.onnx") == Counter(WRAPPING | {"Reshape": 1})
 
 
 def test_no_weight_outlives_its_network_in_the_exporter(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.export.onnx_import.onnx_files import (
     weights,
     wrapped,
 )
+from tests.operators import operators
 from zoo import catalog
 
 
@@ -41,7 +42,7 @@ def test_scores_of_a_free_batch_become_probabilities(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.original(images), expected, rtol=0, atol=1e-6)
     assert np.ptp(expected, axis=0).max() > 1e-3  # the pictures differ
     assert signature(target) == ours()
-    assert tracing.operators(target) == Counter(
+    assert operators(target) == Counter(
         ["Transpose", "Cast", "Mul", "Add", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Softmax"]
     )
     assert found.labels == ("0", "1", "2", "3", "4")
@@ -91,7 +92,7 @@ def test_channels_last_are_taken_as_they_come(tmp_path: Path) -> None:
         atol=1e-5,
     )
     assert signature(target) == ours(8, 10)
-    assert "Transpose" not in tracing.operators(target)
+    assert "Transpose" not in operators(target)
     assert "float32 [N, H, W, C]" in found.changes[0]
 
 
@@ -111,7 +112,7 @@ def test_a_network_that_takes_pixels_gets_pixels(channels_first: bool, tmp_path:
     np.testing.assert_allclose(verification.open_on_cpu(target)(images), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found.original(images), expected, rtol=0, atol=1e-6)
     assert signature(target) == ours()
-    assert not {"Mul", "Add", "Identity"} & tracing.operators(target).keys()
+    assert not {"Mul", "Add", "Identity"} & operators(target).keys()
     # (p - 0) / (1/255), p on the scale 0..1: what the network sees is the pixel.
     assert (found.input_spec.mean, found.input_spec.std) == ((0.0,) * 3, (1 / 255,) * 3)
     refused_path = path.rename(tmp_path / "again.onnx")
@@ -126,7 +127,7 @@ def test_probabilities_get_no_second_softmax(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         verification.open_on_cpu(target)(images), theirs(path, images, ImportRequest()), rtol=0, atol=1e-6
     )
-    assert tracing.operators(target)["Softmax"] == 1
+    assert operators(target)["Softmax"] == 1
     assert len(found.changes) == 1
 
 
@@ -167,7 +168,7 @@ def test_scores_with_axes_of_one_pixel_are_flattened(last: bool, tmp_path: Path)
     expected = scores if last else softmax(scores)
     np.testing.assert_allclose(verification.open_on_cpu(target)(images), expected, rtol=0, atol=1e-6)
     assert signature(target) == ours()
-    assert tracing.operators(target)["Flatten"] == 1
+    assert operators(target)["Flatten"] == 1
 
 
 def test_names_of_theirs_that_are_ours_are_no_trouble(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from modelzoo.v1 import manifest_pb2
 from server.errors import InferenceError
 from server.runtime import opening
 from server.runtime.device import Device, open_session
+from server.runtime.network import OnnxNetwork
 from tests.server.by_hand import Echo
 from tests.server.conftest import GatedNetwork
 from tests.server.progress import CountingCondition, wait_for
@@ -256,9 +256,12 @@ def test_a_session_has_the_threads_of_its_device(
 
 @pytest.mark.parametrize(("macs", "threads"), [(999_999, 1), (1_000_000, 3), (0, 3)])
 def test_a_tiny_network_runs_on_one_thread_where_its_size_is_known(
-    monkeypatch: pytest.MonkeyPatch, macs: float, threads: int
+    exported: dict[str, pipeline.Exported], macs: float, threads: int
 ) -> None:
-    opened: list[Device] = []
-    monkeypatch.setattr(opening, "OnnxNetwork", lambda path, manifest, device, sizes: opened.append(device))
-    opening.open_network(Path("model.onnx"), manifest_pb2.Manifest(macs=macs), Device("cpu", None, 3), [4])
-    assert [device.threads for device in opened] == [threads]
+    manifest = manifest_pb2.Manifest()
+    manifest.CopyFrom(exported[MODEL].manifest)
+    manifest.macs = macs
+    path = exported[MODEL].folder / manifest.precisions[0].file.name
+    network = opening.open_network(path, manifest, Device("cpu", None, 3), [4])
+    assert isinstance(network, OnnxNetwork)
+    assert network._runs._session.get_session_options().intra_op_num_threads == threads
