@@ -212,12 +212,20 @@ def answered_by_each(running) -> dict[int, float]:
     }
 
 
-def test_the_metrics_page_has_every_series_at_zero_and_may_be_asked_for_some(
-    start_server, fronted, server
-) -> None:
-    mine, alone = group.scrape(fronted).keys(), group.scrape(server).keys()
-    per_method = {key for key in alone if key[0].startswith("grpc_server")}
-    assert per_method <= mine
+def test_the_metrics_page_has_the_series_of_a_single_process_and_all_of_them_at_zero(start_server) -> None:
+    alone, mine = (group.scrape(start_server(frontends=count)) for count in (0, 2))
+    assert {name for name, _ in mine.keys() - alone.keys()} == {
+        "modelzoo_frontend_cpu_seconds_total", "modelzoo_frontend_resident_memory_bytes",
+    }  # fmt: skip
+    assert alone.keys() <= mine.keys()
+    counted = {
+        key: value
+        for key, value in mine.items()
+        if key[0].startswith(("grpc_server", "modelzoo_")) and key[0].endswith(("_total", "_count", "_sum"))
+    }
+    assert len(counted) > 500
+    used = {name for (name, _), value in counted.items() if value}
+    assert used == {"modelzoo_frontend_cpu_seconds_total"}
 
 
 def test_what_one_front_end_is_told_to_load_or_unload_all_know_at_once(fronted, clients) -> None:
