@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +102,18 @@ def assail(subject: Subject, plan: Plan, attack: Attack) -> Verdict:
         "peak memory": peak_bytes > _PEAK_BYTES and not seen.capped,
         "peak memory (attack cut short)": seen.capped,
         "memory afterwards": after_bytes > _AFTER_BYTES,
-        "health": bool(seen.health_failures),
+        f"health ({_reasons(seen.health_failures)})": bool(seen.health_failures),
         "metrics": bool(seen.scrapes_failed),
-        "calls of others": bool(seen.call_failures),
+        f"calls of others ({_reasons(seen.call_failures)})": bool(seen.call_failures),
         f"p99 {p99_s / unloaded_p99_s:.0f} x unloaded": p99_s > _SLOWER_RATIO * unloaded_p99_s,
         f"{broken} lines of the log are not JSON": broken > 0,
     }
     misses = [name for name, is_missed in missed.items() if is_missed]
     return Verdict(name_of(attack), seen, peak_bytes, after_bytes, p99_s, misses)
+
+
+def _reasons(failures: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in failures.items())
 
 
 def _observe(

@@ -1,5 +1,6 @@
 """The calls that are open: how many there may be, by connection and in all, and which give way to others."""
 
+import time
 from collections.abc import Callable, Iterator
 
 from structlog.typing import FilteringBoundLogger
@@ -107,6 +108,7 @@ class Calls:
         pool.calls -= 1
         connection.calls[pool] -= 1
         if not connection.all_calls:
+            connection.used_s = time.monotonic()
             self.explain(connection, connection.unfinished_bytes)
 
     def require_share(self, connection: Connection) -> None:

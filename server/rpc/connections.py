@@ -92,7 +92,8 @@ class Connection:
         unfinished_bytes: received beyond that, as last measured: what messages hold that are not whole.
         socket: None until it was found.
         cut: whether it was shut down.
-        dropped_s: when its unfinished messages were last dropped, on the clock of `time.monotonic`.
+        used_s: when its last call ended, on the clock of `time.monotonic`.
+        dropped_s: when its unfinished messages were last dropped, on the same clock.
         rejections: statuses on their way to calls that were never open.
     """
 
@@ -104,6 +105,7 @@ class Connection:
     unfinished_bytes: int = 0
     socket: Socket | None = None
     cut: bool = False
+    used_s: float = -math.inf
     dropped_s: float = -math.inf
     rejections: int = 0
 

@@ -1,6 +1,7 @@
 """What keeps calls in bounds while they wait: no peer holds memory, calls or connections for long."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ class Guard:
         self._calls = calls
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
+        self._closing: set[Socket] = set()  # shut down, and not closed by gRPC yet
         self._crowded = False
         self._thread: ThreadPoolExecutor | None = None
         self._kept_bytes = machine.resident_memory_bytes()  # after memory was given back, without requests
@@ -93,27 +95,33 @@ class Guard:
     async def _scan(self, sockets: Sockets, now_s: float) -> None:
         """Find the sockets of connections, forget closed ones, and close idle ones where there are many."""
         found = await self._off_the_loop(sockets.find)
-        idle = set(found.values())
+        # By socket: when its last call ended; of one that never had any, see `_idle_since_s`.
+        idle = dict.fromkeys(found.values(), -math.inf)
         for peer, connection in list(self._calls.connections.items()):
             socket = None if connection.address is None else found.get(connection.address)
             connection.cut &= socket == connection.socket  # the port of a peer may come again
             connection.socket = socket
             if socket is None:
                 self._calls.explain(connection, connection.unfinished_bytes)
-            if connection.all_calls and connection.socket is not None:
-                idle.discard(connection.socket)
-            elif not connection.all_calls and connection.socket is None:
+            if socket is None and not connection.all_calls:
                 del self._calls.connections[peer]
-        # The age of a connection without calls is known from the first scan that saw it so.
-        self._idle_since_s = {one: self._idle_since_s.get(one, now_s) for one in idle}
-        crowd = len(found) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
+            elif socket is not None and connection.all_calls:
+                del idle[socket]
+            elif socket is not None:
+                idle[socket] = connection.used_s
+        # A connection without calls was idle since the first scan that saw it so, or since its last call.
+        self._idle_since_s = {
+            one: max(self._idle_since_s.get(one, now_s), used_s) for one, used_s in idle.items()
+        }
+        self._closing &= self._idle_since_s.keys()
+        crowd = len(found) - len(self._closing) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
         self._crowded = crowd > 0
         if self._crowded:
             self._thin_out(crowd)
 
     def _thin_out(self, crowd: int) -> None:
         """Close connections that do nothing: first those without calls, then those with calls that wait."""
-        idle = sorted(self._idle_since_s, key=self._idle_since_s.__getitem__)
+        idle = sorted(self._idle_since_s.keys() - self._closing, key=self._idle_since_s.__getitem__)
         waiting: dict[Connection, int] = {}
         for call in self._calls.waiting:
             waiting[call.connection] = waiting.get(call.connection, 0) + 1
@@ -122,6 +130,7 @@ class Guard:
         for one in idle[:crowd]:
             self._calls.count("connections")
             one.shut_down()
+            self._closing.add(one)
 
     async def _measure(self, now_s: float) -> None:
         """Measure what is unfinished, and end the calls that hold too much of it."""

@@ -403,6 +403,36 @@ def test_idle_connections_are_closed_when_there_are_nearly_too_many() -> None:
     run(scenario, limits(max_connections=10))
 
 
+def test_a_connection_that_is_used_again_and_again_is_not_the_one_that_has_been_idle_longest() -> None:
+    async def scenario(port: Port) -> None:
+        assert (await classify(port)).model == "answer"
+        [oldest] = port.calls.connections
+        crowd = [RawPeer(port.address) for _ in range(6)]  # with it, as many as there may be
+        used = asyncio.create_task(use(port))
+
+        def closed() -> int:
+            for peer in crowd:
+                peer.receive(0.001)
+            return sum(peer.closed for peer in crowd)
+
+        for wanted in (1, 3, 6):  # those that come take the place of those that do nothing
+            await asyncio.to_thread(wait_for, partial(lambda wanted: closed() >= wanted, wanted))
+            crowd += [RawPeer(port.address) for _ in range(3)]
+        used.cancel()
+        with pytest.raises(asyncio.CancelledError):  # no call of it failed
+            await used
+        assert list(port.calls.connections) == [oldest]
+        for peer in crowd:
+            peer.__exit__(None, None, None)
+
+    async def use(port: Port) -> None:
+        while True:
+            await classify(port)
+            await asyncio.sleep(0.02)  # the pace of a client, which is idle most of the time
+
+    run(scenario, limits(max_connections=8))
+
+
 def test_a_guard_that_fails_is_counted_and_goes_on() -> None:
     async def scenario(port: Port) -> None:
         scans = port.calls.connections
