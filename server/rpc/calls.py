@@ -10,7 +10,7 @@ from server.observability.metrics import PeerLimit
 from server.rpc.call import Call, Context
 from server.rpc.connections import Connection, address_of_peer
 from server.rpc.in_flight import RETRY_DELAY_S, InFlight
-from server.rpc.limits import Limits, Pool
+from server.rpc.limits import LITTLE_RATIO, RESERVE_RATIO, Limits, Pool
 
 # What a connection receives for a call beside messages. Upper bounds: see `Connection.explain`.
 _CALL_BYTES = 256  # pseudo headers and frames
@@ -126,12 +126,16 @@ class Calls:
     def require_room(self, connection: Connection) -> None:
         """Reject the request that came last, if it is too much.
 
+        A connection that holds little has a reserve: what others hold does not lock it out.
+
         Raises:
             OverloadedError: all requests in flight, or those of this connection, are too large together.
         """
         self.require_share(connection)
+        room = self.in_flight.max_bytes
+        reserve_bytes = room * RESERVE_RATIO if connection.held_bytes <= room * LITTLE_RATIO else 0
         try:
-            self.in_flight.require_room()
+            self.in_flight.require_room(reserve_bytes)
         except OverloadedError:
             self.pressed = True
             raise

@@ -40,13 +40,16 @@ class InFlight:
         if self._requests:
             self.idle.clear()
 
-    def require_room(self) -> None:
+    def require_room(self, reserve_bytes: float = 0) -> None:
         """Reject the request that came last, if it is too much.
+
+        Args:
+            reserve_bytes: beyond the limit, that it may have.
 
         Raises:
             OverloadedError: the requests in flight are too large together.
         """
-        if self.excess_bytes > 0:
+        if self.excess_bytes > reserve_bytes:
             used = self._bytes + self.unfinished_bytes
             raise OverloadedError(f"bytes in flight: {used:,} of {self.max_bytes:,}", RETRY_DELAY_S)
 

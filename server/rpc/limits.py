@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-WORTHWHILE_RATIO = 1 / 64  # of the room in all: what holds less is not worth ending calls for
+# Of the room for the bytes of all connections.
+WORTHWHILE_RATIO = 1 / 64  # what holds less is not worth ending calls for
+LITTLE_RATIO = 1 / 512  # a connection that holds no more is not rejected for what others hold,
+RESERVE_RATIO = 1 / 16  # as long as all of those hold no more than this beyond the room
 
 
 @dataclass(frozen=True)

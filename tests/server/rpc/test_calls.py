@@ -283,6 +283,26 @@ def test_peers_that_fill_the_room_with_unfinished_messages_lock_nobody_out() -> 
     run(scenario, limits(max_bytes_per_connection=2 * MEGABYTE), max_bytes=4 * MEGABYTE)
 
 
+@pytest.mark.parametrize(("held", "answered"), [(0, True), (400_000, True), (600_000, False)])
+def test_a_connection_that_holds_little_is_answered_from_a_reserve_that_has_an_end(
+    held: int, answered: bool
+) -> None:
+    async def scenario(port: Port) -> None:
+        port.in_flight.enter(8 * MEGABYTE + held)  # a sixteenth beyond 8 MB are 500 kB
+        try:
+            with pytest.raises(grpc.aio.AioRpcError, match="bytes in flight"):
+                await classify(port, padding=100_000)  # more than a 512th of the room
+            if answered:
+                assert (await classify(port)).model == "answer"
+            else:
+                with pytest.raises(grpc.aio.AioRpcError, match="bytes in flight"):
+                    await classify(port)
+        finally:
+            port.in_flight.leave(8 * MEGABYTE + held)
+
+    run(scenario, max_bytes=8 * MEGABYTE)
+
+
 def test_many_connections_that_hold_little_are_as_bad_as_one_that_holds_much() -> None:
     async def scenario(port: Port) -> None:
         peers = [RawPeer(port.address) for _ in range(80)]
