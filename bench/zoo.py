@@ -1,21 +1,29 @@
-"""The table of the zoo: every exported model's figures, out of the manifests alone.
+"""The table of the zoo: every exported model's figures, out of the manifests.
 
-    python -m bench.zoo [--repository models] [--readme README.md]
+    python -m bench.zoo [--repository models] [--readme README.md] [--measure]
 
-Replaces what is between the two markers in the file; prints the table where no file is named.
+Replaces what is between the two markers in the file; prints the table where no file is named. With
+`--measure`, speeds are those of this machine now, in sessions as the server opens them, and not what the
+manifests say.
 """
 
 import argparse
+import statistics
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from artifact import layout, manifest
+import numpy as np
+
+from artifact import execution, layout, manifest
 from artifact.errors import ArtifactError
 from modelzoo.v1 import manifest_pb2
+from server.runtime.device import Device, open_session
 
 BEGIN, END = "<!-- zoo: written by `make zoo` -->", "<!-- end of zoo -->"
 BATCH_SIZES = (1, 8)
+_LEAST_RUNS = 5
 _HEAD = (
     *("model", "year", "parameters", "MMACs", "MB", "right, %"),
     *(f"images/s at {batch_size}" for batch_size in BATCH_SIZES),
@@ -27,9 +35,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.zoo", description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=Path("models"))
     parser.add_argument("--readme", type=Path, help="file with the two markers")
+    parser.add_argument(
+        "--measure",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="SECONDS",
+        help="time every file anew",
+    )
     options = parser.parse_args()
     try:
-        table = "\n".join(lines(options.repository))
+        table = "\n".join(lines(options.repository, options.measure))
         if options.readme is None:
             sys.stdout.write(f"{table}\n")
         else:
@@ -40,20 +57,29 @@ def main() -> int:
     return 0
 
 
-def lines(repository: Path) -> Iterator[str]:
+def lines(repository: Path, measure_s: float = 0.0) -> Iterator[str]:
     """Yield the table's lines in Markdown, oldest paper first.
+
+    Args:
+        measure_s: of every file and batch size, where they are to be timed anew.
 
     Raises:
         ArtifactError: a manifest is not one.
         OSError: the repository cannot be read.
+        Exception: ONNX Runtime's own, where a file that is timed cannot be run.
     """
     described = [manifest.read(entry.folder) for entry in layout.newest(repository)]
+    if measure_s:
+        for entry, one in zip(layout.newest(repository), described, strict=True):
+            _measure(entry.folder, one, measure_s)
     yield f"| {' | '.join(_HEAD)} |"
     yield f"| --- |{' ---: |' * (len(_HEAD) - 1)}"
     for one in sorted(described, key=lambda one: (one.paper.year or 9999, one.name)):
         yield f"| {' | '.join(_cells(one))} |"
     yield ""
-    yield f"{' / '.join(layout.MODEL_FILES)}; images/s of ONNX Runtime alone, {_machines(described)}."
+    precisions = " / ".join(layout.MODEL_FILES)
+    speeds = "images/s of ONNX Runtime alone, in sessions as the server opens them"
+    yield f"{precisions}; {speeds}, {_machines(described)}."
 
 
 def replace(path: Path, table: str) -> None:
@@ -68,6 +94,29 @@ def replace(path: Path, table: str) -> None:
     if not begin or not end:
         raise ValueError(f"{path} lacks {END if begin else BEGIN}")
     path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
+
+
+def _measure(folder: Path, described: manifest_pb2.Manifest, seconds: float) -> None:
+    """Time the files of an artifact on the CPU, and put the latencies in the place of those it has."""
+    device = Device("cpu", None, execution.core_count()).suited(described.macs)
+    shape = (described.input.height, described.input.width, described.input.channels)
+    images = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), *shape), np.uint8)
+    for precision in described.precisions:
+        session = open_session(folder / precision.file.name, device)
+        source = session.get_inputs()[0].name
+        del precision.latencies[:]
+        for batch_size in BATCH_SIZES:
+            runs_s: list[float] = []
+            session.run(None, {source: images[:batch_size]})  # plans memory for this shape
+            ends_s = time.perf_counter() + seconds
+            while len(runs_s) < _LEAST_RUNS or time.perf_counter() < ends_s:
+                begun_s = time.perf_counter()
+                session.run(None, {source: images[:batch_size]})
+                runs_s.append(time.perf_counter() - begun_s)
+            precision.latencies.add(
+                provider=device.provider, batch_size=batch_size, median_s=statistics.median(runs_s)
+            )
+    described.machine.CopyFrom(manifest_pb2.Machine(processor=execution.processor(), threads=device.threads))
 
 
 def _cells(one: manifest_pb2.Manifest) -> Iterator[str]:

@@ -23,6 +23,19 @@ def test_every_model_has_a_row_with_its_figures(exported, repository: Path) -> N
     assert described.machine.processor in lines[-1]
 
 
+def test_speeds_may_be_measured_anew_and_everything_else_stays(exported, repository: Path) -> None:
+    stated, measured = (
+        {cells[1]: cells for cells in ([c.strip() for c in line.split("|")] for line in lines[2:5])}
+        for lines in (list(zoo.lines(repository)), list(zoo.lines(repository, 0.01)))
+    )
+    for name in (f"`{name}`" for name in exported):
+        assert measured[name][:7] == stated[name][:7]
+        assert measured[name][7:9] != stated[name][7:9]  # three figures each, of another second
+        speeds = [float(speed.replace(",", "")) for speed in measured[name][7].split(" / ")]
+        assert len(speeds) == 3
+        assert min(speeds) > 0
+
+
 def test_the_table_replaces_what_is_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{zoo.BEGIN}\nold\n{zoo.END}\nafter\n")
