@@ -30,8 +30,8 @@ from server.services import classifier, health, reflection
 from server.services.classifier import Classifier
 from server.services.health import Health
 from server.services.open_inference import service as open_inference
-from server.services.open_inference.metadata import Descriptions
-from server.services.open_inference.model_control import Administration
+from server.services.open_inference.metadata import MetadataService
+from server.services.open_inference.model_control import ModelControlService
 from server.services.open_inference.service import OpenInference
 from server.services.open_inference.shared_memory import Regions
 from server.services.reflection import Reflection
@@ -244,8 +244,8 @@ class GrpcServer:
             unavailable_when_full=settings.status_compat == "triton",
         ).methods(
             handlers,
-            Descriptions(self._models, self.health, extensions, self._statistics),
-            Administration(
+            MetadataService(self._models, self.health, extensions, self._statistics),
+            ModelControlService(
                 self._models,
                 self._control,
                 self._regions,

@@ -83,14 +83,14 @@ def _answered_on_a_stream(address: str, body: bytes) -> bool:
     """Ask once, and leave the stream open until it is answered."""
     answered, done = False, threading.Event()
 
-    def questions() -> Iterator[bytes]:
+    def bodies() -> Iterator[bytes]:
         yield body
         done.wait(2 * _GRACE_S)
 
     with channel(address) as one:
         try:
             call: grpc.StreamStreamMultiCallable[bytes, bytes] = one.stream_stream(_STREAM)
-            for _ in call(questions(), timeout=2 * _GRACE_S):
+            for _ in call(bodies(), timeout=2 * _GRACE_S):
                 answered = True
                 done.set()
         except grpc.RpcError:

@@ -1,4 +1,4 @@
-"""Closed-loop load: so many requests outstanding, and for every answer the next question."""
+"""Closed-loop load: so many requests outstanding, and for every answer the next one."""
 
 import asyncio
 

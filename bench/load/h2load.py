@@ -27,21 +27,21 @@ def installed() -> bool:
 
 
 def closed_loop(load: Load, address: str) -> Report:
-    """Run a load to its end; it asks its first question only, as often as there is time for.
+    """Run a load to its end; it sends its first request only, as often as there is time for.
 
     Raises:
         BenchError: h2load failed.
     """
-    question = load.questions()[0]
+    body = load.bodies()[0]
     # Each of its connections has as many requests outstanding as the others.
     connections = max(count for count in range(1, load.connections + 1) if load.outstanding % count == 0)
     with TemporaryDirectory(prefix="modelzoo-bench-") as folder:
-        body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_bytes(b"\0" + struct.pack(">I", len(question)) + question)  # not compressed, its length
+        data, log = Path(folder) / "body", Path(folder) / "log"
+        data.write_bytes(b"\0" + struct.pack(">I", len(body)) + body)  # not compressed, its length
         command = [GENERATOR, f"--clients={connections}", "--threads=1"]
         command += [f"--max-concurrent-streams={load.outstanding // connections}"]
         command += [f"--duration={round((load.warm_up_s + load.seconds) * 1e3)}ms"]
-        command += [f"--data={body}", f"--log-file={log}"]
+        command += [f"--data={data}", f"--log-file={log}"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers"]
         command += [f"http://{address}{load.protocol.method}"]
         before_s = _children_cpu_s()

@@ -58,13 +58,13 @@ class Load:
         if len(self.labels) != len(self.pictures):
             raise ValueError(f"{len(self.labels)} sets of labels for {len(self.pictures)} pictures")
 
-    def questions(self) -> list[bytes]:
+    def bodies(self) -> list[bytes]:
         """Build every request that is asked in turn.
 
         Raises:
             TypeError: a picture that the protocol cannot send.
         """
-        return [self.protocol.question([self.pictures[index] for index in turn]) for turn in self._turns()]
+        return [self.protocol.encode([self.pictures[index] for index in turn]) for turn in self._turns()]
 
     def answers(self) -> list[list[Set[int]]]:
         """Return the right labels of the images of every such request."""

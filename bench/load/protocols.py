@@ -1,4 +1,4 @@
-"""How each protocol puts questions into bytes, and how it answers: what a load needs, and no more."""
+"""How each protocol puts requests into bytes, and how it answers: what a load needs, and no more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class WireProtocol(Protocol):
     def stream_method(self) -> str:
         """Return the path of the call that carries many."""
 
-    def question(self, pictures: Sequence[Picture]) -> bytes:
+    def encode(self, pictures: Sequence[Picture]) -> bytes:
         """Build a request.
 
         Raises:
@@ -61,7 +61,7 @@ class WireProtocol(Protocol):
     def answer(self, body: bytes) -> Answer:
         """Read the answer to a request."""
 
-    def streamed(self, question: bytes, timeout_s: float | None) -> bytes:
+    def streamed(self, body: bytes, timeout_s: float | None) -> bytes:
         """Make a stream's message of a request; its number is still missing."""
 
     def numbered(self, number: int, message: bytes) -> bytes:
@@ -80,7 +80,7 @@ class Classify:
     method: ClassVar = f"/{_CLASSIFIER}/Classify"
     stream_method: ClassVar = f"/{_CLASSIFIER}/ClassifyStream"
 
-    def question(self, pictures: Sequence[Picture]) -> bytes:
+    def encode(self, pictures: Sequence[Picture]) -> bytes:
         """See `WireProtocol`."""
         images = [image(picture) for picture in pictures]
         return classifier_pb2.ClassifyRequest(model=self.model, images=images, top_k=1).SerializeToString()
@@ -92,10 +92,10 @@ class Classify:
         except (DecodeError, IndexError):
             return Answer(UNREADABLE)
 
-    def streamed(self, question: bytes, timeout_s: float | None) -> bytes:
+    def streamed(self, body: bytes, timeout_s: float | None) -> bytes:
         """See `WireProtocol`."""
         return classifier_pb2.ClassifyStreamRequest(
-            request=classifier_pb2.ClassifyRequest.FromString(question),
+            request=classifier_pb2.ClassifyRequest.FromString(body),
             timeout_ms=None if timeout_s is None else max(1, round(timeout_s * 1e3)),
         ).SerializeToString()
 
@@ -131,7 +131,7 @@ class Infer:
     method: ClassVar = f"/{_OPEN_INFERENCE}/ModelInfer"
     stream_method: ClassVar = f"/{_OPEN_INFERENCE}/ModelStreamInfer"
 
-    def question(self, pictures: Sequence[Picture]) -> bytes:
+    def encode(self, pictures: Sequence[Picture]) -> bytes:
         """See `WireProtocol`."""
         arrays = [picture for picture in pictures if isinstance(picture, np.ndarray)]
         if len(arrays) < len(pictures):
@@ -151,11 +151,11 @@ class Infer:
         except (DecodeError, IndexError, ValueError):
             return Answer(UNREADABLE)
 
-    def streamed(self, question: bytes, timeout_s: float | None) -> bytes:
+    def streamed(self, body: bytes, timeout_s: float | None) -> bytes:
         """See `WireProtocol`."""
         if timeout_s is None:
-            return question
-        request = open_inference_pb2.ModelInferRequest.FromString(question)
+            return body
+        request = open_inference_pb2.ModelInferRequest.FromString(body)
         request.parameters["timeout"].int64_param = round(timeout_s * 1e6)  # microseconds, as Triton has it
         return request.SerializeToString()
 

@@ -39,7 +39,7 @@ class Recorder:
         """Count an answer that came just now.
 
         Args:
-            asked_s: when its question was to be asked, after the load began.
+            asked_s: when it was to be sent, after the load began.
         """
         latency_s = self.now_s() - asked_s
         if answer.status == OK and self._right(number, answer.labels):
@@ -55,7 +55,7 @@ class Recorder:
             self._messages.setdefault(answer.status, answer.message)
 
     def lag(self, lag_s: float) -> None:
-        """Note how much later than planned a question was sent."""
+        """Note how much later than planned a request was sent."""
         self._lags_s.append(lag_s)
 
     def report(self, generator: str, measured_s: tuple[float, float], hung: int) -> Report:

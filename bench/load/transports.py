@@ -20,13 +20,13 @@ _CHANNEL_OPTIONS = (
 
 
 class Transport(Protocol):
-    """Asks a load's questions in turn."""
+    """Asks a load's bodies in turn."""
 
     async def ask(self, number: int, timeout_s: float | None) -> Answer:
         """Ask one.
 
         Args:
-            number: unlike those of all questions that wait.
+            number: unlike those of all bodies that wait.
             timeout_s: from now on; a stream has the load's deadline instead.
         """
 
@@ -44,7 +44,7 @@ async def connected(load: Load, address: str, outstanding: int | None = None) ->
         TypeError: a picture that the protocol cannot send.
         ValueError: the address is not one.
     """
-    questions = load.questions()
+    bodies = load.bodies()
     count = min(load.connections, load.streams or outstanding or load.connections)
     async with AsyncExitStack() as stack:
         channels = [
@@ -53,12 +53,12 @@ async def connected(load: Load, address: str, outstanding: int | None = None) ->
         for channel in channels:
             await _connect(channel, address)
         if load.streams:
-            messages = [load.protocol.streamed(question, load.deadline_s) for question in questions]
+            messages = [load.protocol.streamed(body, load.deadline_s) for body in bodies]
             streams = Streams(channels, load.protocol, messages, load.streams)
             stack.push_async_callback(streams.close)
             yield streams
         else:
-            yield Calls(channels, load.protocol, questions)
+            yield Calls(channels, load.protocol, bodies)
 
 
 async def _connect(channel: grpc.aio.Channel, address: str) -> None:
@@ -72,20 +72,20 @@ class Calls:
     """A call for every request."""
 
     def __init__(
-        self, channels: Sequence[grpc.aio.Channel], protocol: WireProtocol, questions: Sequence[bytes]
+        self, channels: Sequence[grpc.aio.Channel], protocol: WireProtocol, bodies: Sequence[bytes]
     ) -> None:
         # Bytes in, bytes out: the load has them ready.
         self._methods: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary(protocol.method) for channel in channels
         ]
         self._protocol = protocol
-        self._questions = questions
+        self._bodies = bodies
 
     async def ask(self, number: int, timeout_s: float | None) -> Answer:
         """See `Transport`."""
         method = self._methods[number % len(self._methods)]
         try:
-            body = await method(self._questions[number % len(self._questions)], timeout=timeout_s)
+            body = await method(self._bodies[number % len(self._bodies)], timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             return Answer(error.code().name, message=error.details() or "")
         return self._protocol.answer(body)

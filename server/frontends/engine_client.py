@@ -26,7 +26,7 @@ EngineChannel = Channel[frontend_pb2.FrontendFrame, frontend_pb2.EngineFrame]
 
 
 @dataclass(frozen=True)
-class Sent:
+class RemoteSubmission:
     """A submission that the engine has, and its place in the shared memory.
 
     Attributes:
@@ -70,7 +70,7 @@ class EngineClient:
         self._channel = channel
         self._arena = arena
         self._space = Space(size_bytes)
-        self._submissions: dict[int, Sent] = {}
+        self._submissions: dict[int, RemoteSubmission] = {}
         self._calls: dict[int, asyncio.Future[frontend_pb2.CallEnd]] = {}
         self._numbers = 0
         self._gone = False
@@ -105,7 +105,9 @@ class EngineClient:
         number = self._next()
         future = RemoteAnswer(number, self._channel)
         answer_at = offset + pixels_bytes
-        self._submissions[number] = Sent(future, offset, answer_at, (len(images), label_count), deadline_s)
+        self._submissions[number] = RemoteSubmission(
+            future, offset, answer_at, (len(images), label_count), deadline_s
+        )
         sent = self._channel.pending.submissions.add(
             id=number,
             model=serial,

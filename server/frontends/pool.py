@@ -17,7 +17,7 @@ from server.errors import ModelZooError
 from server.frontends import error_codec
 from server.frontends.connection import Connection
 from server.frontends.metrics import FrontendMetrics, FrontendProcessCollector
-from server.frontends.reports import Asked, Counters, Series, add_statistics, summed
+from server.frontends.reports import Counters, FrontendCounts, Series, add_statistics, summed
 from server.frontends.supervisor import FrontendSupervisor
 from server.liveness.supervision import Supervisor
 from server.models.model import Model, State
@@ -77,7 +77,7 @@ class FrontendPool:
     def exposed(self, registry: CollectorRegistry) -> CollectorRegistry:
         """Return what the metrics port shows: the engine's registry, and what front ends count and take."""
         registry.register(FrontendProcessCollector(self.pids))
-        return summed(registry, Asked(self.counts, asyncio.get_running_loop(), 2 * REPORT_S))
+        return summed(registry, FrontendCounts(self.counts, asyncio.get_running_loop(), 2 * REPORT_S))
 
     async def open(self) -> None:
         """Start all, and wait until all listen.

@@ -1,8 +1,8 @@
 """What front ends count, on its way to the one metrics port.
 
 A front end says what has changed since its last report (`Reporter`). The engine keeps the last word of
-each, adds those that ended to what is past (`Counters`), and shows the sum of all (`Sum`): no counter ever
-goes down.
+each, adds those that ended to what is past (`Counters`), and shows the sum of all (`SummedCollector`): no
+counter ever goes down.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Counters:
         self.requests.pop(serial, None)
 
 
-class Asked:
+class FrontendCounts:
     """What front ends count, asked for on the event loop by the thread of a scrape.
 
     While the loop does not answer, its last answer stands, so that a scrape shows what there is. Lives on
@@ -103,19 +103,19 @@ class Asked:
         self._counts = counts
         self._loop = loop
         self._patience_s = patience_s
-        self._asked: concurrent.futures.Future[Mapping[str, Series]] | None = None
+        self._pending: concurrent.futures.Future[Mapping[str, Series]] | None = None
         self._known: Mapping[str, Series] = {}
 
     def __call__(self) -> Mapping[str, Series]:
-        """Ask, unless the last question is still open; wait; give what is known."""
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.run_coroutine_threadsafe(self._counts(), self._loop)
+        """Ask, unless the last one is still waited for; wait; give what is known."""
+        if self._pending is None or self._pending.done():
+            self._pending = asyncio.run_coroutine_threadsafe(self._counts(), self._loop)
         with suppress(TimeoutError):
-            self._known = self._asked.result(self._patience_s)
+            self._known = self._pending.result(self._patience_s)
         return self._known
 
 
-class Sum(Collector):
+class SummedCollector(Collector):
     """The metrics of this process, with those of others added.
 
     Args:
@@ -141,7 +141,7 @@ class Sum(Collector):
 def summed(own: CollectorRegistry, others: Callable[[], Mapping[str, Series]]) -> CollectorRegistry:
     """Make a registry that shows the metrics of this process with those of others added; read on threads."""
     registry = CollectorRegistry()
-    registry.register(Sum(own, others))
+    registry.register(SummedCollector(own, others))
     return registry
 
 

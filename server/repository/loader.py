@@ -21,7 +21,7 @@ from server.observability.metrics import Metrics
 from server.repository import loading
 from server.repository.disk import in_thread
 from server.repository.loading import Artifact, Proof
-from server.repository.memory import Memory
+from server.repository.memory import MemoryMeter
 from server.runtime.device import Device
 from server.runtime.network import Network, OnnxNetwork, OpenNetwork
 from server.runtime.opening import close_network
@@ -63,7 +63,7 @@ class Loader:
     lane: Lane
     batcher: Batcher
     metrics: Metrics
-    memory: Memory
+    memory: MemoryMeter
     open_network: OpenNetwork
     max_batch_size: int
     max_queue_size: int

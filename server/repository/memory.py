@@ -13,7 +13,7 @@ from server.runtime.device import Device
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryMeter:
     """Measures what is taken now, in bytes.
 
     Attributes:
@@ -25,19 +25,19 @@ class Memory:
     device: Callable[[], int] | None = None
 
 
-def open_memory(device: Device, registry: CollectorRegistry, log: FilteringBoundLogger) -> Memory:
+def open_memory(device: Device, registry: CollectorRegistry, log: FilteringBoundLogger) -> MemoryMeter:
     """Find out how a device's memory is measured, and have a registry show it.
 
     Args:
         log: has the reason where the driver gives no figures; only the host is measured then.
     """
     if device.ordinal is None:
-        return Memory(machine.host_memory_bytes)
+        return MemoryMeter(machine.host_memory_bytes)
     try:
         gpu = GpuMemory(device.ordinal)
     except OSError as error:
         log.warning("device_memory_unknown", reason=str(error))
-        return Memory(machine.host_memory_bytes)
+        return MemoryMeter(machine.host_memory_bytes)
     collector = DeviceMemoryCollector(device.name, gpu.used_bytes, gpu.total_bytes)
     registry.register(Guarded(collector, log))
-    return Memory(machine.host_memory_bytes, gpu.used_bytes)
+    return MemoryMeter(machine.host_memory_bytes, gpu.used_bytes)

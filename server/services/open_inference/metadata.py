@@ -20,7 +20,7 @@ _LONGEST_VERSION = 9  # digits, as of an artifact's
 Probes = dict[type[Message], Callable[..., Awaitable[Message]]]
 
 
-class Descriptions:
+class MetadataService:
     """Answers those calls of ``inference.GRPCInferenceService``.
 
     Args:

@@ -19,7 +19,7 @@ _STATES = {  # as the protocol names them
 _DEPENDENTS = "unload_dependents"  # no model has any
 
 
-class Administration:
+class ModelControlService:
     """Answers those calls of ``inference.GRPCInferenceService``.
 
     Args:

@@ -20,11 +20,11 @@ from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.streams import Answers
 from server.services.open_inference import parameters, tensors
-from server.services.open_inference.metadata import Descriptions, version_of
-from server.services.open_inference.model_control import Administration
+from server.services.open_inference.metadata import MetadataService, version_of
+from server.services.open_inference.model_control import ModelControlService
 from server.services.open_inference.request import InferRequest, read_infer_request
 from server.services.open_inference.shared_memory import Regions
-from server.services.open_inference.tensors import Asked, Sent
+from server.services.open_inference.tensors import RequestInput, RequestOutput
 
 Response = open_inference_pb2.ModelInferResponse
 StreamResponse = open_inference_pb2.ModelStreamInferResponse
@@ -63,7 +63,7 @@ class OpenInference:
         self._unavailable_when_full = unavailable_when_full
 
     def methods(
-        self, handlers: Handlers, descriptions: Descriptions, administration: Administration
+        self, handlers: Handlers, descriptions: MetadataService, administration: ModelControlService
     ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the methods of the whole service."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
@@ -87,8 +87,8 @@ class OpenInference:
         version = version_of("model_version", message.model_version)
         with self._tracker.open(message.model_name, version, deadline_s) as tracked, ExitStack() as stack:
             model = tracked.model
-            given = tensors.sent(request, model.manifest.input, self._max_images)
-            asked = tensors.asked(request, given.count, len(model.labels))
+            given = tensors.request_input(request, model.manifest.input, self._max_images)
+            asked = tensors.request_output(request, given.count, len(model.labels))
             priority = parameters.priority(message.parameters)
             timeout_s = parameters.timeout_s(message.parameters)
             if timeout_s is not None:
@@ -116,7 +116,7 @@ class OpenInference:
         """
         return StreamResponse(infer_response=await self.infer(request, deadline_s))
 
-    async def _rows(self, tracked: TrackedRequest, given: Sent, content: memoryview | None) -> Rows:
+    async def _rows(self, tracked: TrackedRequest, given: RequestInput, content: memoryview | None) -> Rows:
         """Return the pixels of every image, uint8 ``[H, W, C]``."""
         described = tracked.model.manifest
         if given.form == tensors.PIXELS:
@@ -141,7 +141,7 @@ class OpenInference:
         tracked.inferred(answer)
         return answer
 
-    async def _response(self, tracked: TrackedRequest, asked: Asked, answer: Answer) -> Response:
+    async def _response(self, tracked: TrackedRequest, asked: RequestOutput, answer: Answer) -> Response:
         """Put the answer into the form that was asked for, or into shared memory.
 
         Raises:

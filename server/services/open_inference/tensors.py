@@ -29,7 +29,7 @@ _SHOWN = 100  # characters of what a client made up
 
 
 @dataclass(frozen=True)
-class Sent:
+class RequestInput:
     """The input of a request, its content not looked at.
 
     Attributes:
@@ -46,7 +46,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestOutput:
     """The output that a request asks for.
 
     Attributes:
@@ -58,7 +58,7 @@ class Asked:
     place: Place | None = None
 
 
-def sent(request: InferRequest, shape: manifest_pb2.Input, max_images: int) -> Sent:
+def request_input(request: InferRequest, shape: manifest_pb2.Input, max_images: int) -> RequestInput:
     """Check the input of a request against the model's, all but its content.
 
     Raises:
@@ -92,10 +92,10 @@ def sent(request: InferRequest, shape: manifest_pb2.Input, max_images: int) -> S
         raise InvalidRequestError("raw_input_contents", "the input has its content elsewhere, too")
     if homes + len(request.raw) != 1:
         raise InvalidRequestError(_FIELD, f"content in {homes + len(request.raw)} places, not 1")
-    return Sent(tensor, request.raw, given[0], tensor.datatype, place)
+    return RequestInput(tensor, request.raw, given[0], tensor.datatype, place)
 
 
-def asked(request: InferRequest, count: int, label_count: int) -> Asked:
+def request_output(request: InferRequest, count: int, label_count: int) -> RequestOutput:
     """Check the output that a request asks for.
 
     Args:
@@ -107,7 +107,7 @@ def asked(request: InferRequest, count: int, label_count: int) -> Asked:
     """
     outputs = request.message.outputs
     if not outputs:
-        return Asked()
+        return RequestOutput()
     if len(outputs) != 1:
         raise InvalidRequestError("outputs", f"{len(outputs)} tensors, not 1")
     field, output = "outputs[0]", outputs[0]
@@ -122,10 +122,10 @@ def asked(request: InferRequest, count: int, label_count: int) -> Asked:
     size = count * label_count * np.dtype(np.float32).itemsize
     if place is not None and place.byte_size < size:
         raise InvalidRequestError(field, f"{place.byte_size} bytes for an output of {size}")
-    return Asked(None if labels is None else min(labels, label_count), place)
+    return RequestOutput(None if labels is None else min(labels, label_count), place)
 
 
-def require_size(given: Sent, shape: manifest_pb2.Input, max_bytes: int) -> None:
+def require_size(given: RequestInput, shape: manifest_pb2.Input, max_bytes: int) -> None:
     """Check how much a request has in shared memory, before any of it is copied.
 
     Args:
@@ -143,12 +143,12 @@ def require_size(given: Sent, shape: manifest_pb2.Input, max_bytes: int) -> None
         raise InvalidRequestError(_FIELD, f"{size_bytes} bytes of files, more than the {max_bytes} allowed")
 
 
-def typed_size(given: Sent, content: memoryview | None) -> int:
+def typed_size(given: RequestInput, content: memoryview | None) -> int:
     """Return how many pixels came as numbers, which are slow to take."""
     return 0 if given.raw or content is not None else len(given.tensor.contents.uint_contents)
 
 
-def pixels(given: Sent, content: memoryview | None, shape: manifest_pb2.Input) -> Images:
+def pixels(given: RequestInput, content: memoryview | None, shape: manifest_pb2.Input) -> Images:
     """Take the content of `PIXELS` as uint8 ``[N, H, W, C]``; raw bytes are not copied.
 
     Args:
@@ -168,7 +168,7 @@ def pixels(given: Sent, content: memoryview | None, shape: manifest_pb2.Input) -
     return flat.reshape(axes)  # [N, H, W, C]
 
 
-def files(given: Sent, content: memoryview | None) -> Sequence[bytes | memoryview]:
+def files(given: RequestInput, content: memoryview | None) -> Sequence[bytes | memoryview]:
     """Take the content of `FILES`, an encoded picture each; raw bytes are not copied.
 
     Args:

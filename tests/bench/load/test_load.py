@@ -77,7 +77,7 @@ def test_errors_are_wrong_answers_refusals_and_silence() -> None:
 
 def test_requests_begin_at_every_picture_in_turn(make_load) -> None:
     load: Load = make_load(images_per_request=3)
-    requests = [classifier_pb2.ClassifyRequest.FromString(question) for question in load.questions()]
+    requests = [classifier_pb2.ClassifyRequest.FromString(body) for body in load.bodies()]
     assert len(requests) == len(load.answers()) == 16
     for turn, (request, labels) in enumerate(zip(requests, load.answers(), strict=True)):
         chosen = [(turn + seat) % 16 for seat in range(3)]

@@ -30,19 +30,19 @@ def inferred(*rows: list[float], raw: bool = True) -> open_inference_pb2.ModelIn
     return response
 
 
-def test_a_question_is_a_request_for_one_label_of_each_picture() -> None:
-    request = classifier_pb2.ClassifyRequest.FromString(CLASSIFY.question([PICTURES[0], b"a file"]))
+def test_a_request_asks_for_one_label_of_each_picture() -> None:
+    request = classifier_pb2.ClassifyRequest.FromString(CLASSIFY.encode([PICTURES[0], b"a file"]))
     assert (request.model, request.top_k) == ("net", 1)
     assert [image.WhichOneof("content") for image in request.images] == ["pixels", "encoded"]
 
 
 def test_a_streams_message_carries_number_and_deadline() -> None:
-    question = CLASSIFY.question(PICTURES)
+    body = CLASSIFY.encode(PICTURES)
     for timeout_s, timeout_ms in ((None, 0), (0.25, 250), (1e-6, 1)):
-        message = CLASSIFY.numbered(123_456, CLASSIFY.streamed(question, timeout_s))
+        message = CLASSIFY.numbered(123_456, CLASSIFY.streamed(body, timeout_s))
         request = classifier_pb2.ClassifyStreamRequest.FromString(message)
         assert request.id == "123456"
-        assert request.request.SerializeToString() == question
+        assert request.request.SerializeToString() == body
         assert (request.timeout_ms, request.HasField("timeout_ms")) == (timeout_ms, timeout_s is not None)
 
 
@@ -59,19 +59,19 @@ def test_a_refusal_in_a_stream_is_its_status() -> None:
 
 
 def test_open_inference_is_asked_with_one_tensor_of_pixels() -> None:
-    request = open_inference_pb2.ModelInferRequest.FromString(INFER.question(PICTURES))
+    request = open_inference_pb2.ModelInferRequest.FromString(INFER.encode(PICTURES))
     assert (request.model_name, [output.name for output in request.outputs]) == ("net", ["probabilities"])
     [tensor] = request.inputs
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("images", "UINT8", [2, 2, 3, 1])
     assert request.raw_input_contents == [bytes([7] * 6 + [8] * 6)]
     with pytest.raises(TypeError, match="with pixels, not with files"):
-        INFER.question([PICTURES[0], b"a file"])
+        INFER.encode([PICTURES[0], b"a file"])
 
 
 def test_an_open_inference_stream_carries_number_and_deadline() -> None:
-    question = INFER.question(PICTURES)
+    body = INFER.encode(PICTURES)
     for timeout_s, timeouts_us in ((None, {}), (0.25, {"timeout": 250_000})):
-        message = INFER.numbered(9, INFER.streamed(question, timeout_s))
+        message = INFER.numbered(9, INFER.streamed(body, timeout_s))
         request = open_inference_pb2.ModelInferRequest.FromString(message)
         assert request.id == "9"
         assert {name: value.int64_param for name, value in request.parameters.items()} == timeouts_us

@@ -9,7 +9,7 @@ from modelzoo.v1 import frontend_pb2
 from server import errors
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
 from server.frontends import error_codec
-from server.frontends.reports import Counters, InferStatistics, Reporter, Sum
+from server.frontends.reports import Counters, InferStatistics, Reporter, SummedCollector
 
 
 class Counting:
@@ -17,7 +17,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.asked = Counter("asked", "Asked.", ["model"], registry=self.registry)
+        self.asked = Counter("asked", "FrontendCounts.", ["model"], registry=self.registry)
         self.took = Histogram("took_seconds", "Took.", ["model"], buckets=(1, 2), registry=self.registry)
         self.level = Gauge("level", "Level.", registry=self.registry)
         self.reporter = Reporter(self.registry)
@@ -34,7 +34,7 @@ def page(own: Counting, *all_counters: Counters) -> str:
         return total.counts
 
     registry = CollectorRegistry()
-    registry.register(Sum(own.registry, others))
+    registry.register(SummedCollector(own.registry, others))
     return generate_latest(registry).decode()
 
 

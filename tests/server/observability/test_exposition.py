@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from server import ports
 from server.app import Server
 from server.config import Settings
-from server.frontends.reports import Asked, Sum
+from server.frontends.reports import FrontendCounts, SummedCollector
 from server.observability import logs
 from server.observability.exposition import MetricsPort
 from server.observability.guarded import Guarded
@@ -487,9 +487,9 @@ def test_while_the_loop_of_front_ends_does_not_answer_its_last_answer_is_shown_w
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     registry = CollectorRegistry()
-    asked = Asked(counts, loop, 0.05)
+    asked = FrontendCounts(counts, loop, 0.05)
     with blocked(loop):
-        registry.register(Sum(own, asked))
+        registry.register(SummedCollector(own, asked))
         assert registry.get_sample_value("here_total") == 0.0
     asked._asked.result()
     there["here"]["here_total", ()] = 6.0

@@ -126,7 +126,7 @@ def test_what_serializers_write_is_cut_and_never_copied() -> None:
     body = request.SerializeToString()
     read = read_infer_request(body, NO_LIMIT)
     shape = manifest_pb2.Input(height=32, width=32, channels=1)
-    rows = tensors.pixels(tensors.sent(read, shape, 10), None, shape)
+    rows = tensors.pixels(tensors.request_input(read, shape, 10), None, shape)
     np.testing.assert_array_equal(rows, images)
     assert np.shares_memory(rows, np.frombuffer(body, np.uint8))
 
