@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.terminal.console import RefusedError, err, out, refuse, refusing
+from cli.terminal.console import RefusedError, err, one_line, out, refuse, refusing
 
 if TYPE_CHECKING:
     from export.pipeline import Exported
@@ -133,6 +133,10 @@ class Bars:
         if not err.is_terminal:
             err.print(f"{self._name}: {what}")
         self._progress.update(self._task, description=f"{self._name}: {what}", note="")
+
+    def note(self, text: str) -> None:
+        """Show what should be known of the artifact, and leave it there."""
+        err.print(f"{self._name}: {one_line(text)}", style="yellow", soft_wrap=True)
 
     def images(self, done: int, total: int) -> None:
         """Show the images trained on so far."""

@@ -19,6 +19,7 @@ from cli.terminal.options import (
     Precisions,
     Repository,
     ScaledDecoding,
+    Strict,
     TopK,
     Ungated,
 )
@@ -66,6 +67,7 @@ def export(
     absent: Annotated[
         bool, typer.Option("--absent", help="Pass over what the repository holds already.")
     ] = False,
+    strict: Strict = False,
     repository: Repository = _MODELS,
     name: Annotated[
         str | None, typer.Option(help="Name of the model.", show_default="<architecture>-<weights>")
@@ -89,6 +91,7 @@ def export(
         calibration=calibration,
         ungated=ungated,
         scaled_decoding=scaled_decoding,
+        strict=strict,
         repository=repository,
         name=name,
         cache=cache,

@@ -1,12 +1,13 @@
-"""What is to become an artifact: a network, and what is known of it before any proof."""
+"""What is to become an artifact: a network, what is known of it before any proof, and what watches its way."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from export.data.datasets import Split
 from export.graph.verification import Images, Probabilities
-from export.training.train import Training
+from export.training.train import Training, Watcher
 from modelzoo.v1 import manifest_pb2
 
 
@@ -51,3 +52,13 @@ class ReleaseOptions:
     repository: Path
     precisions: Sequence[str] = field(default=("fp32",))
     ungated: bool = False
+
+
+class Observer(Watcher, Protocol):
+    """Reports how far an export has come."""
+
+    def step(self, what: str) -> None:
+        """Take note that the next step began."""
+
+    def note(self, text: str) -> None:
+        """Take note of what should be known of the artifact; it is not shown for a moment only."""

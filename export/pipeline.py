@@ -7,14 +7,13 @@ from pathlib import Path
 
 from artifact import layout, publish
 from export import sources
-from export.candidate import ReleaseOptions
+from export.candidate import Observer, ReleaseOptions
 from export.data import datasets, folders
 from export.data.datasets import Dataset
 from export.errors import ExportError
 from export.graph.tracing import ServedNetwork
 from export.onnx_import.conversion import ImportRequest
 from export.publishing import release
-from export.sources import Observer
 from export.training import recipes, train
 from export.weights import loading
 from modelzoo.v1 import manifest_pb2
@@ -30,6 +29,9 @@ class Silent(train.Unwatched):
     def step(self, what: str) -> None:
         """Ignore the step."""
 
+    def note(self, text: str) -> None:
+        """Ignore the note."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -43,6 +45,7 @@ class Request:
         precisions: None for all of a trained network and fp32 of a loaded one.
         calibration: folder of pictures that precisions are judged on where there is no held-out set.
         scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
+        strict: whether a folder is refused where a picture file in it cannot be used.
         cache: folder of downloaded datasets.
         recipe: how to train; None looks it up.
     """
@@ -55,6 +58,7 @@ class Request:
     calibration: Path | None = None
     ungated: bool = False
     scaled_decoding: bool = False
+    strict: bool = False
     cache: Path = Path("~/.cache/modelzoo")
     recipe: recipes.Recipe | None = None
 
@@ -154,7 +158,9 @@ def model_name(spec: ModelSpec, request: Request) -> str:
     if request.name is not None:
         return request.name
     path = Path(request.weights)
-    suffix = folders.name(path) if path.is_dir() else path.stem.lower() if path.is_file() else request.weights
+    suffix = (
+        folders.name_of(path) if path.is_dir() else path.stem.lower() if path.is_file() else request.weights
+    )
     return f"{spec.name}-{suffix}"
 
 
@@ -180,7 +186,7 @@ def _dataset(request: Request, observer: Observer) -> Dataset | None:
     path = Path(request.weights)
     if path.is_dir():
         observer.step(f"reading {path}")
-        return folders.load(path, seed)
+        return folders.load(path, seed, strict=request.strict, note=observer.note)
     require_weights(request.weights)
     return None
 

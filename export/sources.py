@@ -7,12 +7,11 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from artifact import manifest
-from export.candidate import Candidate
+from export.candidate import Candidate, Observer
 from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
@@ -27,13 +26,6 @@ from zoo.spec import InputSpec, ModelSpec
 
 _CALIBRATION_PICTURES = 512  # of a folder; more take time and change little
 _SAVEPOINT_PREFIX = ".training-"
-
-
-class Observer(train.Watcher, Protocol):
-    """Reports how far an export has come."""
-
-    def step(self, what: str) -> None:
-        """Take note that the next step began."""
 
 
 def trained(

@@ -41,4 +41,8 @@ ScaledDecoding = Annotated[
     ),
 ]
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a folder with a picture file that cannot be used.")
+]
+
 MODELS = Path("models")

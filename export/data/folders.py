@@ -1,23 +1,22 @@
 """A folder of pictures as a dataset: ``DIR/train/<label>/*.jpg`` and ``DIR/val/...``, or one split here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from artifact import pictures
 from artifact.errors import PictureError
-from export.data.datasets import HELD_OUT_RATIO, VALIDATION_RATIO, Dataset, DatasetError, Split, cut
+from export.data import copies, reading, splits
+from export.data.datasets import HELD_OUT_RATIO, VALIDATION_RATIO, Dataset, DatasetError, Split
+from export.data.reading import Found, Picture
 from modelzoo.v1 import manifest_pb2
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-_LOOKED_AT = 100  # pictures with headers that stand for the others
-_FEWEST = 5  # pictures of a label: three parts, and validation gets a tenth of what is not held out
+_FEWEST = 2  # different pictures of a label: one to learn from, one that is held out
 _MAX_BYTES = 8 << 30  # of decoded pixels, which all lie in memory
+_FEW_HELD_OUT = 100  # pictures, on which a figure says little
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Files:
         images = np.empty(size, np.uint8)  # [N, H, W, C]
         for row, path in enumerate(self.paths):
             try:
-                images[row] = pictures.decode(path.read_bytes(), shape, preprocessing)
+                images[row] = reading.fit(path.read_bytes(), shape, preprocessing)
             except (PictureError, OSError) as error:
                 raise DatasetError(f"{path}: {error}") from error
         return Split(images, self.labels)
@@ -55,47 +54,66 @@ class Files:
         return Files([self.paths[index] for index in indices], self.labels[indices])
 
 
-def load(folder: Path, seed: int) -> Dataset:
+def load(
+    folder: Path, seed: int, *, strict: bool = False, note: Callable[[str], None] = lambda _: None
+) -> Dataset:
     """Load a folder of pictures.
 
-    Labels are the names of the folders that pictures lie in. Where there is ``val`` beside ``train`` it is
-    held out, else a fifth of the pictures is, every label in proportion.
+    Labels are the names of the folders that pictures lie in. `splits.find` says what is held out; where there
+    is nothing but ``train``, or no parts at all, it is a fifth of the pictures, every label in proportion.
+    Copies of a picture are never on both sides.
+
+    Args:
+        strict: refuse the folder where a picture file in it cannot be used.
+        note: told what should be known of the accuracy: files passed over, copies, small numbers.
 
     Raises:
         DatasetError: there are too few labels or pictures, or a label cannot be one.
         OSError: the folder cannot be read.
     """
-    train_folder, val_folder = folder / "train", folder / "val"
-    root = train_folder if train_folder.is_dir() else folder
-    labels = _labels(root)
-    rest = _files(root, labels)
-    if root is train_folder and val_folder.is_dir():
-        if strangers := sorted(set(_labels(val_folder)) - set(labels)):
-            raise DatasetError(f"{val_folder} has labels that {root} lacks: {', '.join(strangers)}")
-        test, held_out = _files(val_folder, labels), f"the folder {val_folder.name} of {folder.name}"
-        if not len(test.paths):
-            raise DatasetError(f"{val_folder} holds no picture")
+    parts = splits.find(folder)
+    labels = splits.labels(parts.train)
+    loader = _Loader(labels, strict=strict, note=note)
+    rest = loader.pictures(parts.train)
+    if parts.test is not None:
+        test, held_out = loader.pictures(parts.test), f"the folder {parts.test.name} of {folder.name}"
     else:
-        _require_enough(rest, labels, root)
-        rest, test = cut(rest, HELD_OUT_RATIO, seed)
-        held_out = f"held-out 20 % of {folder.name}, stratified, seed {seed}"
-    _require_enough(rest, labels, root)
-    channels, side_px = _looks(rest.paths)
-    training, validation = cut(rest, VALIDATION_RATIO, seed)
+        test, held_out = [], f"held-out 20 % of {folder.name}, stratified, seed {seed}"
+    validation = [] if parts.validation is None else loader.pictures(parts.validation)
+    loader.report()
+    numbers = loader.number_copies(rest, validation, test)
+
+    for part, name in ((validation, parts.validation), (test, parts.test)):
+        if name is not None:
+            known = {numbers[one.path] for one in (rest if part is validation else [*rest, *validation])}
+            _drop_copies(part, known, numbers, name, note)
+    loader.require_enough(rest, parts.train, numbers)
+    random = np.random.default_rng(seed)
+    if parts.test is None:
+        rest, test = _cut(rest, HELD_OUT_RATIO, random, numbers)
+    if not validation:
+        rest, validation = _cut(rest, VALIDATION_RATIO, random, numbers)
+    if not validation:
+        note(
+            "too few pictures for a validation part: the best epoch is chosen on those that are learned from"
+        )
+        validation = rest
+    if len(test) < _FEW_HELD_OUT:
+        note(f"an accuracy on {len(test)} held-out pictures says little; its interval is in the card")
     return Dataset(
-        name=name(folder),
+        name=name_of(folder),
         held_out=held_out,
         labels=labels,
-        channels=channels,
-        side_px=side_px,
+        channels=1 if all(one.is_grey for one in rest) else 3,
+        side_px=int(np.median([one.shorter_px for one in rest])),
         mirrored=True,
-        train=training,
-        validation=validation,
-        test=test,
+        train=_files(rest),
+        validation=_files(validation),
+        test=_files(test),
     )
 
 
-def name(folder: Path) -> str:
+def name_of(folder: Path) -> str:
     """Make of a folder's name what a model's name may end with."""
     return re.sub(r"[^a-z0-9_.]+", "-", folder.resolve().name.lower()).strip("-.") or "pictures"
 
@@ -108,49 +126,140 @@ def pictures_in(
     Raises:
         DatasetError: there is none, or one cannot be read.
     """
-    paths = _paths(folder)
+    paths = reading.named_like_pictures(folder)
     if not paths:
-        raise DatasetError(f"{folder} holds no JPEG or PNG picture")
+        raise DatasetError(f"{folder} holds no picture")
     chosen = paths[:: -(-len(paths) // limit)]
     return Files(chosen, np.zeros(len(chosen), np.int64)).fitted(shape, preprocessing).images
 
 
-def _labels(root: Path) -> tuple[str, ...]:
-    labels = tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and child.name[0] != "."))
-    if len(labels) < 2:
-        raise DatasetError(f"{root} needs a folder of pictures for each of at least two labels")
-    for label in labels:
-        if len(label.splitlines()) != 1 or label != label.strip():
-            raise DatasetError(f"{root} has a folder {label!r}, which cannot be a label")
-    return labels
+class _Loader:
+    """Reads the parts of one dataset, and keeps what is to be said of them."""
+
+    def __init__(self, labels: Sequence[str], *, strict: bool, note: Callable[[str], None]) -> None:
+        self._labels = labels
+        self._strict = strict
+        self._note = note
+        self._found: list[Found] = []
+
+    def pictures(self, root: Path) -> list[Picture]:
+        """Read a part.
+
+        Raises:
+            DatasetError: it holds no picture, or a label that is not one of the training part.
+        """
+        if strangers := sorted(set(splits.labels(root)) - set(self._labels)):
+            raise DatasetError(f"{root} has labels that the training part lacks: {', '.join(strangers)}")
+        folders = [(root / label, index) for index, label in enumerate(self._labels)]
+        found = reading.read(folder for folder in folders if folder[0].is_dir())
+        if self._strict and found.unusable:
+            path, reason = next(iter(found.unusable.items()))
+            raise DatasetError(f"{path} is {reason}")
+        if not found.used:
+            raise DatasetError(f"{root} holds no picture that can be used; {found.report()}")
+        self._found.append(found)
+        return list(found.used)
+
+    def report(self) -> None:
+        """Say what was passed over, where anything was."""
+        passed_over = {path: why for found in self._found for path, why in found.passed_over.items()}
+        if passed_over:
+            used = [picture for found in self._found for picture in found.used]
+            self._note(Found(used, passed_over).report())
+
+    def number_copies(self, *parts: Sequence[Picture]) -> dict[Path, int]:
+        """Return a number for every picture, which copies have in common; say where their labels differ.
+
+        Args:
+            parts: the training part first. Where a label of it has only pictures that look alike, copies are
+                files with the same bytes alone.
+        """
+        pictures = [picture for part in parts for picture in part]
+        numbers = copies.near(pictures).tolist()
+        if any(count < _FEWEST for count in self._different(parts[0], numbers)):
+            # Pictures of one kind of thing, in one place and light, may look alike in small.
+            numbers = copies.exact(pictures).tolist()
+        by_number: dict[int, Picture] = {}
+        conflicts: list[tuple[Picture, Picture]] = []
+        for number, picture in zip(numbers, pictures, strict=True):
+            first = by_number.setdefault(number, picture)
+            if first.label != picture.label:
+                conflicts.append((first, picture))
+        if conflicts:
+            first, other = conflicts[0]
+            self._note(
+                f"{len(conflicts):,} copies of a picture have another label than it, "
+                f"{_place(other)} and {_place(first)} for one"
+            )
+        return {picture.path: number for number, picture in zip(numbers, pictures, strict=True)}
+
+    def require_enough(self, pictures: Sequence[Picture], root: Path, numbers: dict[Path, int]) -> None:
+        """Insist on different pictures of every label.
+
+        Raises:
+            DatasetError: a label has too few.
+        """
+        counts = self._different(pictures, [numbers[one.path] for one in pictures])
+        for label, count in zip(self._labels, counts, strict=True):
+            if count < _FEWEST:
+                raise DatasetError(f"{root / label} holds {count} different pictures, fewer than {_FEWEST}")
+
+    def _different(self, pictures: Sequence[Picture], numbers: Sequence[int]) -> list[int]:
+        """Count the different pictures of each label."""
+        different: list[set[int]] = [set() for _ in self._labels]
+        for one, number in zip(pictures, numbers, strict=False):  # the numbers of other parts follow
+            different[one.label].add(number)
+        return [len(its) for its in different]
 
 
-def _paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+def _drop_copies(
+    part: list[Picture], known: set[int], numbers: dict[Path, int], folder: Path, note: Callable[[str], None]
+) -> None:
+    """Take the pictures out of a part whose copies are in an earlier one.
+
+    Raises:
+        DatasetError: all of them are copies.
+    """
+    kept = [one for one in part if numbers[one.path] not in known]
+    if not kept:
+        raise DatasetError(f"{folder} holds nothing but copies of pictures that are learned from")
+    if dropped := len(part) - len(kept):
+        note(f"{dropped:,} of {len(part):,} pictures in {folder.name} are copies of others: passed over")
+    part[:] = kept
 
 
-def _files(root: Path, labels: Sequence[str]) -> Files:
-    found = [(path, index) for index, label in enumerate(labels) for path in _paths(root / label)]
-    return Files([path for path, _ in found], np.array([index for _, index in found], np.int64))
+def _cut(
+    pictures: Sequence[Picture], ratio: float, random: np.random.Generator, numbers: dict[Path, int]
+) -> tuple[list[Picture], list[Picture]]:
+    """Cut a part off, copies together and every label in proportion; give what is left and what was cut.
+
+    Of a label with two different pictures or more, at least one is cut off, and one is left.
+    """
+    by_number: dict[int, list[Picture]] = {}
+    for picture in pictures:
+        by_number.setdefault(numbers[picture.path], []).append(picture)
+    by_label: dict[int, list[list[Picture]]] = {}
+    for group in by_number.values():
+        by_label.setdefault(group[0].label, []).append(group)
+    off: set[Path] = set()
+    for label in sorted(by_label):
+        its = by_label[label]
+        wanted = max(1, round(ratio * sum(map(len, its))))
+        taken = 0
+        for index in random.permutation(len(its))[: len(its) - 1]:
+            if taken and taken + len(its[index]) > wanted:
+                continue
+            off.update(one.path for one in its[index])
+            taken += len(its[index])
+    return (
+        [one for one in pictures if one.path not in off],
+        [one for one in pictures if one.path in off],
+    )
 
 
-def _require_enough(files: Files, labels: Sequence[str], root: Path) -> None:
-    counts = np.bincount(files.labels, minlength=len(labels))
-    for label, count in zip(labels, counts, strict=True):
-        if count < _FEWEST:
-            raise DatasetError(f"{root / label} holds {count} JPEG or PNG pictures, fewer than {_FEWEST}")
+def _files(pictures: Sequence[Picture]) -> Files:
+    return Files([one.path for one in pictures], np.array([one.label for one in pictures], np.int64))
 
 
-def _looks(paths: Sequence[Path]) -> tuple[int, int]:
-    """Return the channels and the typical shorter side of pictures, out of some of their headers."""
-    chosen = paths[:: max(1, len(paths) // _LOOKED_AT)]
-    sides, modes = [], set()
-    for path in chosen:
-        try:
-            with Image.open(path) as image:
-                sides.append(min(image.size))
-                modes.add(image.mode)
-        except (OSError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{path}: neither a JPEG nor a PNG file that can be read") from error
-    grey = all(mode in {"1", "L", "LA"} or mode.startswith("I") for mode in modes)
-    return (1 if grey else 3), int(np.median(sides))
+def _place(picture: Picture) -> str:
+    return "/".join(picture.path.parts[-2:])

@@ -92,9 +92,102 @@ def test_a_single_label_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_pictures_of_a_label_are_refused(pets: Path) -> None:
-    draw(pets, "fish", 2)
-    with pytest.raises(DatasetError, match=r"fish holds 2 JPEG or PNG pictures, fewer than 5"):
+    draw(pets, "fish", 1)
+    with pytest.raises(DatasetError, match=r"fish holds 1 different pictures, fewer than 2$"):
         folders.load(pets, seed=0)
+
+
+@pytest.mark.parametrize("count", range(2, 13))
+def test_few_pictures_of_a_label_are_enough_from_two_on(tmp_path: Path, count: int) -> None:
+    labels = ("a", "bb", "ccc", "dddd", "eeeee")
+    for label in labels:
+        draw(tmp_path, label, count)
+    notes: list[str] = []
+    dataset = folders.load(tmp_path, seed=0, note=notes.append)
+    held_out = np.bincount(dataset.test.labels, minlength=5).tolist()
+    assert held_out == [max(1, round(0.2 * count))] * 5
+    assert min(np.bincount(dataset.train.labels, minlength=5)) >= 1
+    alone = count == 2  # one is held out, one is learned from
+    assert (dataset.validation.paths == dataset.train.paths) is alone
+    assert not set(dataset.test.paths) & {*dataset.train.paths, *dataset.validation.paths}
+    assert any("too few pictures for a validation part" in note for note in notes) is alone
+    assert f"an accuracy on {sum(held_out)} held-out pictures says little" in notes[-1]
+
+
+def test_of_three_parts_the_third_is_held_out_and_the_second_is_for_choosing(tmp_path: Path) -> None:
+    for part, count in (("Training", 10), ("Valid", 4), ("TEST", 3)):
+        for label in ("cat", "horse"):
+            draw(tmp_path / part, label, count)
+    dataset = folders.load(tmp_path, seed=0)
+    assert dataset.held_out == f"the folder TEST of {tmp_path.name}"
+    for files, part, count in (
+        (dataset.train, "Training", 20), (dataset.validation, "Valid", 8), (dataset.test, "TEST", 6),
+    ):  # fmt: skip
+        assert len(files.paths) == count
+        assert {path.parts[-3] for path in files.paths} == {part}
+
+
+def test_junk_is_passed_over_and_said_in_one_line_unless_the_folder_must_be_clean(pets: Path) -> None:
+    (pets / "cat" / "._000.jpg").write_bytes(b"finder")
+    (pets / "cat" / "empty.png").write_bytes(b"")
+    (pets / "dog" / "page.jpg").write_text("<html>")
+    (pets / "__MACOSX").mkdir()
+    (pets / "cat" / ".ipynb_checkpoints").mkdir()
+    (pets / "cat" / ".ipynb_checkpoints" / "000.jpg").write_bytes((pets / "cat/000.jpg").read_bytes())
+    truncated = pets / "dog" / "000.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:-400])
+    notes: list[str] = []
+    dataset = folders.load(pets, seed=0, note=notes.append)
+    assert dataset.labels == ("cat", "dog")
+    assert len(dataset.train.labels) + len(dataset.validation.labels) + len(dataset.test.labels) == 59
+    assert notes[0].startswith("59 pictures used, 6 files passed over: ")
+    for reason in (
+        "2 hidden, or left by a system, ",
+        "1 empty, empty.png for one",
+        "1 not named like pictures, notes.txt for one",
+        "page.jpg for one",
+        "000.jpg for one",
+    ):
+        assert reason in notes[0]
+    with pytest.raises(DatasetError, match=r"/cat/.*\.(jpg|png) is "):
+        folders.load(pets, seed=0, strict=True)
+
+
+def test_copies_are_on_one_side_and_labels_that_differ_are_said(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label in ("heads", "tails"):
+        (tmp_path / label).mkdir()
+    for number in range(40):  # random pictures, labels by the toss of a coin
+        image = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize((48, 48))
+        for copy in range(15):
+            label = "heads" if random.random() < 0.5 else "tails"
+            image.resize((40 + copy, 40 + copy)).save(
+                tmp_path / label / f"{number}-{copy}.jpg", quality=80 + copy
+            )
+    notes: list[str] = []
+    dataset = folders.load(tmp_path, seed=0, note=notes.append)
+    seen, held_out = (
+        {path.name.partition("-")[0] for path in paths}
+        for paths in ([*dataset.train.paths, *dataset.validation.paths], dataset.test.paths)
+    )
+    assert len(seen) + len(held_out) == 40
+    assert not seen & held_out
+    assert "copies of a picture have another label than it" in notes[0]
+
+
+def test_what_is_held_out_may_not_be_what_is_learned_from(tmp_path: Path) -> None:
+    for label in ("cat", "horse"):
+        draw(tmp_path / "train", label, 10)
+        draw(tmp_path / "val", label, 10)  # the very same
+    with pytest.raises(
+        DatasetError, match=r"val holds nothing but copies of pictures that are learned from$"
+    ):
+        folders.load(tmp_path, seed=0)
+    draw(tmp_path / "val", "cat", 14)  # others
+    notes: list[str] = []
+    dataset = folders.load(tmp_path, seed=0, note=notes.append)
+    assert len(dataset.test.paths) == 14
+    assert notes[0] == "10 of 24 pictures in val are copies of others: passed over"
 
 
 def test_a_label_of_two_lines_is_refused(pets: Path) -> None:
@@ -112,9 +205,9 @@ def test_a_damaged_picture_is_named(pets: Path) -> None:
 
 
 def test_a_file_that_is_no_picture_is_named(pets: Path) -> None:
-    for path in pets.rglob("*.jpg"):
+    for path in pets.rglob("*.*g"):
         path.write_text("this is text")
-    with pytest.raises(DatasetError, match=r"\.jpg: neither a JPEG nor a PNG file"):
+    with pytest.raises(DatasetError, match=r"holds no picture that can be used; 0 pictures used, 61 files"):
         folders.load(pets, seed=0)
 
 
@@ -129,5 +222,5 @@ def test_more_than_memory_holds_is_refused(pets: Path) -> None:
 def test_pictures_for_calibration_are_spread_over_the_folder(pets: Path) -> None:
     assert folders.pictures_in(pets, 100, INPUT, PREPROCESSING).shape == (60, 16, 16, 3)
     assert folders.pictures_in(pets, 12, INPUT, PREPROCESSING).shape == (12, 16, 16, 3)
-    with pytest.raises(DatasetError, match="holds no JPEG or PNG picture"):
+    with pytest.raises(DatasetError, match="holds no picture"):
         folders.pictures_in(pets.parent / "My Pets" / "nowhere", 12, INPUT, PREPROCESSING)

@@ -1,0 +1,95 @@
+"""Which folders are the parts of a dataset: ``DIR/<label>``, or ``DIR/train/<label>`` with others beside."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.data.datasets import DatasetError
+
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# What a folder of a split may be called elsewhere; as a label it would be learned as one.
+_LIKE_A_SPLIT = re.compile(
+    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation|hold[-_ ]?out)"
+    r"([-_ ]?(set|split|data|images|pictures|\d+))*",
+    re.IGNORECASE,
+)
+_JUNK = frozenset({"__MACOSX"})
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a dataset's parts; each has a folder for every label.
+
+    Attributes:
+        train: the only part there must be; the others are cut off it where they are not there.
+        validation: on which the best epoch is chosen.
+        test: held out: looked at once, at the very end.
+    """
+
+    train: Path
+    validation: Path | None = None
+    test: Path | None = None
+
+
+def find(folder: Path) -> Folders:
+    """Find the parts of a dataset by the names of its folders, in any case.
+
+    Of two parts, the second is held out, whether it is called ``val`` or ``test``; of three, ``test`` is, and
+    the best epoch is chosen on ``val``.
+
+    Raises:
+        DatasetError: two folders are the same part, or there is no ``train`` beside the others.
+        OSError: the folder cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for child in subfolders(folder):
+        for part, names in _NAMES.items():
+            if child.name.lower() not in names:
+                continue
+            if part in found:
+                raise DatasetError(
+                    f"{folder} has {found[part].name} and {child.name}; one of them is too many"
+                )
+            found[part] = child
+    if not found:
+        return Folders(folder)
+    if "train" not in found:
+        [first, *_] = found.values()
+        raise DatasetError(f"{folder} has a folder {first.name}, and none that is called train")
+    if "test" not in found:
+        return Folders(found["train"], None, found.get("validation"))
+    return Folders(found["train"], found.get("validation"), found["test"])
+
+
+def labels(root: Path) -> tuple[str, ...]:
+    """Return the labels of a part: the names of its folders, in order.
+
+    Raises:
+        DatasetError: there are fewer than two, or one cannot be a label.
+        OSError: the folder cannot be read.
+    """
+    names = tuple(child.name for child in subfolders(root))
+    if len(names) < 2:
+        raise DatasetError(f"{root} needs a folder of pictures for each of at least two labels")
+    for name in names:
+        if len(name.splitlines()) != 1 or name != name.strip():
+            raise DatasetError(f"{root} has a folder {name!r}, which cannot be a label")
+        if _LIKE_A_SPLIT.fullmatch(name):
+            raise DatasetError(
+                f"{root} has a folder {name}, which looks like a part of the dataset and not like a label: "
+                f"the parts are called train, val and test, and lie side by side"
+            )
+    return names
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in a folder by name, but for hidden ones and those that archivers leave."""
+    return sorted(
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and child.name[0] != "." and child.name not in _JUNK
+    )

@@ -1,0 +1,66 @@
+"""The parts of a dataset are found by what their folders are called, and nothing else is taken for one."""
+
+from pathlib import Path
+
+import pytest
+
+from export.data import splits
+from export.data.datasets import DatasetError
+
+
+def made(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "validation", "test"),
+    [
+        (("train",), "train", None, None),
+        (("train", "val"), "train", None, "val"),
+        (("Train", "Test"), "Train", None, "Test"),
+        (("training", "testing"), "training", None, "testing"),
+        (("TRAIN", "Valid", "test"), "TRAIN", "Valid", "test"),
+        (("train", "validation", "testing", "notes"), "train", "validation", "testing"),
+    ],
+)
+def test_parts_are_found_in_any_case(
+    tmp_path: Path, names: tuple[str, ...], train: str, validation: str | None, test: str | None
+) -> None:
+    found = splits.find(made(tmp_path, *names))
+    parts = [None if part is None else part.name for part in (found.train, found.validation, found.test)]
+    assert parts == [train, validation, test]
+
+
+def test_a_folder_without_parts_is_its_own_training_part(tmp_path: Path) -> None:
+    assert splits.find(made(tmp_path, "cat", "dog", "trains")) == splits.Folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train", "Training"), r"has Training and train; one of them is too many$|has train and Training"),
+        (("val", "test"), r"has a folder (val|test), and none that is called train$"),
+        (("Test", "cat", "dog"), r"has a folder Test, and none that is called train$"),
+    ],
+)
+def test_parts_that_are_no_split_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        splits.find(made(tmp_path, *names))
+
+
+@pytest.mark.parametrize("name", ["train2017", "test_set", "Training data", "hold-out", "eval", "val-images"])
+def test_a_label_that_looks_like_a_part_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match=rf"has a folder {name}, which looks like a part of the dataset"):
+        splits.labels(made(tmp_path, "cat", "dog", name))
+
+
+@pytest.mark.parametrize("name", ["trainer", "valley", "tester", "train station", "devil"])
+def test_a_label_that_only_begins_like_a_part_is_one(tmp_path: Path, name: str) -> None:
+    assert name in splits.labels(made(tmp_path, "cat", name))
+
+
+def test_what_archivers_and_editors_leave_is_no_label(tmp_path: Path) -> None:
+    made(tmp_path, "cat", "dog", "__MACOSX", ".git", ".ipynb_checkpoints")
+    assert splits.labels(tmp_path) == ("cat", "dog")
