@@ -1,4 +1,4 @@
-"""What is to become an artifact: a network, what is known of it before any proof, and what watches its way."""
+"""What is to become an artifact, what is known of it before any proof, and what watches its way."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
