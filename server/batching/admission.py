@@ -66,7 +66,13 @@ class AdmissionController:
         )
 
     def _work_s(self, to: ModelQueue, submission: Submission) -> float:
-        """Predict how long the device takes for what runs, what is queued before a submission, and itself."""
+        """Predict how long the device takes for what runs, what is queued before a submission, and itself.
+
+        With T the time to drain all models' images up to its own, each model alone on an idle device::
+
+            a lane is free    takes_s(T)
+            none is           what runs + T + its own images' time * (slowest - 1)
+        """
         total_s = 0.0
         for queue in self._queues:
             ahead = len(submission.images) if queue is to else 0

@@ -125,8 +125,13 @@ class Batcher:
     def take(self, lane: int = 0) -> Batch | float | None:
         """Bind the next batch, of the model with least slack.
 
-        Slack is the time until the images are due, less what their batch takes. What cannot meet its deadline
-        any more expires here, before any computing. Called by a lane, which holds the lock.
+        The policy names the priority that runs next, and the models with such images. Of these, without those
+        that may wait for more images, the one is taken with the least slack::
+
+            slack = when its first images are due - now - what their batch takes
+
+        What cannot meet its deadline any more expires here, before any computing; then all of that is asked
+        again. Called by a lane, which holds the lock.
 
         Args:
             lane: the number of its thread. A batch may begin there while the one before is on its way.

@@ -77,6 +77,9 @@ class Batch:
     def finish(self, free_s: float = -math.inf) -> float:
         """Settle on the event loop, with one wake-up for all.
 
+        Of its time, the profile learns what it would have taken alone: the work is the integral of dt /
+        slowdown, as `Contention` counts it, and the slowdown that this batch had is its time divided by that.
+
         Args:
             free_s: when the batch before this one ended, and left the device to it.
 

@@ -62,6 +62,11 @@ class Contention:
     def takes_s(self, work_s: float, now_s: float, lane: int | None = None) -> float:
         """Predict how long work takes that begins now, if nothing else begins.
 
+        Another batch with r seconds left has r / slowdown of work left, and shares the cores for no longer
+        than the new work lasts. So work w, beside batches with r1, r2, ... left, takes::
+
+            max(w, (w + min(r1 / slowdown, w) + min(r2 / slowdown, w) + ...) / side_by_side)
+
         Args:
             lane: on which it begins; what ran there has ended. None for any that is free.
         """
@@ -83,6 +88,10 @@ class Contention:
         return max(1.0, batches / self.side_by_side)
 
     def _change(self, lane: int, until_s: float, now_s: float) -> None:
+        """Set when a lane will be free; what runs on the others has as much work left, at another pace.
+
+        Where the slowdown changes from s to t, a batch that should end at u ends at now + (u - now) * t / s.
+        """
         others = self._others(lane)
         before, now = self.slowdown, self._slowdown(len(others) + (until_s > -math.inf))
         self._state = (now_s, self.work_s(now_s), now)

@@ -152,8 +152,12 @@ class PriorityLevel:
     def best_size(self, now_s: float, slowdown: float) -> int:
         """Choose how many images run next: most per second, of the sizes that keep every deadline.
 
-        Of sizes that are about equal, the largest. One image runs whatever its deadline; what cannot meet it
-        alone was dropped before.
+        The largest size b for which, within a tenth, no smaller one has a higher rate, and whose first b
+        images are in time::
+
+            rate(b) = b / batch_s(b)        now + slowdown * batch_s(b) < the earliest of their deadlines
+
+        One image runs whatever its deadline; what cannot meet it alone was dropped before.
 
         Args:
             slowdown: how many times as long as predicted the batch may take.

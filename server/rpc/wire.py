@@ -18,6 +18,11 @@ TEXT = 1 << 16  # far above any name; longer ones of some kilobytes are answered
 def count_fields(body: bytes, limit: int, inside: Inside = NOTHING) -> int:
     """Count the fields of a protobuf message, ``limit`` + 1 at the most.
 
+    Messages are walked breadth first, without recursion. What counts for a field with a content of its own is
+    what ``inside`` has under its number: another such table (a message: its fields count, too), a number (a
+    text of at most so many bytes), None (packed numbers: every byte may be one), or nothing (the field
+    alone).
+
     Raises:
         InvalidRequestError: a text is longer than it may be.
         ValueError: the bytes are no message, as far as they were looked at.
