@@ -74,7 +74,9 @@ def labels(root: Path) -> tuple[str, ...]:
     """
     names = tuple(child.name for child in subfolders(root))
     if len(names) < 2:
-        raise DatasetError(f"{root} needs a folder of pictures for each of at least two labels")
+        is_part = any(root.name.lower() in given for given in _NAMES.values())
+        why = ", as it is called like a part of a dataset," if is_part else ""
+        raise DatasetError(f"{root}{why} needs a folder of pictures for each of at least two labels")
     for name in names:
         if len(name.splitlines()) != 1 or name != name.strip():
             raise DatasetError(f"{root} has a folder {name!r}, which cannot be a label")
