@@ -56,7 +56,7 @@ def test_a_label_that_looks_like_a_part_is_refused(tmp_path: Path, name: str) ->
         splits.labels(made(tmp_path, "cat", "dog", name))
 
 
-def test_a_label_that_is_called_train_is_taken_for_the_training_part_and_that_is_said(tmp_path: Path) -> None:
+def test_a_label_called_train_is_taken_for_the_training_part_and_that_is_said(tmp_path: Path) -> None:
     found = splits.find(made(tmp_path, "car", "plane", "Train"))
     with pytest.raises(
         DatasetError, match=r"Train, as it is called like a part of a dataset, needs a folder"
