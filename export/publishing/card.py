@@ -145,7 +145,7 @@ def _page(manifest: manifest_pb2.Manifest, training: Training | None) -> list[st
         "| | |",
         "| --- | --- |",
         f"| weights | {_weights(manifest, training)} |",
-        *_augmentation(manifest.weights),
+        *augmentation_rows(manifest.weights),
         f"| accuracy | {_accuracy(manifest)} |",
         f"| parity with {manifest.reference} | {_parity(manifest.precisions[0])} |",
         "",
@@ -158,7 +158,7 @@ def _page(manifest: manifest_pb2.Manifest, training: Training | None) -> list[st
     ]
 
 
-def _augmentation(weights: manifest_pb2.Weights) -> list[str]:
+def augmentation_rows(weights: manifest_pb2.Weights) -> list[str]:
     """Name the changes of training pictures, with their sizes; nothing where nothing was trained here."""
     if not weights.HasField("augmentation"):
         return []

@@ -41,7 +41,8 @@ def sided_label(labels: Sequence[str]) -> str | None:
     A label does if it is a number, the English name of one up to ten, or a single letter of any script; or
     if one of its words begins with left or right, is clockwise, anticlockwise or counterclockwise, or is
     text, sign, arrow, letter, digit, number, numeral or character, or a plural of these. Case does not
-    matter but where it separates words, as in ``TurnLeft``. In doubt pictures are not mirrored: a right whale has no side.
+    matter but where it separates words, as in ``TurnLeft``. In doubt pictures are not mirrored: a right whale
+    has no side.
 
     Returns:
         The label; None where no label does.
