@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import NormalDist
 
 from google.protobuf import json_format
 
@@ -23,6 +24,7 @@ MAX_LABEL_CHARACTERS = 1_000  # the longest of ImageNet's have 121
 MAX_LABELS_BYTES = 16 << 20
 MAX_MODEL_FILE_BYTES = (1 << 31) - 1  # a protobuf message's own limit, and `File.size_bytes`'s
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # where `str.splitlines` splits
+_Z_95 = NormalDist().inv_cdf(0.975)  # 1.96: 95 % of a normal distribution lie within as many deviations
 MAX_SIDE_PX = 4096  # far above any classifier of the catalog (Inception v3: 299)
 
 
@@ -160,6 +162,26 @@ def accuracy_ratio(precision: manifest_pb2.Precision) -> float | None:
     """Return the share of right answers of a checked manifest's precision; None where it was not measured."""
     accuracy = precision.accuracy
     return accuracy.correct / accuracy.images if precision.HasField("accuracy") else None
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share of right answers.
+
+    With ``p = correct / images``, ``n = images`` and ``z`` the 97.5 % quantile of the normal distribution:
+    ``(p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)``. Other than ``p ± z √(p(1-p)/n)`` it holds for few
+    images, and for all or none of them right; it never leaves 0..1.
+
+    Args:
+        correct: from 0 to ``images``.
+        images: at least 1.
+
+    Reference: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
+    American Statistical Association 22, 1927, https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    ratio, weight = correct / images, _Z_95**2 / images
+    centre = ratio + weight / 2
+    spread = math.sqrt(ratio * (1 - ratio) * weight + weight**2 / 4)
+    return max(0.0, (centre - spread) / (1 + weight)), min(1.0, (centre + spread) / (1 + weight))
 
 
 def machine_text(machine: manifest_pb2.Machine) -> str:

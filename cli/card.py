@@ -4,14 +4,17 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
-from cli.terminal.console import RefusedError, out, refusing
+from cli.terminal.console import RefusedError, on_terminal, out, refusing
 
-_COLUMNS = 100  # of a page that people read, on a wide terminal and in a pipe
+_COLUMNS = 100  # of a page that is read on a wide terminal
 _MAX_CHARACTERS = 1 << 20  # of a page; those that `export` writes have some thousand
 
 
 def run(name: str, repository: Path) -> None:
-    """Print the card of the newest version of a model, and say where its pictures are."""
+    """Print the card of the newest version of a model, and where its pictures are.
+
+    A terminal shows the page; a file or another program gets its Markdown, nothing wrapped or cut.
+    """
     with refusing(OSError, UnicodeDecodeError):
         from artifact import layout
 
@@ -21,8 +24,11 @@ def run(name: str, repository: Path) -> None:
             raise RefusedError(f"{repository} holds no model called {name!r}; there is: {held}")
         folder = entries[name].folder / layout.CARD
         page = _read(folder / "README.md")
-        # Links in full: a terminal would hide where they lead, and a file lose it.
-        out.print(Markdown(page, hyperlinks=False), width=min(out.width, _COLUMNS))
+        if on_terminal():
+            # Links in full: a terminal would hide where they lead.
+            out.print(Markdown(page, hyperlinks=False), width=min(out.width, _COLUMNS))
+        else:
+            out.print(page, soft_wrap=True)
         pictures = sorted(path for path in folder.glob("*.png") if path.name != layout.EXAMPLE)
         for path in pictures:
             out.print(str(path), soft_wrap=True)

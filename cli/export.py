@@ -102,6 +102,11 @@ def told(exported: "Exported") -> Iterator[str]:
         yield f"{exported.folder} {precision.name}: {right}, at most {worst:.1e} from {described.reference}"
     for refusal in described.refusals:
         yield f"{exported.folder} without {refusal.reason}"
+    if label := described.weights.augmentation.unmirrored_label:
+        yield (
+            f"{exported.folder} trained without mirrored pictures: the label {label!r} suggests a side "
+            "(--mirror mirrors all the same)"
+        )
 
 
 class Bars:

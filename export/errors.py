@@ -9,6 +9,7 @@ ExportError                one line that says why
 ├── NoPicturesError        a precision needs pictures
 ├── PrecisionError         a graph cannot be had in another precision
 ├── UnknownWeightsError    there are no such weights
+├── UntrainedError         an option of trainings, and nothing is trained
 └── WeightsError           weights from elsewhere are not taken
 
 Each lies beside what raises it.

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifact import layout, publish
@@ -14,7 +14,7 @@ from export.errors import ExportError
 from export.graph.tracing import ServedNetwork
 from export.onnx_import.conversion import ImportRequest
 from export.publishing import release
-from export.training import recipes, train
+from export.training import augment, recipes, train
 from export.weights import loading
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import ModelSpec
@@ -47,7 +47,9 @@ class Request:
         scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
         strict: whether a folder is refused where a picture file in it cannot be used.
         cache: folder of downloaded datasets.
-        recipe: how to train; None looks it up.
+        mirror: whether half of the training pictures are mirrored; None where the dataset allows it and no
+            label suggests otherwise.
+        recipe: how to train, but for ``mirror``; None looks it up.
     """
 
     repository: Path
@@ -60,6 +62,7 @@ class Request:
     scaled_decoding: bool = False
     strict: bool = False
     cache: Path = Path("~/.cache/modelzoo")
+    mirror: bool | None = None
     recipe: recipes.Recipe | None = None
 
 
@@ -76,12 +79,17 @@ class UnknownWeightsError(ExportError):
     """There are no such weights; the message says what there can be."""
 
 
+class UntrainedError(ExportError):
+    """An option of trainings was given, and nothing is trained; the message names it."""
+
+
 def export(spec: ModelSpec, request: Request, observer: Observer | None = None) -> Exported:
     """Train or load a network, prove it, and publish it.
 
     Raises:
         ManifestError: `request.name` is not a model's name.
         UnknownWeightsError: `request.weights` is neither a name nor a path.
+        UntrainedError: `request.mirror` is set, and weights are loaded.
         DatasetError: the pictures are not what training needs.
         DivergedError: every start of the training failed.
         WeightsError: the weights could not be loaded, or do not fit.
@@ -96,6 +104,8 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     folder = request.repository / name
     dataset = _dataset(request, observer)
     if dataset is None:
+        if request.mirror is not None:
+            raise UntrainedError(f"--mirror and --no-mirror are of trainings; {request.weights} is loaded")
         observer.step(f"loading {request.weights}")
         found = _load(spec, request)
         served, candidate = sources.loaded(
@@ -103,9 +113,17 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
         )
         precisions = request.precisions or PRECISIONS[:1]
     else:
-        recipe = request.recipe or recipes.find(spec.name, dataset.name, mirror=dataset.mirrored)
+        recipe, unmirrored_label = recipe_for(spec, dataset, request)
         served, candidate = sources.trained(
             spec, name, dataset, recipe, folder, observer, scaled_decoding=request.scaled_decoding
+        )
+        shape = candidate.description.input
+        candidate.description.weights.augmentation.CopyFrom(
+            manifest_pb2.Augmentation(
+                max_shift_px=augment.max_shift_px(recipe.max_shift_ratio, shape.height, shape.width),
+                mirrored=recipe.mirror,
+                unmirrored_label=unmirrored_label,
+            )
         )
         precisions = request.precisions or PRECISIONS
     options = ReleaseOptions(request.repository, precisions, request.ungated)
@@ -189,6 +207,21 @@ def _dataset(request: Request, observer: Observer) -> Dataset | None:
         return folders.load(path, seed, strict=request.strict, note=observer.note)
     require_weights(request.weights)
     return None
+
+
+def recipe_for(spec: ModelSpec, dataset: Dataset, request: Request) -> tuple[recipes.Recipe, str]:
+    """Choose how to train.
+
+    Returns:
+        The recipe, and the label for which pictures are not mirrored; empty where that did not decide.
+    """
+    if request.recipe is not None:
+        mirror = request.recipe.mirror if request.mirror is None else request.mirror
+        return replace(request.recipe, mirror=mirror), ""
+    if request.mirror is not None or not dataset.mirrored:
+        return recipes.find(spec.name, dataset.name, mirror=bool(request.mirror)), ""
+    label = augment.sided_label(dataset.labels)
+    return recipes.find(spec.name, dataset.name, mirror=label is None), label or ""
 
 
 def _load(spec: ModelSpec, request: Request) -> loading.Loaded:

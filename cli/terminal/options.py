@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, or that take many lines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,15 @@ Calibration = Annotated[
 ]
 Ungated = Annotated[
     bool, typer.Option("--ungated", help="Publish precisions that did not pass their gates, too.")
+]
+Mirror = Annotated[
+    bool | None,
+    typer.Option(
+        "--mirror/--no-mirror",
+        help="Mirror half of the training pictures, or none.",
+        show_default="mirrored, unless a label suggests a side: left, digits, letters, text, signs, arrows",
+        envvar="MODELZOO_MIRROR",
+    ),
 ]
 ScaledDecoding = Annotated[
     bool,

@@ -1,5 +1,7 @@
 """The card of an artifact: a page with pictures, of where it comes from, how good it is, where it errs."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +9,31 @@ import numpy.typing as npt
 from PIL import Image
 
 from artifact import layout
+from artifact.manifest import wilson_interval
 from export.candidate import Candidate
+from export.data.datasets import Split
 from export.graph.verification import Probabilities
-from export.publishing import figures
+from export.publishing import figures, label_text
+from export.publishing.label_text import markdown
 from export.training.train import Training
 from modelzoo.v1 import manifest_pb2
 
-_MOST_LABELS = 20  # that a confusion matrix can show and still be read
+_MOST_PAIRS = 10  # of labels that are taken for each other, in the page's table
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What was answered to the held-out pictures.
+
+    Attributes:
+        pictures: lines of the page that show the figures.
+        numbered: label indices that the figures draw by number.
+        pairs: of many labels those that were taken for each other, ``[P, 3]``; see `confused_pairs`.
+    """
+
+    pictures: list[str]
+    numbered: list[int]
+    pairs: npt.NDArray[np.int64]
 
 
 def write(
@@ -29,22 +49,17 @@ def write(
     folder.mkdir()
     manifest = candidate.description
     Image.fromarray(example.squeeze()).save(folder / layout.EXAMPLE)
-    figures.latencies(folder / "latency.png", manifest.precisions, manifest.machine)
-    pictures = ["![time of a batch by its size](latency.png)"]
+    figures.save(figures.latencies(manifest.precisions, manifest.machine), folder / "latency.png")
+    pictures, told = ["![time of a batch by its size](latency.png)"], []
     if candidate.held_out is not None and answers is not None:
-        held_out = candidate.held_out
-        if figures.mistakes(
-            folder / "mistakes.png", candidate.labels, held_out.images, held_out.labels, answers
-        ):
-            pictures.insert(0, "![the mistakes it was surest of](mistakes.png)")
-        if len(candidate.labels) <= _MOST_LABELS:
-            counts = confusion_matrix(held_out.labels, answers)
-            figures.confusion(folder / "confusion.png", candidate.labels, counts)
-            pictures.insert(0, "![confusion matrix on the held-out images](confusion.png)")
+        shown = _draw_answers(folder, candidate.labels, candidate.held_out, answers)
+        pictures = [*shown.pictures, *pictures]
+        told = [*_confused(candidate.labels, shown.pairs), *_numbered(candidate.labels, shown.numbered)]
     if candidate.training is not None:
-        figures.losses(folder / "loss.png", candidate.training)
+        figures.save(figures.losses(candidate.training), folder / "loss.png")
         pictures.insert(0, "![training and validation loss by epoch](loss.png)")
-    (folder / "README.md").write_text(_page(manifest, candidate.training, pictures), "utf-8")
+    page = [*_page(manifest, candidate.training), *(line for one in pictures for line in (one, "")), *told]
+    (folder / "README.md").write_text("\n".join(page), "utf-8")
 
 
 def confusion_matrix(labels: npt.NDArray[np.int64], answers: Probabilities) -> npt.NDArray[np.int64]:
@@ -55,14 +70,73 @@ def confusion_matrix(labels: npt.NDArray[np.int64], answers: Probabilities) -> n
     return counts
 
 
+def confused_pairs(labels: npt.NDArray[np.int64], answers: Probabilities) -> npt.NDArray[np.int64]:
+    """Count the mistakes of each kind, the most frequent first.
+
+    Unlike the matrix, this takes memory by the mistakes, not by the square of the labels.
+
+    Returns:
+        ``[P, 3]``: true label, answer, how often.
+    """
+    answered = answers.argmax(axis=1)
+    wrong = answered != labels
+    pairs, counts = np.unique(np.stack([labels[wrong], answered[wrong]], axis=1), axis=0, return_counts=True)
+    return np.column_stack([pairs, counts])[np.argsort(-counts, kind="stable")]
+
+
 def share(accuracy: manifest_pb2.Accuracy) -> str:
-    """Write an accuracy as people do: ``358 of 360 (99.44 %)``."""
-    return f"{accuracy.correct:,} of {accuracy.images:,} ({100 * accuracy.correct / accuracy.images:.2f} %)"
+    """Write an accuracy with its 95 % interval: ``99.4 % (98.0 to 99.8 %, 358 of 360)``."""
+    low, high = wilson_interval(accuracy.correct, accuracy.images)
+    return (
+        f"{100 * accuracy.correct / accuracy.images:.1f} % ({100 * low:.1f} to {100 * high:.1f} %, "
+        f"{accuracy.correct:,} of {accuracy.images:,})"
+    )
 
 
-def _page(manifest: manifest_pb2.Manifest, training: Training | None, pictures: list[str]) -> str:
+def _draw_answers(folder: Path, labels: Sequence[str], held_out: Split, answers: Probabilities) -> _Answers:
+    pictures, named = [], []
+    pairs = confused_pairs(held_out.labels, answers)
+    if few := len(labels) <= figures.MOST_NAMED:
+        figure = figures.confusion(labels, confusion_matrix(held_out.labels, answers))
+        named = list(range(len(labels)))
+    elif len(pairs):
+        figure = figures.confusion_map(len(labels), pairs, len(held_out.labels))
+    if few or len(pairs):
+        figures.save(figure, folder / "confusion.png")
+        pictures.append("![confusion matrix on the held-out images](confusion.png)")
+    worst = figures.surest_mistakes(held_out.labels, answers)
+    if len(worst):
+        truth = held_out.labels[worst]
+        figure = figures.mistakes(labels, held_out.images[worst], truth, answers[worst])
+        figures.save(figure, folder / "mistakes.png")
+        pictures.append("![the mistakes it was surest of](mistakes.png)")
+        named += [*truth.tolist(), *answers[worst].argmax(axis=1).tolist()]
+    return _Answers(pictures, label_text.undrawn(labels, named), pairs[:0] if few else pairs)
+
+
+def _confused(labels: Sequence[str], pairs: npt.NDArray[np.int64]) -> list[str]:
+    """Name the labels that were taken for each other most often, where the matrix is too large for names."""
+    if not len(pairs):
+        return []
+    rows = (
+        f"| #{truth} {markdown(labels[truth])} | #{answer} {markdown(labels[answer])} | {count:,} |"
+        for truth, answer, count in pairs[:_MOST_PAIRS].tolist()
+    )
+    title = f"The most frequent of {len(pairs):,} kinds of mistakes:" if len(pairs) > 1 else "The mistake:"
+    return [title, "", "| true label | answer | images |", "| --- | --- | ---: |", *rows, ""]
+
+
+def _numbered(labels: Sequence[str], indices: Sequence[int]) -> list[str]:
+    """Spell out the labels that the pictures draw by number."""
+    if not indices:
+        return []
+    rows = (f"| #{index} | {markdown(labels[index])} |" for index in indices)
+    return ["Labels by number in the pictures:", "", "| number | label |", "| ---: | --- |", *rows, ""]
+
+
+def _page(manifest: manifest_pb2.Manifest, training: Training | None) -> list[str]:
     shape = manifest.input
-    lines = [
+    return [
         f"# {manifest.name}",
         "",
         f"{_origin(manifest)} {manifest.parameters:,} parameters{_macs(manifest)}, "
@@ -71,18 +145,29 @@ def _page(manifest: manifest_pb2.Manifest, training: Training | None, pictures: 
         "| | |",
         "| --- | --- |",
         f"| weights | {_weights(manifest, training)} |",
+        *augmentation_rows(manifest.weights),
         f"| accuracy | {_accuracy(manifest)} |",
         f"| parity with {manifest.reference} | {_parity(manifest.precisions[0])} |",
         "",
-        "| precision | file | right | same label as fp32 | difference | images/s |",
+        "| precision | file | right (95 % interval) | same label as fp32 | difference | images/s |",
         "| --- | --- | --- | --- | --- | --- |",
         *(_row(precision) for precision in manifest.precisions),
         "",
-        *(f"Not published: {refusal.reason}.\n" for refusal in manifest.refusals),
+        *(f"Not published: {markdown(refusal.reason)}.\n" for refusal in manifest.refusals),
         *_deviations(manifest),
-        *(line for picture in pictures for line in (picture, "")),
     ]
-    return "\n".join(lines)
+
+
+def augmentation_rows(weights: manifest_pb2.Weights) -> list[str]:
+    """Name the changes of training pictures, with their sizes; nothing where nothing was trained here."""
+    if not weights.HasField("augmentation"):
+        return []
+    changes = weights.augmentation
+    shifted = f"shifted by up to {changes.max_shift_px} px" if changes.max_shift_px else "not shifted"
+    mirrored = "half of the pictures mirrored" if changes.mirrored else "not mirrored"
+    if changes.unmirrored_label:
+        mirrored += f", for the label {markdown(changes.unmirrored_label)}"
+    return [f"| augmentation | {shifted}; {mirrored} |"]
 
 
 def _macs(manifest: manifest_pb2.Manifest) -> str:
@@ -118,7 +203,7 @@ def _parity(fp32: manifest_pb2.Precision) -> str:
 def _accuracy(manifest: manifest_pb2.Manifest) -> str:
     fp32, weights = manifest.precisions[0], manifest.weights
     if fp32.HasField("accuracy"):
-        return f"{share(fp32.accuracy)}, {fp32.accuracy.split}"
+        return f"{share(fp32.accuracy)}, {markdown(fp32.accuracy.split)}; in brackets the 95 % interval"
     if weights.HasField("stated_accuracy_ratio"):
         return f"not measured; their maker states {100 * weights.stated_accuracy_ratio:.2f} %"
     return "not measured"
@@ -130,13 +215,14 @@ def _weights(manifest: manifest_pb2.Manifest, training: Training | None) -> str:
         digest = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
         what = {
             manifest_pb2.ORIGIN_RANDOM: "random: nothing was trained",
-            manifest_pb2.ORIGIN_IMPORTED: f"came with {weights.source}",
-        }.get(weights.origin, f"loaded from {weights.source}")
+            manifest_pb2.ORIGIN_IMPORTED: f"came with {markdown(weights.source)}",
+        }.get(weights.origin, f"loaded from {markdown(weights.source)}")
         return what + digest
     best, starts = training.best, f"the best of {weights.starts} starts of " if weights.starts > 1 else ""
     return (
-        f"trained on {weights.dataset}, {starts}{weights.epochs} epochs in {weights.training_s:.1f} s, "
-        f"epoch {best.number} kept (validation loss {best.validation_loss:.4f}), seed {training.recipe.seed}"
+        f"trained on {markdown(weights.dataset)}, {starts}{weights.epochs} epochs in "
+        f"{weights.training_s:.1f} s, epoch {best.number} kept (validation loss {best.validation_loss:.4f}), "
+        f"seed {training.recipe.seed}"
     )
 
 
@@ -153,4 +239,4 @@ def _deviations(manifest: manifest_pb2.Manifest) -> list[str]:
     if not manifest.deviations:
         return []
     original = "paper" if manifest.HasField("paper") else "original"
-    return [f"Differs from the {original}:", "", *(f"- {said}" for said in manifest.deviations), ""]
+    return [f"Differs from the {original}:", "", *(f"- {markdown(said)}" for said in manifest.deviations), ""]

@@ -94,13 +94,13 @@ def find(architecture: str, dataset: str, *, mirror: bool = False) -> Recipe:
     """Choose how to train an architecture on a dataset.
 
     Args:
-        mirror: whether the dataset's pictures keep their labels in a mirror.
+        mirror: whether to mirror half of the pictures.
 
     Raises:
         LookupError: the architecture belongs to no family.
     """
     if (architecture, dataset) in _SMALL:
-        return _SMALL[architecture, dataset]
+        return replace(_SMALL[architecture, dataset], mirror=mirror)
     for names, recipe in _FAMILIES.items():
         if re.fullmatch(names, architecture):
             return replace(

@@ -29,6 +29,21 @@ def test_a_machine_is_named_with_its_threads(threads: int, said: str) -> None:
     assert manifest.machine_text(manifest_pb2.Machine(processor="A", threads=threads)) == said
 
 
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    [  # by scipy.stats.binomtest(correct, images).proportion_ci(method="wilson") of SciPy 1.17
+        (81, 263, 0.2552885, 0.3662096),
+        (15, 148, 0.0623864, 0.1604872),
+        (1, 29, 0.0061132, 0.1717552),
+        (0, 20, 0.0, 0.1611252),
+        (20, 20, 0.8388748, 1.0),
+        (1, 1, 0.2065493, 1.0),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(correct: int, images: int, low: float, high: float) -> None:
+    assert manifest.wilson_interval(correct, images) == pytest.approx((low, high), abs=5e-8)
+
+
 def test_a_manifest_comes_back_as_it_was_written(
     tmp_path: Path, fill_folder: Callable[[Path], manifest_pb2.Manifest]
 ) -> None:

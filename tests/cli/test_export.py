@@ -24,6 +24,10 @@ from zoo.spec import ModelSpec
             "no weights 'cifar': neither digits, mnist, imagenet, random, nor",
         ),
         (("lenet5", "--precision", "fp8"), "no precision is called 'fp8'; there are fp32, fp16, int8"),
+        (
+            ("lenet5", "--weights", "random", "--no-mirror"),
+            "--mirror and --no-mirror are of trainings; random is loaded",
+        ),
         (("lenet5", "alexnet", "--name", "one"), "one --name cannot be the name of several models"),
     ],
 )

@@ -229,18 +229,32 @@ def test_every_command_prints_in_ascii(run: Run, repository: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_card_is_as_wide_as_people_read_and_its_controls_are_text(
-    run: Run, scratch_repository: Path
-) -> None:
+def test_a_card_in_a_pipe_is_its_page_uncut_and_controls_are_text(run: Run, scratch_repository: Path) -> None:
     page = scratch_repository / MODEL / "1" / layout.CARD / "README.md"
-    done = run("card", MODEL, "--repository", scratch_repository)
+    text = page.read_text("utf-8") + f"| {'wide ' * 500}| end |\n"
+    page.write_text(text, "utf-8")
+    done = run("card", MODEL, "--repository", scratch_repository, COLUMNS="40")
     assert (done.returncode, done.stderr) == (0, "")
-    *text, _, _, _, _ = done.stdout.splitlines()  # below stand the pictures' names, uncut
-    assert max(len(line.rstrip()) for line in text) <= 110
+    assert done.stdout.startswith(text)
     page.write_text(f"# {HOSTILE}\n\n&#27;[2J `{HOSTILE}` [{HOSTILE}](http://x/&#27;[2J)\n", "utf-8")
     done = run("card", MODEL, "--repository", scratch_repository)
     assert done.returncode == 0
+    assert f"# {SHOWN}\n" in done.stdout
     clean(done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 200])
+def test_a_card_on_a_terminal_is_as_wide_as_the_terminal_or_as_a_page(
+    show: Show, scratch_repository: Path, columns: int
+) -> None:
+    page = scratch_repository / MODEL / "1" / layout.CARD / "README.md"
+    page.write_text(f"# {MODEL}\n\n{'word ' * 100}\n\n`{HOSTILE}` &#27;[2J\n", "utf-8")
+    lines = show(columns, "card", MODEL, "--repository", scratch_repository)
+    text = [line.rstrip() for line in lines if "word" in line]
+    assert sum(line.count("word") for line in text) == 100
+    assert max(map(len, text)) in range(min(columns, 100) - 5, min(columns, 100) + 1)
+    assert not any(FORBIDDEN.search(line) for line in lines)
 
 
 @pytest.mark.slow

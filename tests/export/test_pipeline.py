@@ -184,7 +184,10 @@ def test_the_page_of_the_card_gives_the_figures_of_the_manifest(exported: Export
     )
     assert page.startswith(f"# {name}\n")
     assert f"{described.parameters:,} parameters" in page
-    assert f"{accuracy.correct} of 360 ({100 * accuracy.correct / 360:.2f} %)" in page
+    low, high = (100 * end for end in manifest.wilson_interval(accuracy.correct, 360))
+    interval = f"({low:.1f} to {high:.1f} %, {accuracy.correct} of 360)"
+    assert f"| accuracy | {accuracy.correct / 3.6:.1f} % {interval}, held-out" in page
+    assert "| augmentation | shifted by up to " in page
     assert f"at most {worst:.1e}, all 360 labels equal, at batch sizes 1, 2, 3, 7, 32" in page
     assert f"{described.weights.epochs} epochs in" in page
     assert f"epoch {described.weights.best_epoch} kept" in page

@@ -364,6 +364,7 @@ class Weights(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     STATED_ACCURACY_RATIO_FIELD_NUMBER: _builtins.int
+    AUGMENTATION_FIELD_NUMBER: _builtins.int
     origin: Global___Origin.ValueType
     """What was done to get them."""
     dataset: _builtins.str
@@ -386,6 +387,10 @@ class Weights(_message.Message):
     """SHA-256 of the file they were loaded from, where it was one."""
     stated_accuracy_ratio: _builtins.float
     """Share of right answers that their maker states, where it does; never measured here."""
+    @_builtins.property
+    def augmentation(self) -> Global___Augmentation:
+        """How its pictures were changed in training; absent where nothing was trained here."""
+
     def __init__(
         self,
         *,
@@ -400,16 +405,47 @@ class Weights(_message.Message):
         source: _builtins.str = ...,
         sha256: _builtins.str = ...,
         stated_accuracy_ratio: _builtins.float | None = ...,
+        augmentation: Global___Augmentation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "stated_accuracy_ratio", b"stated_accuracy_ratio"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "augmentation", b"augmentation", "stated_accuracy_ratio", b"stated_accuracy_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "origin", b"origin", "seed", b"seed", "sha256", b"sha256", "source", b"source", "start", b"start", "starts", b"starts", "stated_accuracy_ratio", b"stated_accuracy_ratio", "training_s", b"training_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "augmentation", b"augmentation", "best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "origin", b"origin", "seed", b"seed", "sha256", b"sha256", "source", b"source", "start", b"start", "starts", b"starts", "stated_accuracy_ratio", b"stated_accuracy_ratio", "training_s", b"training_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["stated_accuracy_ratio"]  # noqa: Y015
     _WhichOneofArgType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stated_accuracy_ratio) -> _WhichOneofReturnType__stated_accuracy_ratio | None: ...
 
 Global___Weights: _TypeAlias = Weights  # noqa: Y015
+
+@_typing.final
+class Augmentation(_message.Message):
+    """Changes of training pictures, drawn anew every epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SHIFT_PX_FIELD_NUMBER: _builtins.int
+    MIRRORED_FIELD_NUMBER: _builtins.int
+    UNMIRRORED_LABEL_FIELD_NUMBER: _builtins.int
+    max_shift_px: _builtins.int
+    """Largest shift in each of both directions, in pixels of the input; 0: none."""
+    mirrored: _builtins.bool
+    """Whether half of the pictures were mirrored, left for right."""
+    unmirrored_label: _builtins.str
+    """The label that suggests that a mirrored picture is another one; empty where that did not decide."""
+    def __init__(
+        self,
+        *,
+        max_shift_px: _builtins.int = ...,
+        mirrored: _builtins.bool = ...,
+        unmirrored_label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_shift_px", b"max_shift_px", "mirrored", b"mirrored", "unmirrored_label", b"unmirrored_label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Augmentation: _TypeAlias = Augmentation  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):

@@ -22,6 +22,8 @@ def test_a_stranger_has_no_recipe() -> None:
         recipes.find("lenet6", "digits")
 
 
-def test_pictures_are_mirrored_where_the_dataset_allows_it() -> None:
-    assert recipes.find("resnet18", "pets", mirror=True).mirror
-    assert not recipes.find("resnet18", "mnist").mirror
+@pytest.mark.parametrize("dataset", ["digits", "pets"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
+def test_pictures_are_mirrored_where_that_is_asked_for(name: str, dataset: str) -> None:
+    assert recipes.find(name, dataset, mirror=True).mirror
+    assert not recipes.find(name, dataset).mirror
