@@ -226,10 +226,14 @@ class _Release:
         )
 
     def _accuracy(self, answers: Probabilities, held_out: Split) -> manifest_pb2.Accuracy:
+        images, correct = len(held_out.labels), int((answers.argmax(axis=1) == held_out.labels).sum())
+        low_ratio, high_ratio = manifest.wilson_interval(correct, images)
         return manifest_pb2.Accuracy(
             split=self._candidate.held_out_name,
-            images=len(held_out.labels),
-            correct=int((answers.argmax(axis=1) == held_out.labels).sum()),
+            images=images,
+            correct=correct,
+            low_ratio=low_ratio,
+            high_ratio=high_ratio,
         )
 
     @staticmethod

@@ -100,6 +100,8 @@ def test_the_stated_accuracy_is_that_of_the_file_on_the_held_out_images(
     accuracy = one.manifest.precisions[0].accuracy
     assert accuracy.images == 360
     assert accuracy.correct == right
+    assert (accuracy.low_ratio, accuracy.high_ratio) == manifest.wilson_interval(right, 360)
+    assert accuracy.low_ratio < right / 360 < accuracy.high_ratio
     assert right > 180  # it has learned, so that the comparison says something
     assert accuracy.split == "held-out 20 % of scikit-learn's digits, stratified, seed 0"
 

@@ -564,22 +564,29 @@ class Accuracy(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     CORRECT_FIELD_NUMBER: _builtins.int
+    LOW_RATIO_FIELD_NUMBER: _builtins.int
+    HIGH_RATIO_FIELD_NUMBER: _builtins.int
     split: _builtins.str
     """What was classified."""
     images: _builtins.int
     """How many images."""
     correct: _builtins.int
     """How many of them got the right label first."""
+    low_ratio: _builtins.float
+    """The 95 % confidence interval (Wilson) of the share of right answers on pictures like these, 0 to 1."""
+    high_ratio: _builtins.float
     def __init__(
         self,
         *,
         split: _builtins.str = ...,
         images: _builtins.int = ...,
         correct: _builtins.int = ...,
+        low_ratio: _builtins.float = ...,
+        high_ratio: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "images", b"images", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "high_ratio", b"high_ratio", "images", b"images", "low_ratio", b"low_ratio", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
