@@ -149,8 +149,8 @@ def confusion_map(label_count: int, pairs: npt.NDArray[np.int64], image_count: i
         xlim=ends,
         ylim=ends[::-1],
         aspect="equal",
-        xlabel="number of the answer",
-        ylabel="number of the true label",
+        xlabel="index of the answer",
+        ylabel="index of the true label",
         title=_mistakes_title(int(counts.sum()), image_count),
     )
     for axis in (axes.xaxis, axes.yaxis):
