@@ -1,7 +1,6 @@
 """The card of an artifact: a page with pictures, of where it comes from, how good it is, where it errs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +20,6 @@ from modelzoo.v1 import manifest_pb2
 _MOST_PAIRS = 10  # of labels that are taken for each other, in the page's table
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """What was answered to the held-out pictures.
-
-    Attributes:
-        pictures: lines of the page that show the figures.
-        numbered: label indices that the figures draw by number.
-        pairs: of many labels those that were taken for each other, ``[P, 3]``; see `confused_pairs`.
-    """
-
-    pictures: list[str]
-    numbered: list[int]
-    pairs: npt.NDArray[np.int64]
-
-
 def write(
     folder: Path, candidate: Candidate, example: npt.NDArray[np.uint8], answers: Probabilities | None
 ) -> None:
@@ -50,15 +34,16 @@ def write(
     manifest = candidate.description
     Image.fromarray(example.squeeze()).save(folder / layout.EXAMPLE)
     figures.save(figures.latencies(manifest.precisions, manifest.machine), folder / "latency.png")
-    pictures, told = ["![time of a batch by its size](latency.png)"], []
-    if candidate.held_out is not None and answers is not None:
-        shown = _draw_answers(folder, candidate.labels, candidate.held_out, answers)
-        pictures = [*shown.pictures, *pictures]
-        told = [*_confused(candidate.labels, shown.pairs), *_numbered(candidate.labels, shown.numbered)]
+    pictures: list[str] = []
+    tables: list[str] = []
     if candidate.training is not None:
         figures.save(figures.losses(candidate.training), folder / "loss.png")
-        pictures.insert(0, "![training and validation loss by epoch](loss.png)")
-    page = [*_page(manifest, candidate.training), *(line for one in pictures for line in (one, "")), *told]
+        pictures.append("![training and validation loss by epoch](loss.png)")
+    if candidate.held_out is not None and answers is not None:
+        drawn, tables = _draw_answers(folder, candidate.labels, candidate.held_out, answers)
+        pictures += drawn
+    pictures.append("![time of a batch by its size](latency.png)")
+    page = [*_page(manifest, candidate.training), *(line for one in pictures for line in (one, "")), *tables]
     (folder / "README.md").write_text("\n".join(page), "utf-8")
 
 
@@ -93,15 +78,26 @@ def share(accuracy: manifest_pb2.Accuracy) -> str:
     )
 
 
-def _draw_answers(folder: Path, labels: Sequence[str], held_out: Split, answers: Probabilities) -> _Answers:
-    pictures, named = [], []
+def _draw_answers(
+    folder: Path, labels: Sequence[str], held_out: Split, answers: Probabilities
+) -> tuple[list[str], list[str]]:
+    """Draw what was answered to the held-out pictures, ``[N, K]``.
+
+    Returns:
+        Lines of the page that show the figures, and tables of what these cannot spell out.
+    """
+    pictures: list[str] = []
+    tables: list[str] = []
+    named: list[int] = []  # labels in the figures
     pairs = confused_pairs(held_out.labels, answers)
-    if few := len(labels) <= figures.MOST_NAMED:
+    figure = None
+    if len(labels) <= figures.MOST_NAMED:
         figure = figures.confusion(labels, confusion_matrix(held_out.labels, answers))
-        named = list(range(len(labels)))
+        named += range(len(labels))
     elif len(pairs):
         figure = figures.confusion_map(len(labels), pairs, len(held_out.labels))
-    if few or len(pairs):
+        tables += _confused(labels, pairs)
+    if figure is not None:
         figures.save(figure, folder / "confusion.png")
         pictures.append("![confusion matrix on the held-out images](confusion.png)")
     worst = figures.surest_mistakes(held_out.labels, answers)
@@ -111,13 +107,11 @@ def _draw_answers(folder: Path, labels: Sequence[str], held_out: Split, answers:
         figures.save(figure, folder / "mistakes.png")
         pictures.append("![the mistakes it was surest of](mistakes.png)")
         named += [*truth.tolist(), *answers[worst].argmax(axis=1).tolist()]
-    return _Answers(pictures, label_text.undrawn(labels, named), pairs[:0] if few else pairs)
+    return pictures, tables + _indexed(labels, label_text.undrawn(labels, named))
 
 
 def _confused(labels: Sequence[str], pairs: npt.NDArray[np.int64]) -> list[str]:
     """Name the labels that were taken for each other most often, where the matrix is too large for names."""
-    if not len(pairs):
-        return []
     rows = (
         f"| #{truth} {markdown(labels[truth])} | #{answer} {markdown(labels[answer])} | {count:,} |"
         for truth, answer, count in pairs[:_MOST_PAIRS].tolist()
@@ -126,12 +120,19 @@ def _confused(labels: Sequence[str], pairs: npt.NDArray[np.int64]) -> list[str]:
     return [title, "", "| true label | answer | images |", "| --- | --- | ---: |", *rows, ""]
 
 
-def _numbered(labels: Sequence[str], indices: Sequence[int]) -> list[str]:
-    """Spell out the labels that the pictures draw by number."""
+def _indexed(labels: Sequence[str], indices: Sequence[int]) -> list[str]:
+    """Spell out the labels that the pictures show by their index."""
     if not indices:
         return []
     rows = (f"| #{index} | {markdown(labels[index])} |" for index in indices)
-    return ["Labels by number in the pictures:", "", "| number | label |", "| ---: | --- |", *rows, ""]
+    return [
+        "Labels by their index in the pictures, from 0:",
+        "",
+        "| index | label |",
+        "| ---: | --- |",
+        *rows,
+        "",
+    ]
 
 
 def _page(manifest: manifest_pb2.Manifest, training: Training | None) -> list[str]:

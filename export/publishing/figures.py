@@ -149,8 +149,8 @@ def confusion_map(label_count: int, pairs: npt.NDArray[np.int64], image_count: i
         xlim=ends,
         ylim=ends[::-1],
         aspect="equal",
-        xlabel="number of the answer",
-        ylabel="number of the true label",
+        xlabel="index of the answer",
+        ylabel="index of the true label",
         title=_mistakes_title(int(counts.sum()), image_count),
     )
     for axis in (axes.xaxis, axes.yaxis):
@@ -235,10 +235,11 @@ def _axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 
 
 def _scale_by_logarithm(axes: Axes, values: Sequence[float]) -> None:
-    """Scale the vertical axis, with ticks at 1, 2 and 5 of each decade, or evenly where these are few."""
+    """Scale the vertical axis, with ticks at 1, 2 and 5 of each decade, or at 1 alone where they are many."""
     axes.set_yscale("log")
-    wide = max(values) > 5 * min(values)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
+    low, high = min(values), max(values)
+    marks = (1, 2, 5) if high < 1e4 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=marks) if high > 5 * low else MaxNLocator(6))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
 

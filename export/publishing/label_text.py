@@ -1,6 +1,6 @@
 """Labels as a card shows them: in a figure, of bounded width and in the font's glyphs; in a page, as text.
 
-A label that a figure cannot show in full is drawn with its number, ``#7``, and the page says which that is.
+A label that a figure cannot show in full is drawn with its index, ``#7``, and the page says which that is.
 """
 
 import functools
@@ -20,9 +20,9 @@ _MARKUP = re.compile(r"[\\`*_\[\]<>&|~$]")  # what Markdown, GitHub's tables, ma
 
 
 def drawn(labels: Sequence[str], index: int) -> str:
-    """Return what a figure shows of a label: itself, its number and its beginning, or its number alone.
+    """Return what a figure shows of a label: itself, its index and its beginning, or its index alone.
 
-    Labels of the same beginning differ by their numbers; a label without a glyph for each of its characters
+    Labels of the same beginning differ by their index; a label without a glyph for each of its characters
     would be drawn as boxes.
     """
     label = labels[index]

@@ -80,7 +80,7 @@ def test_short_labels_stand_upright_and_in_full() -> None:
     assert [label.get_rotation() for label in below] == [0, 0]
 
 
-def test_twelve_long_labels_are_slanted_shortened_and_numbered_and_overlap_nowhere() -> None:
+def test_twelve_long_labels_are_slanted_shortened_and_indexed_and_overlap_nowhere() -> None:
     axes = confusion(BREEDS)
     below, beside = ticks(axes)
     assert texts(below) == texts(beside)
@@ -94,7 +94,7 @@ def test_twelve_long_labels_are_slanted_shortened_and_numbered_and_overlap_nowhe
     assert min(label.get_window_extent().y0 for label in below) > 0
 
 
-def test_labels_of_the_same_beginning_are_told_apart_by_their_numbers() -> None:
+def test_labels_of_the_same_beginning_are_told_apart_by_their_indices() -> None:
     labels = [f"photographs of department {index} of the museum" for index in range(12)]
     drawn = [label_text.drawn(labels, index) for index in range(12)]
     assert len(set(drawn)) == 12
@@ -115,7 +115,7 @@ def test_labels_of_the_same_beginning_are_told_apart_by_their_numbers() -> None:
         ("W" * 1000, "#1 WWWWWWWW…"),
     ],
 )
-def test_a_label_that_has_no_glyphs_is_its_number_and_one_too_long_its_beginning(
+def test_a_label_that_has_no_glyphs_is_its_index_and_one_too_long_its_beginning(
     label: str, drawn: str
 ) -> None:
     assert label_text.drawn(["dog", label], 1) == drawn
@@ -138,7 +138,7 @@ def test_dollar_signs_are_no_mathematics() -> None:
     assert figure.axes[0].get_title() == "Latency, ONNX Runtime on $x_{$ processor, 1 thread"
 
 
-def test_the_map_of_many_labels_has_numbers_for_names_and_a_point_for_each_kind_of_mistake() -> None:
+def test_the_map_of_many_labels_has_indices_for_names_and_a_point_for_each_kind_of_mistake() -> None:
     pairs = np.array([[3, 7, 5], [999, 0, 1]])
     figure = figures.confusion_map(1000, pairs, 2000)
     figure.draw_without_rendering()
@@ -199,11 +199,11 @@ def write(
     return (folder / "README.md").read_text("utf-8")
 
 
-def test_the_page_of_few_labels_spells_out_those_that_its_pictures_number(tmp_path: Path) -> None:
+def test_the_page_of_few_labels_spells_out_those_that_its_pictures_cannot(tmp_path: Path) -> None:
     labels = [CAT, "dog", "a|b `x` <script>", BREEDS[2]]
     page = write(tmp_path / "card", labels, [0, 1, 2, 3], [0, 1, 2, 2])
-    _, _, table = page.partition("Labels by number in the pictures:\n")
-    assert table == f"\n| number | label |\n| ---: | --- |\n| #0 | {CAT} |\n| #3 | {BREEDS[2]} |\n"
+    _, _, table = page.partition("Labels by their index in the pictures, from 0:\n")
+    assert table == f"\n| index | label |\n| ---: | --- |\n| #0 | {CAT} |\n| #3 | {BREEDS[2]} |\n"
     assert "true label" not in page  # the matrix has it all
     for name in ("confusion.png", "mistakes.png", "loss.png", "latency.png"):
         assert f"({name})" in page
