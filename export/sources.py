@@ -119,8 +119,11 @@ def loaded(
         sha256=found.sha256 or "",
         stated_accuracy_ratio=found.accuracy_ratio,
     )
+    description = _describe(spec, name, served, shape, preprocessing, origin)
+    if found.assumed:
+        description.deviations.append(f"preprocessing assumed, not given with the weights: {found.assumed}")
     return served, Candidate(
-        description=_describe(spec, name, served, shape, preprocessing, origin),
+        description=description,
         labels=found.labels,
         write=lambda path: to_onnx(served, path),
         answer=lambda images: train.probabilities(served, images, batch_size=8),
