@@ -41,7 +41,7 @@ class Loaded:
         sha256: of the file they were in; None where there was none.
         accuracy_ratio: top-1 as the source states it, not as measured here; None where it says nothing.
         notes: lines on what was found in the file, and on the preprocessing.
-        assumed: the part of the preprocessing that was neither given nor known, in words.
+        assumed: a line on the part of the preprocessing that was neither given nor known, where there is one.
     """
 
     network: nn.Module
@@ -53,7 +53,18 @@ class Loaded:
     sha256: str | None
     accuracy_ratio: float | None
     notes: tuple[str, ...] = ()
-    assumed: str = ""
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> manifest_pb2.Weights:
+        """Describe where the weights come from, for the manifest."""
+        is_random = self.source == RANDOM
+        return manifest_pb2.Weights(
+            origin=manifest_pb2.ORIGIN_RANDOM if is_random else manifest_pb2.ORIGIN_LOADED,
+            source=self.source,
+            sha256=self.sha256 or "",
+            stated_accuracy_ratio=self.accuracy_ratio,
+        )
 
 
 def from_imagenet(
@@ -117,6 +128,7 @@ def from_file(
         raise WeightsError(f"{path.name} has {outputs} outputs, but there are {len(texts)} labels")
     settled = preprocessing.settle(spec, own, given, known, path.name)
     as_published = known is not None and given == _NOTHING_GIVEN
+    assumed = f"preprocessing assumed, not given with the weights: {settled.assumed}"
     total = len(file.found.tensors)
     heads = "; the others are of auxiliary heads, which only help training" if total > len(file.state) else ""
     return Loaded(
@@ -132,7 +144,7 @@ def from_file(
             f"{path.name}: {file.found}, {len(file.state)} of {total} tensors match {spec.name}{heads}",
             f"{path.name}: {settled.summary}",
         ),
-        assumed=settled.assumed,
+        assumed=(assumed,) if settled.assumed else (),
     )
 
 
