@@ -11,18 +11,32 @@ from cli.terminal.console import RefusedError, err, one_line, out, refuse, refus
 if TYPE_CHECKING:
     from export.pipeline import Exported
     from export.training.train import Epoch
+    from export.weights import preprocessing as preprocessing_
 
 
 ALL = "all"
 
 
-def run(names: list[str], precision: str | None, *, absent: bool, **options: Any) -> None:
+# The option --preprocessing, and --mean, --std, --resize, --crop and --interpolation.
+Preprocessing = tuple[str | None, str | None, str | None, int | None, int | None, str | None]
+_NONE_GIVEN: Preprocessing = (None,) * 6
+
+
+def run(
+    names: list[str],
+    precision: str | None,
+    preprocessing: Preprocessing = _NONE_GIVEN,
+    *,
+    absent: bool,
+    **options: Any,
+) -> None:
     """Export every named architecture; one that fails leaves the others to be tried.
 
     Args:
         names: of the catalog, or `all`: the small ones first.
-        absent: pass over those that the repository holds.
         precision: names separated by commas; None for what fits the weights.
+        preprocessing: as the options say it.
+        absent: pass over those that the repository holds.
         options: the other fields of `pipeline.Request`.
     """
     with refusing():
@@ -33,12 +47,11 @@ def run(names: list[str], precision: str | None, *, absent: bool, **options: Any
         from zoo.catalog import CATALOG, UnknownArchitectureError, find
 
     with refusing(UnknownArchitectureError, ExportError):
-        specs = (
-            sorted(CATALOG, key=lambda spec: spec.parameters)
-            if names == [ALL]
-            else [find(name) for name in names]
+        smallest_first = sorted(CATALOG, key=lambda spec: spec.parameters)
+        specs = smallest_first if names == [ALL] else [find(name) for name in names]
+        request = pipeline.Request(
+            precisions=precisions_of(precision), preprocessing=_chosen(*preprocessing), **options
         )
-        request = pipeline.Request(precisions=precisions_of(precision), **options)
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:
             raise RefusedError("one --name cannot be the name of several models")
@@ -83,6 +96,40 @@ def precisions_of(said: str | None) -> list[str] | None:
         if name not in layout.MODEL_FILES:
             raise RefusedError(f"no precision is called {name!r}; there are {', '.join(layout.MODEL_FILES)}")
     return names
+
+
+def numbers(option: str, said: str | None) -> tuple[float, ...] | None:
+    """Read numbers, separated by commas.
+
+    Raises:
+        RefusedError: one is none.
+    """
+    if said is None:
+        return None
+    try:
+        return tuple(float(part) for part in said.split(","))
+    except ValueError:
+        raise RefusedError(f"{option} {said!r} is not numbers separated by commas") from None
+
+
+def _chosen(
+    start_or_file: str | None,
+    mean: str | None,
+    std: str | None,
+    resize: int | None,
+    crop: int | None,
+    interpolation: str | None,
+) -> "preprocessing_.Preprocessing":
+    from export.weights import preprocessing
+
+    return preprocessing.chosen(
+        start_or_file,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+    )
 
 
 def told(exported: "Exported") -> Iterator[str]:

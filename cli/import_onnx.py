@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cli.export import Bars, precisions_of, told
+from cli.export import Bars, numbers, precisions_of, told
 from cli.terminal.console import RefusedError, err, out, refusing
 
 if TYPE_CHECKING:
@@ -61,17 +61,8 @@ def _request(
         layout=layouts.get(match["layout"] if match else None, "auto"),
         height=int(match["height"]) if match else None,
         width=int(match["width"]) if match else None,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
         output=output,
         labels=label_files.read(labels) if labels is not None else None,
     )
-
-
-def _numbers(option: str, said: str | None) -> tuple[float, ...] | None:
-    if said is None:
-        return None
-    try:
-        return tuple(float(part) for part in said.split(","))
-    except ValueError:
-        raise RefusedError(f"{option} {said!r} is not numbers separated by commas") from None

@@ -13,16 +13,26 @@ from cli.bench import bench
 from cli.terminal import streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
+    Absent,
     Address,
     AsJson,
+    Cache,
     Calibration,
+    Crop,
+    Interpolation,
+    Labels,
+    Mean,
     Mirror,
     Precisions,
+    Preprocessing,
     Repository,
+    Resize,
     ScaledDecoding,
+    Std,
     Strict,
     TopK,
     Ungated,
+    Weights,
 )
 
 app = typer.Typer(
@@ -49,34 +59,26 @@ def list_(repository: Repository = _MODELS, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Architectures of the catalog; all.")],
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="What to train on: digits, mnist or a folder of pictures; what to load: imagenet or a file; "
-            "or random.",
-            envvar="MODELZOO_WEIGHTS",
-        ),
-    ] = "digits",
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="File with a label a line, for weights from a file.", envvar="MODELZOO_LABELS"),
-    ] = None,
+    weights: Weights = "digits",
+    labels: Labels = None,
     mirror: Mirror = None,
+    preprocessing: Preprocessing = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
     scaled_decoding: ScaledDecoding = False,
-    absent: Annotated[
-        bool, typer.Option("--absent", help="Pass over what the repository holds already.")
-    ] = False,
+    absent: Absent = False,
     strict: Strict = False,
     repository: Repository = _MODELS,
     name: Annotated[
         str | None, typer.Option(help="Name of the model.", show_default="<architecture>-<weights>")
     ] = None,
-    cache: Annotated[
-        Path, typer.Option(help="Folder of downloaded datasets.", envvar="MODELZOO_CACHE")
-    ] = _CACHE,
+    cache: Cache = _CACHE,
 ) -> None:
     """Train architectures or load their weights, export them to ONNX, prove that nothing changed, publish.
 
@@ -87,6 +89,7 @@ def export(
     command.run(
         names,
         precision,
+        (preprocessing, mean, std, resize, crop, interpolation),
         absent=absent,
         weights=weights,
         labels=labels,

@@ -8,6 +8,7 @@ ExportError                one line that says why
 ├── LabelsError            a file holds no labels
 ├── NoPicturesError        a precision needs pictures
 ├── PrecisionError         a graph cannot be had in another precision
+├── PreprocessingError     a preprocessing cannot be had, or has to be chosen
 ├── UnknownWeightsError    there are no such weights
 ├── UntrainedError         an option of trainings, and nothing is trained
 └── WeightsError           weights from elsewhere are not taken

@@ -1,8 +1,9 @@
 """The way from a name to a published artifact: train or load a network, then release it."""
 
+import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from artifact import layout, publish
@@ -15,12 +16,14 @@ from export.graph.tracing import ServedNetwork
 from export.onnx_import.conversion import ImportRequest
 from export.publishing import release
 from export.training import augment, recipes, train
-from export.weights import loading
+from export.weights import checkpoint, loading
+from export.weights.preprocessing import Preprocessing, PreprocessingError
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import ModelSpec
 
 IMAGENET = "imagenet"
 PRECISIONS = tuple(layout.MODEL_FILES)
+_NAMED = (*datasets.NAMES, IMAGENET, loading.RANDOM)  # the weights that are neither a folder nor a file
 
 
 class Silent(train.Unwatched):
@@ -42,6 +45,7 @@ class Request:
             `random`.
         name: of the model; None for `<architecture>-<weights>`.
         labels: file with a label a line, for weights from a file.
+        preprocessing: what is known of the one that weights from a file were trained for.
         precisions: None for all of a trained network and fp32 of a loaded one.
         calibration: folder of pictures that precisions are judged on where there is no held-out set.
         scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
@@ -56,6 +60,7 @@ class Request:
     weights: str = "digits"
     name: str | None = None
     labels: Path | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     precisions: Sequence[str] | None = None
     calibration: Path | None = None
     ungated: bool = False
@@ -93,6 +98,7 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
         DatasetError: the pictures are not what training needs.
         DivergedError: every start of the training failed.
         WeightsError: the weights could not be loaded, or do not fit.
+        PreprocessingError: it has to be chosen, does not fit, or is given for weights that are no file.
         GraphError: the exported graph is not what an artifact may hold.
         GoldenError: ONNX Runtime and PyTorch disagree.
         NoPicturesError: a precision needs pictures.
@@ -101,6 +107,11 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     observer = observer or Silent()
     name = model_name(spec, request)
     publish.require_name(name)  # before hours of training
+    is_file = request.weights not in _NAMED and not Path(request.weights).is_dir()
+    if request.preprocessing != Preprocessing() and not is_file:
+        raise PreprocessingError(
+            f"a preprocessing is given for weights from a file, not for {request.weights}"
+        )
     folder = request.repository / name
     dataset = _dataset(request, observer)
     if dataset is None:
@@ -108,6 +119,8 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
             raise UntrainedError(f"--mirror and --no-mirror are of trainings; {request.weights} is loaded")
         observer.step(f"loading {request.weights}")
         found = _load(spec, request)
+        for note in found.notes:
+            observer.note(note)
         served, candidate = sources.loaded(
             spec, name, found, request.calibration, observer, scaled_decoding=request.scaled_decoding
         )
@@ -176,9 +189,9 @@ def model_name(spec: ModelSpec, request: Request) -> str:
     if request.name is not None:
         return request.name
     path = Path(request.weights)
-    suffix = (
-        folders.name_of(path) if path.is_dir() else path.stem.lower() if path.is_file() else request.weights
-    )
+    suffix = folders.name_of(path) if path.is_dir() else request.weights
+    if path.is_file():
+        suffix = re.sub(r"[^a-z0-9_.]+", "-", checkpoint.stem(path)).strip("-.") or "weights"
     return f"{spec.name}-{suffix}"
 
 
@@ -188,10 +201,9 @@ def require_weights(weights_: str) -> None:
     Raises:
         UnknownWeightsError: they are neither a known name nor a path.
     """
-    names = (*datasets.NAMES, IMAGENET, loading.RANDOM)
-    if weights_ not in names and not Path(weights_).exists():
+    if weights_ not in _NAMED and not Path(weights_).exists():
         raise UnknownWeightsError(
-            f"no weights {weights_!r}: neither {', '.join(names)}, nor a folder of pictures, nor a file"
+            f"no weights {weights_!r}: neither {', '.join(_NAMED)}, nor a folder of pictures, nor a file"
         )
 
 
@@ -229,4 +241,4 @@ def _load(spec: ModelSpec, request: Request) -> loading.Loaded:
         return loading.from_imagenet(spec)
     if request.weights == loading.RANDOM:
         return loading.random(spec, seed=0)
-    return loading.from_file(Path(request.weights), spec, request.labels)
+    return loading.from_file(Path(request.weights), spec, request.labels, request.preprocessing)

@@ -105,14 +105,9 @@ def loaded(
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
-    origin = manifest_pb2.Weights(
-        origin=manifest_pb2.ORIGIN_LOADED if found.source != loading.RANDOM else manifest_pb2.ORIGIN_RANDOM,
-        source=found.source,
-        sha256=found.sha256 or "",
-        stated_accuracy_ratio=found.accuracy_ratio,
-    )
+    row = dataclasses.replace(spec, deviations=(*spec.deviations, *found.assumed))
     return served, Candidate(
-        description=_describe(spec, name, served, shape, preprocessing, origin),
+        description=_describe(row, name, served, shape, preprocessing, found.origin),
         labels=found.labels,
         write=lambda path: to_onnx(served, path),
         answer=lambda images: train.probabilities(served, images, batch_size=8),

@@ -102,6 +102,16 @@ class ImageNetWeights:
             raise DownloadError(f"the name of {self.url} holds no hash to check the file against")
         return digits[1]
 
+    def path(self, folder: Path | None = None) -> Path:
+        """Return where a download is kept.
+
+        Args:
+            folder: Of downloads; the one of ``torch.hub`` when None.
+        """
+        import torch
+
+        return (Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder) / self.file_name
+
     def download(self, folder: Path | None = None, patience_s: float = _PATIENCE_S) -> Path:
         """Fetch the file, unless an earlier download left it here; check its hash either way.
 
@@ -119,11 +129,10 @@ class ImageNetWeights:
         import torch
 
         expected = self.sha256_start
-        folder = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else folder
-        path = folder / self.file_name
+        path = self.path(folder)
         try:
             if not path.exists():
-                folder.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 # It writes beside the file, and renames what has the right hash.
                 with _connections_end_when_silent_for(patience_s):
                     torch.hub.download_url_to_file(self.url, str(path), expected, progress=False)

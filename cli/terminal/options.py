@@ -1,4 +1,4 @@
-"""Options that several commands have, or that take many lines."""
+"""Options that several commands have, and those of `export`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +47,38 @@ ScaledDecoding = Annotated[
     bool,
     typer.Option(
         "--scaled-decoding", help="Allow large JPEG files to be decoded at a part of their size: faster."
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="What to train on: digits, mnist or a folder of pictures; what to load: imagenet or a file; "
+        "or random.",
+        envvar="MODELZOO_WEIGHTS",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="File with a label a line, for weights from a file.", envvar="MODELZOO_LABELS"),
+]
+Cache = Annotated[Path, typer.Option(help="Folder of downloaded datasets.", envvar="MODELZOO_CACHE")]
+Absent = Annotated[bool, typer.Option("--absent", help="Pass over what the repository holds already.")]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Of weights from a file: subtracted from each channel on the 0..1 scale, by commas."),
+]
+Std = Annotated[str | None, typer.Option(help="What each channel is then divided by, by commas.")]
+Resize = Annotated[int | None, typer.Option(help="Shorter side that pictures are resized to, in pixels.")]
+Crop = Annotated[
+    int | None, typer.Option(help="Side of the centre that is then cropped, the network's input, in pixels.")
+]
+Interpolation = Annotated[str | None, typer.Option(help="How they are resized: bilinear or bicubic.")]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="finetuned|scratch|FILE",
+        help="Of weights from a file: mean and std by where their training started, from torchvision's "
+        "weights or from scratch; or a JSON or TOML file with mean, std, resize, crop, interpolation.",
     ),
 ]
 

@@ -7,9 +7,10 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import safetensors.torch
 import torch
@@ -17,22 +18,46 @@ from torch import Tensor
 
 from artifact import files, manifest
 from export import memory
-from export.errors import OneLineError
+from export.weights import state_dict
+from export.weights.state_dict import StateDict, WeightsError
 from zoo import weights
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")  # in any case
 _MAX_BYTES = (1 << 31) - 1  # of a file; the largest of the catalog, VGG-19's, has 0.57 GB
 _MAX_ENTRIES = 100_000  # of a zip file, one a tensor; the networks of the catalog have up to 1,000
 # What reading may take beyond the process's memory so far: the tensors, and once more while they are copied.
 _MEMORY_BYTES, _MEMORY_FILES = 512 << 20, 2
-_WRAPPINGS = ("state_dict", "model")  # the keys under which training scripts keep it, beside an optimiser
-_PARALLEL = "module."  # what DataParallel puts before every name
+# What training scripts keep beside the weights: their arguments, and accuracies as NumPy computed them. For
+# these names, and no others, an `_Inert` is made: NumPy's own would trust what a pickle says of their memory.
+_BESIDE_WEIGHTS = (
+    "argparse.Namespace",
+    *(f"numpy.{core}.multiarray.{made}" for core in ("core", "_core") for made in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray"),
+    *(
+        f"pathlib{inner}.{kind}Path"
+        for inner in ("", "._local")
+        for kind in ("Posix", "PurePosix", "Windows")
+    ),
+)
+_SCRIPTED = re.compile(r"[^/]*/(constants\.pkl|code/.*)")  # what only torch.jit.save writes
+_MODULE_STATE = (b"_parameters", b"_buffers", b"_modules")  # what every pickled nn.Module has as attributes
+_PICKLE_BYTES = 64 << 20  # of the part without numbers; a network's has kilobytes
 _NO_MEMORY = re.compile("allocate memory|can't allocate|bad_alloc", re.IGNORECASE)  # what torch says then
 _WANTED = re.compile(r"\bGLOBAL ([\w.]+)")  # in torch's page of advice on a pickle that asks for code
 
 
-class WeightsError(OneLineError):
-    """The weights are not taken; the message says why, in one line."""
+class _Inert:
+    """Stands for an object beside the weights: it takes what it would be made of, and forgets it."""
+
+    def __new__(cls, *_: object) -> Self:
+        """Make it of anything; an ``__init__`` would have to agree."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def __setstate__(self, _: object) -> None:
+        """Ignore the state."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +66,30 @@ class Checkpoint:
 
     Attributes:
         state: by the names of today's torchvision, on the CPU; not yet known to fit any network.
+        found: where in the file it was; its tensors have their names there, auxiliary heads are among them.
     """
 
     file_name: str
     sha256: str
     state: Mapping[str, Tensor]
+    found: StateDict
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without the suffix of a checkpoint."""
+    name = path.name.lower()
+    return name.removesuffix(
+        max((end for end in SUFFIXES if name.endswith(end)), key=len, default=path.suffix)
+    )
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a state dict from a ``.pt``, ``.pth`` or ``.safetensors`` file.
+    """Read a state dict from a file with one of `SUFFIXES`.
 
     Raises:
         WeightsError: the file cannot be read, wants to run code, or holds something else.
     """
-    if path.suffix not in SUFFIXES:
+    if not path.name.lower().endswith(SUFFIXES):
         raise WeightsError(f"{path.name} is none of {', '.join(SUFFIXES)}")
     try:
         file = manifest.describe_file(path, _MAX_BYTES)
@@ -65,24 +100,18 @@ def read(path: Path) -> Checkpoint:
     with memory.bounded(_MEMORY_BYTES + _MEMORY_FILES * file.size_bytes):
         _require_stored(path, file.size_bytes)
         content = _content(path)
-    tensors = _tensors(content, path.name)
+    found = state_dict.find(content, path.name)
     # A tensor can claim any size over a few bytes of storage.
-    if sum(value.numel() * value.element_size() for value in tensors.values()) > file.size_bytes:
+    if sum(value.numel() * value.element_size() for value in found.tensors.values()) > file.size_bytes:
         raise WeightsError(f"{path.name} claims more numbers than it holds")
-    return Checkpoint(path.name, file.sha256, weights.modernised(tensors))
-
-
-def some(names: list[str]) -> str:
-    """Name a few of them."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return Checkpoint(path.name, file.sha256, weights.modernised(found.tensors), found)
 
 
 def _require_stored(path: Path, size_bytes: int) -> None:
-    """Require that a zip file, which torch writes without compression, does not inflate.
+    """Require that a zip file, which torch writes without compression, holds data and does not inflate.
 
     Raises:
-        WeightsError: it would, or has very many entries.
+        WeightsError: it would, has very many entries, or is of TorchScript.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -91,6 +120,10 @@ def _require_stored(path: Path, size_bytes: int) -> None:
             entries = archive.infolist()
     except Exception as error:
         raise WeightsError(f"{path.name} is damaged or truncated, or holds no weights") from error
+    if any(_SCRIPTED.fullmatch(entry.filename) for entry in entries):
+        raise WeightsError(
+            f"{path.name} is a TorchScript archive, not a state dict: save model.state_dict() instead"
+        )
     if len(entries) > _MAX_ENTRIES:
         raise WeightsError(f"{path.name} holds {len(entries):,} files; at most {_MAX_ENTRIES:,} are taken")
     if (inflated_bytes := sum(entry.file_size for entry in entries)) > size_bytes:
@@ -102,12 +135,21 @@ def _require_stored(path: Path, size_bytes: int) -> None:
 
 def _content(path: Path) -> object:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # torch's, of old formats
+        inert: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+            (_Inert, name) for name in _BESIDE_WEIGHTS
+        ]
+        # The warnings are torch's, of old formats.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(inert):
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its message is a page of advice
         wanted = _WANTED.search(str(error))
+        if wanted and _holds_module(path):
+            raise WeightsError(
+                f"{path.name} holds a whole pickled nn.Module, which is code (it asks for {wanted[1]}): "
+                "save model.state_dict() instead"
+            ) from error
         what = f"asks for {wanted[1]}" if wanted else "is no pickle of torch's"
         raise WeightsError(f"{path.name} {what}; only tensors are taken from a file") from error
     except MemoryError as error:
@@ -119,19 +161,21 @@ def _content(path: Path) -> object:
     return content
 
 
-def _tensors(content: object, file_name: str) -> dict[str, Tensor]:
-    for key in _WRAPPINGS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{file_name} holds no state dict, which is names with tensors")
-    if strays := [name for name in content if not isinstance(name, str)]:
-        raise WeightsError(f"{file_name} holds no state dict: {len(strays)} of its names are no text")
-    tensors = dict(content)
-    if strays := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise WeightsError(f"{file_name} holds no state dict: {some(strays)} is no tensor")
-    if odd := [name for name, value in tensors.items() if value.layout != torch.strided or value.is_meta]:
-        raise WeightsError(f"{file_name}: {some(odd)} is sparse, or has no numbers")
-    if all(name.startswith(_PARALLEL) for name in tensors):
-        tensors = {name.removeprefix(_PARALLEL): value for name, value in tensors.items()}
-    return tensors
+def _holds_module(path: Path) -> bool:
+    """Return whether a file names what every pickled ``nn.Module`` has.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            with files.open_regular(path) as stream:
+                content = stream.read(_PICKLE_BYTES)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                [name] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                with archive.open(name) as entry:
+                    content = entry.read(_PICKLE_BYTES)
+    except Exception as error:
+        raise WeightsError(f"{path.name} is damaged or truncated, or holds no weights") from error
+    return all(name in content for name in _MODULE_STATE)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from export.data import labels
-from export.weights import checkpoint
-from export.weights.checkpoint import WeightsError, some
+from export.weights import checkpoint, nearest, preprocessing
+from export.weights.preprocessing import Preprocessing
+from export.weights.state_dict import WeightsError, some
 from modelzoo.v1 import manifest_pb2
 from zoo import weights
 from zoo.spec import InputSpec, ModelSpec
@@ -19,8 +20,8 @@ from zoo.spec import InputSpec, ModelSpec
 __all__ = ["Loaded", "WeightsError", "from_file", "from_imagenet", "random"]
 
 RANDOM = "random"
-_COUNTER = "num_batches_tracked"  # matters in training only; checkpoints older than 2018 lack it
 _CALIBRATION_IMAGES = 4
+_NOTHING_GIVEN = Preprocessing()
 
 _INTERPOLATIONS: dict[str, manifest_pb2.Interpolation.ValueType] = {
     "bilinear": manifest_pb2.INTERPOLATION_BILINEAR,
@@ -39,6 +40,8 @@ class Loaded:
         source: where the weights come from, in words.
         sha256: of the file they were in; None where there was none.
         accuracy_ratio: top-1 as the source states it, not as measured here; None where it says nothing.
+        notes: lines on what was found in the file, and on the preprocessing.
+        assumed: a line on the part of the preprocessing that was neither given nor known, where there is one.
     """
 
     network: nn.Module
@@ -49,6 +52,19 @@ class Loaded:
     source: str
     sha256: str | None
     accuracy_ratio: float | None
+    notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> manifest_pb2.Weights:
+        """Describe where the weights come from, for the manifest."""
+        is_random = self.source == RANDOM
+        return manifest_pb2.Weights(
+            origin=manifest_pb2.ORIGIN_RANDOM if is_random else manifest_pb2.ORIGIN_LOADED,
+            source=self.source,
+            sha256=self.sha256 or "",
+            stated_accuracy_ratio=self.accuracy_ratio,
+        )
 
 
 def from_imagenet(
@@ -71,59 +87,64 @@ def from_imagenet(
         path = published.download(folder)
     except weights.DownloadError as error:
         raise WeightsError(str(error)) from error
-    return from_file(path, spec, published=published)
+    return from_file(path, spec, published=published, folder=folder)
 
 
 def from_file(
     path: Path,
     spec: ModelSpec,
     labels_path: Path | None = None,
-    input_spec: InputSpec | None = None,
-    resize_shorter_px: int | None = None,
+    given: Preprocessing = _NOTHING_GIVEN,
     published: weights.ImageNetWeights | None = None,
+    folder: Path | None = None,
 ) -> Loaded:
-    """Load a state dict from a ``.pt``, ``.pth`` or ``.safetensors`` file.
+    """Load a state dict from a checkpoint, with one of the suffixes of `checkpoint`.
 
-    The very file that torchvision publishes is recognised by its hash, and gets its own normalisation,
-    preprocessing and labels where none are given: with another normalisation the answers would be
-    wrong, and nothing would show it.
+    What torchvision publishes is recognised, and gets its own normalisation, preprocessing and labels where
+    none are given: the very file by its hash; one that was saved anew by its tensors, where torchvision's
+    lies in the folder of downloads to compare with.
 
     Args:
         labels_path: one label a line; without it there are as many as the last layer has outputs, and
             their numbers are their names.
-        input_spec: what the weights were trained for; the row's own when None.
-        resize_shorter_px: what a picture's shorter side is resized to before the centre is cropped; the
-            input's longer side when None.
-        published: what to compare the hash with; torchvision's weights of this name when None.
+        given: what is known of the preprocessing that the weights were trained for.
+        published: what to compare with; torchvision's weights of this name when None.
+        folder: where downloads are kept; the one of ``torch.hub`` when None.
 
     Raises:
         WeightsError: the file cannot be read or holds something else than this network's weights, the
             labels are not as many as its outputs, or the input is too small for the network.
+        PreprocessingError: it has to be chosen, or does not fit the network.
     """
     file = checkpoint.read(path)
-    known = published or weights.imagenet(spec.name)
-    if known is not None and not file.sha256.startswith(known.sha256_start):
-        known = None
-    as_published = known if input_spec is None and resize_shorter_px is None else None
-    pixels = input_spec or (known.input if known else spec.input)
+    known = _recognised(file, published or weights.imagenet(spec.name), folder)
+    texts = _labels(labels_path) if labels_path is not None else known.labels if known else None
     outputs = _outputs(spec, file)
-    texts = known.labels if known else _numbers(outputs)
-    if labels_path is not None:
-        texts = _labels(labels_path)
+    own = _row_input(spec, file)
+    own = given.sized(own.resized(known.input.height, known.input.width) if known else own)
+    network = _filled(_empty(spec, outputs, own), file)
+    texts = texts or _numbers(outputs)
     if len(texts) != outputs:
         raise WeightsError(f"{path.name} has {outputs} outputs, but there are {len(texts)} labels")
-    network = _filled(_empty(spec, outputs, pixels), file)
-    if as_published is not None:
-        resize_shorter_px = as_published.resize_shorter_px
+    settled = preprocessing.settle(spec, own, given, known, path.name)
+    as_published = known is not None and given == _NOTHING_GIVEN
+    assumed = f"preprocessing assumed, not given with the weights: {settled.assumed}"
+    total = len(file.found.tensors)
+    heads = "; the others are of auxiliary heads, which only help training" if total > len(file.state) else ""
     return Loaded(
         network=network,
-        input_spec=pixels,
-        resize_shorter_px=resize_shorter_px or max(pixels.height, pixels.width),
-        interpolation=_INTERPOLATIONS[as_published.interpolation if as_published else "bilinear"],
+        input_spec=settled.input_spec,
+        resize_shorter_px=settled.resize_shorter_px,
+        interpolation=_INTERPOLATIONS[settled.interpolation],
         labels=texts,
         source=known.source if known else path.name,
         sha256=file.sha256,
-        accuracy_ratio=as_published.accuracy_ratio if as_published else None,
+        accuracy_ratio=known.accuracy_ratio if known and as_published else None,
+        notes=(
+            f"{path.name}: {file.found}, {len(file.state)} of {total} tensors match {spec.name}{heads}",
+            f"{path.name}: {settled.summary}",
+        ),
+        assumed=(assumed,) if settled.assumed else (),
     )
 
 
@@ -170,6 +191,33 @@ def _labels(path: Path) -> tuple[str, ...]:
         raise WeightsError(str(error)) from error
 
 
+def _recognised(
+    file: checkpoint.Checkpoint, published: weights.ImageNetWeights | None, folder: Path | None
+) -> weights.ImageNetWeights | None:
+    """Return what torchvision says of weights; None where they are not its own, as far as can be seen."""
+    if published is None or file.sha256.startswith(published.sha256_start):
+        return published
+    kept = published.path(folder)
+    if not kept.is_file():
+        return None
+    try:
+        official = checkpoint.read(published.download(folder)).state
+    except (weights.DownloadError, WeightsError):  # what lies there is not what was published
+        return None
+    compared = {name for name in {**official, **file.state} if not name.endswith(nearest.COUNTER)}
+    both = compared <= official.keys() & file.state.keys()
+    return published if both and all(official[name].equal(file.state[name]) for name in compared) else None
+
+
+def _row_input(spec: ModelSpec, file: checkpoint.Checkpoint) -> InputSpec:
+    """Return the row's input, of grey pictures where the first convolution takes such."""
+    network = _empty(spec, spec.num_classes, spec.input)
+    first = next(name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
+    kernels = file.state.get(f"{first}.weight")  # [maps, C, height, width]
+    is_grey = kernels is not None and kernels.dim() == 4 and kernels.shape[1] == 1
+    return spec.input_for(1, max(spec.input.height, spec.input.width)) if is_grey else spec.input
+
+
 def _outputs(spec: ModelSpec, file: checkpoint.Checkpoint) -> int:
     """Count the outputs of the last layer; those of the row where the weights are of another network."""
     network = _empty(spec, spec.num_classes, spec.input)
@@ -202,18 +250,20 @@ def _filled(network: nn.Module, file: checkpoint.Checkpoint) -> nn.Module:
         WeightsError: names or shapes are not the network's, or a number is none.
     """
     wanted = network.state_dict()
-    missing = [name for name in wanted if name not in file.state and not name.endswith(_COUNTER)]
+    missing = [name for name in wanted if name not in file.state and not name.endswith(nearest.COUNTER)]
     strays = [name for name in file.state if name not in wanted]
     said = [f"{how} {some(names)}" for how, names in (("lacks", missing), ("has also", strays)) if names]
+    said += [
+        f"has {name} of {_shape(file.state[name])}, not {_shape(empty)}"
+        for name, empty in wanted.items()
+        if not said and name in file.state and file.state[name].shape != empty.shape
+    ][:1]
     if said:
-        raise WeightsError(f"{file.file_name} holds another network: it {' and '.join(said)}")
+        other = f"{file.file_name} holds another network: it {' and '.join(said)}"
+        raise WeightsError(f"{other}; {nearest.described(file.state)}")
     filled = {}
     for name, empty in wanted.items():
         value = file.state.get(name, torch.zeros(empty.shape, dtype=empty.dtype))
-        if value.shape != empty.shape:
-            raise WeightsError(
-                f"{file.file_name} holds another network: {name} is {_shape(value)}, not {_shape(empty)}"
-            )
         if value.is_floating_point() != empty.is_floating_point():
             raise WeightsError(f"{file.file_name}: {name} is {value.dtype}, not {empty.dtype}")
         filled[name] = value.to(empty.dtype).contiguous()

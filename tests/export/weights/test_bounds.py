@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export.weights import checkpoint
-from export.weights.checkpoint import WeightsError
+from export.weights.state_dict import WeightsError
 
 GB = 1_000_000_000
 

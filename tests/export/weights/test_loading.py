@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import fractions
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from torchvision import models
 
 from export.graph import tracing, verification
 from export.weights import loading
+from export.weights.preprocessing import Preprocessing
 from modelzoo.v1 import manifest_pb2
 from tests.zoo.networks import with_statistics
 from zoo import catalog
-from zoo.spec import InputSpec
 from zoo.weights import ImageNetWeights, imagenet
 
 LENET = catalog.find("lenet5")
@@ -106,12 +107,13 @@ def test_the_published_file_is_recognised_and_gets_its_own_normalisation(
     assert (known.input_spec, known.resize_shorter_px, known.accuracy_ratio) == (halves, 73, 0.69758)
     assert (known.labels[0], known.source) == ("tench", "torchvision ResNet18_Weights.IMAGENET1K_V1")
     # The accuracy that the source states is not that of another size.
-    other = loading.from_file(path, RESNET, input_spec=halves.resized(96, 80), published=origin)
-    assert (other.input_spec.height, other.resize_shorter_px, other.accuracy_ratio) == (96, 96, None)
+    other = loading.from_file(path, RESNET, given=Preprocessing(crop=96), published=origin)
+    assert other.input_spec == halves.resized(96, 96)
+    assert (other.resize_shorter_px, other.accuracy_ratio) == (96, None)
     # Changed a little, it is an unknown file.
     state = dict(resnet.state_dict())
     state["fc.bias"] = state["fc.bias"] + 1
-    unknown = loading.from_file(saved(state, path), RESNET, published=origin)
+    unknown = loading.from_file(saved(state, path), RESNET, published=origin, folder=tmp_path)
     assert (unknown.input_spec, unknown.labels[0], unknown.source) == (RESNET.input, "0", "mine.pth")
 
 
@@ -157,16 +159,16 @@ def test_counters_that_old_checkpoints_lack_are_not_missed(resnet: nn.Module, tm
 
 
 def test_the_labels_are_the_files_and_another_size_makes_another_network(tmp_path: Path) -> None:
-    square = LENET.input.resized(40, 36)
+    square = LENET.input.resized(40, 40)
     state = LENET.network(3, square).state_dict()
     path = saved(state, tmp_path / "three.pt")
     names = tmp_path / "labels.txt"
     names.write_text("\ufeffKälte\nWärme\n  Licht \n", "utf-8")
-    loaded = loading.from_file(path, LENET, names, square, resize_shorter_px=48)
+    loaded = loading.from_file(path, LENET, names, Preprocessing(crop=40, resize=48))
     assert loaded.labels == ("Kälte", "Wärme", "Licht")
     assert (loaded.input_spec, loaded.resize_shorter_px) == (square, 48)
-    assert loaded.network(torch.zeros(2, 1, 40, 36)).shape == (2, 3)
-    assert loading.from_file(path, LENET, input_spec=square).labels == ("0", "1", "2")
+    assert loaded.network(torch.zeros(2, 1, 40, 40)).shape == (2, 3)
+    assert loading.from_file(path, LENET, given=Preprocessing(crop=40)).labels == ("0", "1", "2")
 
 
 def test_a_loaded_network_is_exported_and_answers_the_same(lenet: State, tmp_path: Path) -> None:
@@ -191,16 +193,23 @@ def with_(state: State, **changed: torch.Tensor) -> State:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"a\n\x1b[2Jb": torch.zeros(1)}, r"it has also a  \[2Jb$"),
-        (lambda s: without(s, "f6.bias"), r"it lacks f6\.bias$"),
-        (lambda s: with_(s, f7__bias=torch.zeros(3)), r"it has also f7\.bias$"),
+        (lambda s: s | {"a\n\x1b[2Jb": torch.zeros(1)}, r"it has also a  \[2Jb; the nearest"),
         (
-            lambda s: {f"net.{name}": value for name, value in s.items()},
-            r"it lacks c1\.weight, c1\.bias, c3\.weight and 7 more and has also net\.c1\.weight, ",
+            lambda s: without(s, "f6.bias"),
+            r"it lacks f6\.bias; the nearest of the catalog is lenet5: 9 of its 10 tensors match$",
         ),
-        (lambda s: with_(s, c3__bias=torch.zeros(17)), r"c3\.bias is 17, not 16$"),
-        (lambda s: with_(s, c1__weight=torch.zeros(6, 3, 5, 5)), r"c1\.weight is 6x3x5x5, not 6x1x5x5$"),
-        (lambda s: with_(s, output__bias=torch.zeros(12)), r"output\.weight is 10x84, not 12x84$"),
+        (lambda s: with_(s, f7__bias=torch.zeros(3)), r"it has also f7\.bias; the nearest .* 10 of its 10 "),
+        (
+            lambda s: {f"own_{name}": value for name, value in s.items()},
+            r"it lacks c1\.weight, c1\.bias, c3\.weight and 7 more and has also own_c1\.weight, .*; "
+            r"no architecture of the catalog has any of its tensors$",
+        ),
+        (lambda s: with_(s, c3__bias=torch.zeros(17)), r"it has c3\.bias of 17, not 16; the nearest"),
+        (lambda s: with_(s, c1__weight=torch.zeros(6, 3, 5, 5)), r"has c1\.weight of 6x3x5x5, not 6x1x5x5; "),
+        (
+            lambda s: with_(s, output__bias=torch.zeros(12)),
+            r"has output\.weight of 10x84, not 12x84; the near",
+        ),
         (lambda s: with_(s, output__bias=torch.zeros(1)), r"has 1 outputs; a classifier needs two"),
         (lambda s: with_(s, f6__bias=torch.full((84,), torch.nan)), r"f6\.bias holds a number that is"),
         (lambda s: with_(s, c1__bias=torch.tensor([0, 0, 0, 0, 0, torch.inf])), r"c1\.bias holds a number"),
@@ -214,8 +223,15 @@ def with_(state: State, **changed: torch.Tensor) -> State:
         (lambda s: {}, r"holds no state dict"),
         (lambda s: list(s.values()), r"holds no state dict"),
         (lambda s: torch.zeros(3), r"holds no state dict"),
-        (lambda s: LENET.network(), r"asks for zoo\.lenet\.LeNet5; only tensors are taken"),
-        (lambda s: s | {"args": argparse.Namespace(lr=1)}, r"asks for argparse\.Namespace; only tensors"),
+        (
+            lambda s: LENET.network(),
+            r"a whole pickled nn\.Module, which is code \(it asks for zoo\.lenet\.LeNet5\): save model",
+        ),
+        (lambda s: s | {"args": argparse.Namespace(lr=1)}, r"holds no state dict: args is no tensor$"),
+        (
+            lambda s: {"model": s, "when": fractions.Fraction(1, 2)},
+            r"asks for fractions\.Fraction; only tens",
+        ),
     ],
 )
 def test_what_is_not_this_networks_state_dict_is_refused_in_one_line(
@@ -263,7 +279,7 @@ def test_a_text_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "absent.pt", r"^absent\.pt cannot be read: No such file")
-    refused(tmp_path / "absent.bin", r"^absent\.bin is none of \.pt, \.pth, \.safetensors$")
+    refused(tmp_path / "absent.h5", r"^absent\.h5 is none of \.pt, \.pth, \.pth\.tar, \.ckpt, \.bin, \.saf")
     (tmp_path / "folder.pt").mkdir()
     refused(tmp_path / "folder.pt", r"^folder\.pt cannot be read: not a regular file")
     os.mkfifo(tmp_path / "pipe.pt")
@@ -285,10 +301,14 @@ def test_labels_that_are_not_as_many_as_the_outputs_are_refused(lenet: State, tm
 def test_an_input_too_small_for_the_network_is_refused(lenet: State, tmp_path: Path) -> None:
     path = saved(lenet, tmp_path / "weights.pt")
     with pytest.raises(loading.WeightsError, match=r"^lenet5 needs at least 32x32 pixels, not 8x8$"):
-        loading.from_file(path, LENET, input_spec=LENET.input.resized(8, 8))
+        loading.from_file(path, LENET, given=Preprocessing(crop=8))
 
 
-def test_another_number_of_channels_is_taken(tmp_path: Path) -> None:
-    grey = InputSpec(1, 32, 32, mean=(0.5,), std=(0.5,))
+def test_weights_for_grey_pictures_make_a_network_for_them(tmp_path: Path) -> None:
+    grey = RESNET.input_for(1, 224)
     path = saved(RESNET.network(4, grey).state_dict(), tmp_path / "grey.pt")
-    assert loading.from_file(path, RESNET, input_spec=grey).network(torch.zeros(1, 1, 32, 32)).shape == (1, 4)
+    loaded = loading.from_file(path, RESNET)
+    assert loaded.input_spec == grey
+    assert loaded.network(torch.zeros(1, 1, 32, 32)).shape == (1, 4)
+    given = loading.from_file(path, RESNET, given=Preprocessing(mean=(0.5,), std=(0.25,)))
+    assert (given.input_spec.mean, given.input_spec.std) == ((0.5,), (0.25,))

@@ -1,0 +1,100 @@
+"""Where in a checkpoint the state dict lies: under which key, and what stands before its names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from export.errors import OneLineError
+
+# Where training scripts keep it, beside an optimiser's state: PyTorch's tutorials, Lightning, timm and
+# torchvision's references. An average of the weights (EMA) is taken only where there is nothing else.
+_KEYS = (
+    *("state_dict", "model", "model_state_dict", "net", "weights"),
+    *("ema", "state_dict_ema", "model_ema", "ema_state_dict"),
+)
+_MAX_DEPTH = 2  # {"model": {"state_dict": ...}} is found
+_AVERAGED = "n_averaged"  # what torch.optim.swa_utils.AveragedModel counts, beside its "module."
+
+
+class WeightsError(OneLineError):
+    """The weights are not taken; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name, and where they were.
+
+    Attributes:
+        key: under which they lay, with a dot between two; empty where the file is a plain state dict.
+        passed_over: other keys with what could be a state dict, beside that one.
+        prefix: what was removed from all names, ``module.`` say.
+    """
+
+    tensors: dict[str, Tensor]
+    key: str
+    passed_over: tuple[str, ...]
+    prefix: str
+
+    def __str__(self) -> str:
+        """Say where it was found."""
+        place = f"state dict under {self.key!r}" if self.key else "plain state dict"
+        others = f" ({', '.join(map(repr, self.passed_over))} not used)" if self.passed_over else ""
+        return place + others + (f", prefix {self.prefix!r} removed" if self.prefix else "")
+
+
+def find(content: object, file_name: str) -> StateDict:
+    """Find the state dict in what a file holds.
+
+    Raises:
+        WeightsError: there is none, or a tensor is sparse or has no numbers.
+    """
+    keys: list[str] = []
+    passed_over: tuple[str, ...] = ()
+    for _ in range(_MAX_DEPTH):
+        present = [key for key in _KEYS if isinstance(content, Mapping) and _is_filled(content.get(key))]
+        if not isinstance(content, Mapping) or not present:
+            break
+        content = content[present[0]]
+        keys.append(present[0])
+        passed_over += tuple(present[1:])
+    tensors = _tensors(content, file_name)
+    if len(tensors) > 1:
+        tensors.pop(_AVERAGED, None)
+    prefix = _prefix(list(tensors))
+    named = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return StateDict(named, ".".join(keys), passed_over, prefix)
+
+
+def some(names: list[str]) -> str:
+    """Name a few of them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _is_filled(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _prefix(names: list[str]) -> str:
+    """Return what stands before all names: ``module.`` of DataParallel, ``model.`` of Lightning, or several.
+
+    Every network of the catalog has parts side by side, so what all names share is not a part of it.
+    """
+    columns = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{parts[0]}." for parts in takewhile(lambda parts: len(set(parts)) == 1, columns))
+
+
+def _tensors(content: object, file_name: str) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{file_name} holds no state dict, which is names with tensors")
+    if strays := [name for name in content if not isinstance(name, str)]:
+        raise WeightsError(f"{file_name} holds no state dict: {len(strays)} of its names are no text")
+    tensors = dict(content)
+    if strays := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise WeightsError(f"{file_name} holds no state dict: {some(strays)} is no tensor")
+    if odd := [name for name, value in tensors.items() if value.layout != torch.strided or value.is_meta]:
+        raise WeightsError(f"{file_name}: {some(odd)} is sparse, or has no numbers")
+    return tensors
