@@ -13,9 +13,11 @@ from cli.bench import bench
 from cli.terminal import streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
+    Activation,
     Address,
     AsJson,
     Calibration,
+    ImportLabels,
     Precisions,
     Repository,
     ScaledDecoding,
@@ -99,9 +101,7 @@ def export(
 def import_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An image classifier.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="File with a label a line.", envvar="MODELZOO_LABELS")
-    ] = None,
+    labels: ImportLabels = None,
     input_: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +117,7 @@ def import_(
     output: Annotated[
         str | None, typer.Option(help="Name of its scores, where it has several outputs.")
     ] = None,
+    activation: Activation = "auto",
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
@@ -133,6 +134,7 @@ def import_(
         mean,
         std,
         output,
+        activation,
         labels,
         name=name,
         calibration=calibration,

@@ -40,5 +40,20 @@ ScaledDecoding = Annotated[
         "--scaled-decoding", help="Allow large JPEG files to be decoded at a part of their size: faster."
     ),
 ]
+ImportLabels = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a label a line, or a JSON list, or a JSON map of indices and labels.",
+        show_default="those that the file names, or numbers",
+        envvar="MODELZOO_LABELS",
+    ),
+]
+Activation = Annotated[
+    str,
+    typer.Option(
+        help="What makes probabilities of its scores: softmax (they sum to 1), sigmoid (one output, or labels "
+        "that are independent) or none; auto looks at them. One that the file ends in is not applied twice."
+    ),
+]
 
 MODELS = Path("models")
