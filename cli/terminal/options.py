@@ -51,8 +51,8 @@ ImportLabels = Annotated[
 Activation = Annotated[
     str,
     typer.Option(
-        help="What makes probabilities of its scores: softmax (they sum to 1), sigmoid (one output, or labels "
-        "that are independent) or none; auto looks at them. One that the file ends in is not applied twice."
+        help="What makes probabilities of its scores: softmax (they sum to 1), sigmoid (one output, or "
+        "independent labels) or none; auto looks at them. One that the file ends in is not applied twice."
     ),
 ]
 

@@ -95,7 +95,12 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
         raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8):
-        kind = TensorProto.DataType.Name(tensor.elem_type)
+        known = tensor.elem_type in TensorProto.DataType.values()
+        kind = (
+            TensorProto.DataType.Name(tensor.elem_type)
+            if known
+            else f"of the unknown type {tensor.elem_type}"
+        )
         raise OnnxImportError(f"its input is {kind}; FLOAT or UINT8 is taken")
     # A free side is a name, nothing, -1 or 0: exporters differ.
     sides = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
