@@ -4,7 +4,9 @@ A network that was trained on photographs gives noise one and the same label, wh
 noise alone hardly looks at the weights. These differ in colour, brightness, direction, scale and content.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -14,50 +16,50 @@ from sklearn.datasets import load_sample_images
 from artifact.pictures import Pixels
 from export.graph.verification import Images, Run
 
-_PATCHES = (2, 3, 5, 9)  # a side, of blocks of one colour
+COUNT = 32
+_BLOCKS = (2, 3, 6, 9)  # a side, each of one colour
 _CROPS_RATIO = ((0.0, 0.0, 1.0), (0.1, 0.3, 0.5), (0.5, 0.1, 0.4))  # of photographs: top, left, side
 
 
-def pictures(height: int, width: int, channels: int) -> Images:
-    """Make 32 pictures that a network can tell apart, uint8 ``[32, height, width, channels]``.
+def pictures(height: int, width: int, channels: int, count: int = COUNT) -> Images:
+    """Make pictures that a network can tell apart, uint8 ``[count, height, width, channels]``.
 
-    The first six are one of each kind: noise, gradients, blocks; dark and bright.
+    Args:
+        height: in pixels.
+        width: in pixels.
+        channels: 1 or 3.
+        count: `COUNT` at most. The first six are one of each kind: noise, gradients, blocks; dark, bright.
     """
+    return np.stack(list(islice(_made((height, width, channels)), count)))  # [count, H, W, C]
+
+
+def _made(shape: tuple[int, int, int]) -> Iterator[Pixels]:
     random = np.random.default_rng(0)
-    shape = (height, width, channels)
+    height, width, channels = shape
     rows, columns = np.ogrid[:height, :width]
-    down, across = (
-        np.broadcast_to((places * 255 // side_px).astype(np.uint8)[..., np.newaxis], shape)
-        for places, side_px in ((rows, height), (columns, width))
-    )
+
+    def spread(values: npt.NDArray[np.int64]) -> Pixels:
+        """Give every channel the same values, which are 0..255."""
+        return np.broadcast_to(values.astype(np.uint8)[..., np.newaxis], shape)
 
     def blocks(count: int) -> Pixels:
         palette = random.integers(0, 256, (count, count, channels), np.uint8)
         colours: Pixels = palette[rows * count // height, columns * count // width]  # [H, W, C]
         return colours
 
-    def plain(level: int) -> Pixels:
-        return np.full(shape, level, np.uint8)
-
-    def stripes(phases: npt.NDArray[np.int64]) -> Pixels:
-        return np.broadcast_to((phases % 2 * 255).astype(np.uint8)[..., np.newaxis], shape)
-
-    noise = random.integers(0, 256, shape, np.uint8)
-    coarse = blocks(5)
-    found = [noise, down, coarse, noise // 4, 255 - across, 255 - coarse // 3]
-    found += [blocks(count) for count in _PATCHES]
-    found += [stripes(rows * 8 // height), stripes(columns * 8 // width)]
-    found += [
-        stripes(rows * 4 // height + columns * 4 // width),
-        stripes(rows * columns * 20 // (height * width)),
-    ]
-    found += [plain(0), plain(255), 255 - noise // 4, noise // 8 + 112]
-    found += [_tinted(down, channel) for channel in range(3)]
-    found += [_tinted(coarse, channel) for channel in range(3)]
+    noise, coarse = random.integers(0, 256, shape, np.uint8), blocks(5)
+    down, across = spread(rows * 255 // height + 0 * columns), spread(columns * 255 // width + 0 * rows)
+    yield from (noise, down, coarse, noise // 4, 255 - across, 255 - coarse // 3)
+    yield from (_photograph(index, crop, shape) for crop in _CROPS_RATIO for index in range(2))
+    yield from (np.full(shape, level, np.uint8) for level in (0, 255))
+    yield from (blocks(count) for count in _BLOCKS)
+    bands = (rows * 8 // height, columns * 8 // width)
+    swirl = rows * columns * 20 // (height * width)
+    yield from (spread(band % 2 * 255 + 0 * swirl) for band in (*bands, bands[0] // 2 + bands[1] // 2, swirl))
+    yield from (255 - noise // 4, noise // 8 + 112)
+    yield from (_tinted(image, channel) for image in (down, coarse) for channel in range(3))
     disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 3) ** 2
-    found += [np.where(disc[..., np.newaxis], *pair) for pair in ((down, plain(0)), (plain(0), noise))]
-    found += [_photograph(index, crop, shape) for index in range(2) for crop in _CROPS_RATIO]
-    return np.stack(found).astype(np.uint8)  # [32, H, W, C]
+    yield from (disc[..., np.newaxis] * image for image in (down, noise))
 
 
 def telling(run: Run, images: Images, batch_size: int) -> Images:
@@ -78,8 +80,9 @@ def telling(run: Run, images: Images, batch_size: int) -> Images:
 
 def _tinted(image: Pixels, channel: int) -> Pixels:
     """Leave one of three channels bright; of a grey picture, make one of three contrasts."""
-    kept = np.array([max(0, 3 - abs(index - channel) * 2) for index in range(3)]) / 3
-    return (image * (kept if image.shape[2] == 3 else kept[:1] * 0.8 + 0.2)).astype(np.uint8)
+    strengths = [1.0 if index == channel else 0.25 for index in range(3)]
+    kept = np.array(strengths if image.shape[2] == 3 else (channel + 1) / 4)
+    return (image * kept).astype(np.uint8)
 
 
 def _photograph(index: int, crop: tuple[float, float, float], shape: tuple[int, int, int]) -> Pixels:

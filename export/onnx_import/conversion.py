@@ -25,7 +25,8 @@ from zoo.spec import InputSpec
 
 __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
 
-_BATCHES = (slice(0, 1), slice(1, 3), slice(3, 6))  # of the probes: one, two and three pictures
+_PROBES = 6
+_BATCHES = (slice(0, 1), slice(1, 3), slice(3, _PROBES))  # one, two and three pictures
 _TOLERANCE_RATIO = 1e-4  # of the largest score; another size of batch is summed up in another order
 # Of what a file says beside its graph, the keys that hold labels: YOLO's, PaddleOCR's, and others'.
 _LABEL_KEYS = ("names", "character", "classes", "labels", "class_names", "id2label")
@@ -92,7 +93,7 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     images = images_of(model, request)
     normal_form.free_axes(model, images)
     original = _Original(model, images, output)
-    pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels)[:6]
+    pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels, _PROBES)
     shape = original.answer(pixels[:1]).shape
     _require_scores(shape)
     expected = original.scores(pixels)  # [N, S]

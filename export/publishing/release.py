@@ -264,6 +264,6 @@ def _proof_images(candidate: Candidate) -> Images:
     if candidate.pictures is not None:
         return candidate.pictures[:GOLDEN_IMAGES]
     shape = candidate.description.input
-    made = probes.pictures(shape.height, shape.width, shape.channels)
-    made = made[: max(1, _MAX_PROOF_BYTES // made[0].nbytes)]
+    fitting = _MAX_PROOF_BYTES // (shape.height * shape.width * shape.channels)
+    made = probes.pictures(shape.height, shape.width, shape.channels, max(1, min(probes.COUNT, fitting)))
     return probes.telling(candidate.answer, made, _ANSWER_BATCH)
