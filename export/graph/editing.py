@@ -68,8 +68,6 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) -> Non
         replace(node.output, [new(name) for name in node.output])
     for tensor in graph.initializer:
         tensor.name = new(tensor.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new(sparse.values.name)
 
 
 def count_weights(graph: onnx.GraphProto) -> int:
@@ -81,7 +79,7 @@ def count_weights(graph: onnx.GraphProto) -> int:
 def fold_constants(graph: onnx.GraphProto) -> int:
     """Make weights of the tensors that nodes hold (Constant) or fill (ConstantOfShape); return how many.
 
-    Texts and sparse tensors stay in their nodes, and so does what would take too much memory.
+    Texts stay in their nodes, and so does what would take too much memory.
 
     Args:
         graph: its nodes are sorted.

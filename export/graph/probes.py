@@ -82,7 +82,8 @@ def _tinted(image: Pixels, channel: int) -> Pixels:
     """Leave one of three channels bright; of a grey picture, make one of three contrasts."""
     strengths = [1.0 if index == channel else 0.25 for index in range(3)]
     kept = np.array(strengths if image.shape[2] == 3 else (channel + 1) / 4)
-    return (image * kept).astype(np.uint8)
+    tinted: Pixels = (image * kept).astype(np.uint8)
+    return tinted
 
 
 def _photograph(index: int, crop: tuple[float, float, float], shape: tuple[int, int, int]) -> Pixels:

@@ -126,11 +126,13 @@ def reason(error: Exception) -> str:
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """Insist on standard operators and the model's own functions, without control flow.
+    """Insist on standard operators and the model's own functions, without control flow or sparse tensors.
 
     Raises:
         OnnxImportError: there is something else, in the graph or in functions.
     """
+    if model.graph.sparse_initializer:
+        raise OnnxImportError("it holds a sparse tensor, which no artifact may")
     own = {(function.domain, function.name) for function in model.functions}
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     for node in nodes:
@@ -141,21 +143,17 @@ def check_operators(model: onnx.ModelProto) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise OnnxImportError(f"it holds a graph within the graph ({node.op_type})")
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise OnnxImportError(f"it holds a sparse tensor ({node.op_type}), which no artifact may")
 
 
 def tensors_of(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """List every tensor of a model without graphs within its graph: of weights, nodes and functions."""
-    tensors = [*model.graph.initializer, *_halves(model.graph.sparse_initializer)]
+    """List every tensor of a model that `check_operators` passed: of weights, nodes and functions."""
+    tensors = list(model.graph.initializer)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     for attribute in (attribute for node in nodes for attribute in node.attribute):
         tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
-        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-        tensors += _halves([*sparse, *attribute.sparse_tensors])
     return tensors
-
-
-def _halves(tensors: Iterable[onnx.SparseTensorProto]) -> list[onnx.TensorProto]:
-    return [half for tensor in tensors for half in (tensor.values, tensor.indices)]
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:

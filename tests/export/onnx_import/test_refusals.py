@@ -61,6 +61,12 @@ def branch() -> tuple[list[onnx.NodeProto], list[Any]]:
     ]
 
 
+def sparse() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    tensor = helper.make_sparse_tensor(constant("", 1.0), constant("", 0, kind=np.int64), [K])
+    nodes, tensors = convolutional()
+    return [helper.make_node("Constant", [], ["b"], sparse_value=tensor), *nodes], tensors[:2]
+
+
 def unrelated() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     return [helper.make_node("Identity", ["k"], ["y"])], [numpy_helper.from_array(np.ones((1, K), "f"), "k")]
 
@@ -86,6 +92,7 @@ def infinite() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
             r"^its single output may be a probability or a score: say which",
         ),
         (node("ReduceMean", "x", axes=[1, 2]), r"^it holds no weights; a classifier has some$"),
+        (sparse(), r"^it holds a sparse tensor \(Constant\), which no artifact may$"),
         (unrelated(), r"^its scores do not depend on the picture$"),
         (infinite(), r"^its scores are infinite, or no numbers$"),
     ],
