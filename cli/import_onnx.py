@@ -20,6 +20,7 @@ def run(
     mean: str | None,
     std: str | None,
     output: str | None,
+    activation: str,
     labels: Path | None,
     **options: Any,
 ) -> None:
@@ -28,6 +29,7 @@ def run(
     Args:
         precision: names separated by commas; fp32 alone when None.
         input_: ``HxW``, and after a colon the layout, where the file leaves them open.
+        activation: what makes probabilities of the scores, `auto` to look at them.
         options: the other arguments of `pipeline.import_`.
     """
     with refusing():
@@ -36,7 +38,7 @@ def run(
         from export.errors import ExportError
 
     with refusing(ArtifactError, ExportError, OSError):
-        request = _request(input_, mean, std, output, labels)
+        request = _request(input_, mean, std, output, activation, labels)
         with Bars(options["name"]) as bars:
             exported = pipeline.import_(
                 path, request, precisions=precisions_of(precision) or ["fp32"], observer=bars, **options
@@ -45,18 +47,29 @@ def run(
         out.print(line, soft_wrap=True)
     for change in exported.manifest.deviations:
         err.print(f"changed: {change}")
+    if exported.manifest.multi_label:
+        err.print("warning: labels are independent; the probabilities of a picture need not sum to 1")
 
 
 def _request(
-    input_: str | None, mean: str | None, std: str | None, output: str | None, labels: Path | None
+    input_: str | None,
+    mean: str | None,
+    std: str | None,
+    output: str | None,
+    activation: str,
+    labels: Path | None,
 ) -> "ImportRequest":
     from export.data import labels as label_files
+    from export.onnx_import.activation import Choice
     from export.onnx_import.conversion import ImportRequest
 
     match = _INPUT.fullmatch(input_) if input_ is not None else None
     if input_ is not None and match is None:
         raise RefusedError(f"--input {input_!r} is not HxW, HxW:nchw or HxW:nhwc")
     layouts: dict[str | None, Literal["nchw", "nhwc"]] = {"nchw": "nchw", "nhwc": "nhwc"}
+    choices: dict[str, Choice] = {"auto": "auto", "softmax": "softmax", "sigmoid": "sigmoid", "none": "none"}
+    if activation not in choices:
+        raise RefusedError(f"--activation {activation!r} is not one of {', '.join(choices)}")
     return ImportRequest(
         layout=layouts.get(match["layout"] if match else None, "auto"),
         height=int(match["height"]) if match else None,
@@ -64,5 +77,6 @@ def _request(
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
         output=output,
+        activation=choices[activation],
         labels=label_files.read(labels) if labels is not None else None,
     )

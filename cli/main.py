@@ -14,11 +14,13 @@ from cli.terminal import streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
     Absent,
+    Activation,
     Address,
     AsJson,
     Cache,
     Calibration,
     Crop,
+    ImportLabels,
     Interpolation,
     Labels,
     Mean,
@@ -108,9 +110,7 @@ def export(
 def import_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An image classifier.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="File with a label a line.", envvar="MODELZOO_LABELS")
-    ] = None,
+    labels: ImportLabels = None,
     input_: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +126,7 @@ def import_(
     output: Annotated[
         str | None, typer.Option(help="Name of its scores, where it has several outputs.")
     ] = None,
+    activation: Activation = "auto",
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
@@ -142,6 +143,7 @@ def import_(
         mean,
         std,
         output,
+        activation,
         labels,
         name=name,
         calibration=calibration,

@@ -14,6 +14,7 @@ def options(threads: int | None = None) -> onnxruntime.SessionOptions:
     Args:
         threads: of one run; None takes as many as this process may use cores.
     """
+    onnxruntime.set_default_logger_severity(execution.LOG_SEVERITY_FATAL)  # its allocator's errors go there
     chosen = onnxruntime.SessionOptions()
     chosen.intra_op_num_threads = threads or execution.core_count()
     chosen.log_severity_level = execution.LOG_SEVERITY_FATAL

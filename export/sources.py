@@ -154,6 +154,7 @@ def imported(
                 sha256=manifest.describe_file(path).sha256,
             ),
             reference="ONNX Runtime",
+            multi_label=wrapped.multi_label,
         ),
         labels=wrapped.labels,
         write=partial(shutil.copyfile, wrapped_path),

@@ -46,7 +46,7 @@ INNER_ARROWS: dict[str, dict[str, set[str]]] = {
         "graph": set(),
         "training": {"data", "graph"},
         "weights": {"data"},
-        "onnx_import": {"graph"},
+        "onnx_import": {"data", "graph"},
         "publishing": {"candidate", "data", "graph", "training"},
         "candidate": {"data", "graph", "training"},
     },

@@ -48,8 +48,20 @@ def to_float16(model: onnx.ModelProto) -> None:
         if converted:
             float16.update(name for name in node.output if types.get(name) == TensorProto.FLOAT)
         nodes.append(node)
+    for name in [value.name for value in body.output if value.name in float16]:
+        nodes = [*_renamed(nodes, name, f"{name}_float16"), _cast(f"{name}_float16", name, TensorProto.FLOAT)]
     del body.node[:], body.value_info[:]
     body.node.extend(nodes)
+
+
+def _renamed(nodes: list[NodeProto], old: str, new: str) -> list[NodeProto]:
+    """Give a value another name wherever it is made and taken."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+    return nodes
 
 
 def _converted(tensor: TensorProto, name: str) -> TensorProto:

@@ -104,7 +104,7 @@ def to_int8(
                 activation_qType=QuantType.QUInt8,
                 tensors_range=_ranges(model, images, method, Path(folder)),
                 nodes_to_quantize=[],
-                nodes_to_exclude=[node.name for node in _normalisation(model.graph)],
+                nodes_to_exclude=[node.name for node in _unquantised(model.graph)],
                 op_types_to_quantize=_INTEGER_OPERATORS,
                 extra_options={},
             )
@@ -189,12 +189,14 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(content)
 
 
-def _normalisation(body: onnx.GraphProto) -> Iterator[NodeProto]:
-    """Return the nodes that no layer comes before."""
+def _unquantised(body: onnx.GraphProto) -> Iterator[NodeProto]:
+    """Return the nodes that no layer comes before: they normalise; and the one that gives probabilities."""
     after: set[str] = set()
     for node in body.node:
         if node.op_type in tracing.LAYERS or not after.isdisjoint(node.input):
             after.update(node.output)
+            if tracing.OUTPUT in node.output:
+                yield node
         else:
             yield node
 
@@ -245,12 +247,17 @@ def _name_nodes(body: onnx.GraphProto) -> None:
 
 
 def _leave_logits(body: onnx.GraphProto) -> None:
-    """Take the quantisation of softmax's input away: eight bits of logits are few."""
+    """Take the quantisation of the logits away: eight bits of them are few."""
     makers = {name: node for node in body.node for name in node.output}
-    for node in body.node:
-        last = makers.get(node.input[0])
-        if node.op_type == "Softmax" and last is not None and last.op_type == "DequantizeLinear":
-            node.input[0] = makers[last.input[0]].input[0]
+    last_layer = max(
+        (place for place, node in enumerate(body.node) if node.op_type in tracing.LAYERS), default=0
+    )
+    for place, node in enumerate(body.node):
+        # A sigmoid before the last layer is an activation inside the network.
+        if node.op_type == "Softmax" or (node.op_type == "Sigmoid" and place > last_layer):
+            maker = makers.get(node.input[0])
+            if maker is not None and maker.op_type == "DequantizeLinear":
+                node.input[0] = makers[maker.input[0]].input[0]
 
 
 @contextlib.contextmanager

@@ -8,31 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnx.version_converter
-from onnx import helper
 
 from artifact import golden
 from artifact.manifest import MAX_LABELS
 from artifact.pictures import Pixels
+from export.data import labels as label_files
 from export.errors import one_line
-from export.graph import cleaning, editing, tracing
+from export.graph import cleaning, editing, probes, tracing
 from export.graph.verification import Run
-from export.onnx_import import wrapping
-from export.onnx_import.onnx_file import STANDARD, Array, OnnxImportError, Session, read, reason
+from export.onnx_import import activation, external_data, normal_form, onnx_file, wrapping
+from export.onnx_import.activation import Activation, Floats
+from export.onnx_import.onnx_file import MAX_BYTES, Array, OnnxImportError, Session, reason
 from export.onnx_import.signature import Images, ImportRequest, images_of, output_of
 from zoo.spec import InputSpec
 
 __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
 
-_LOWEST_OPSET = 13  # from which Softmax is over one axis
-_BATCHES = (slice(0, 1), slice(1, 3), slice(3, 6))  # of the probes: one, two and three pictures
+_PROBES = 6
+_BATCHES = (slice(0, 1), slice(1, 3), slice(3, _PROBES))  # one, two and three pictures
 _TOLERANCE_RATIO = 1e-4  # of the largest score; another size of batch is summed up in another order
-_SUM_TOLERANCE = 1e-3  # of probabilities, around 1
-_NO_ACTIVATION = frozenset(("Flatten", "Identity", "Reshape", "Squeeze"))
-
-Floats = npt.NDArray[np.float32]
+# Of what a file says beside its graph, the keys that hold labels: YOLO's, PaddleOCR's, and others'.
+_LABEL_KEYS = ("names", "character", "classes", "labels", "class_names", "id2label")
+_BINARY_LABELS = ("negative", "positive")
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Wrapped:
         input_spec: the pixels that it takes.
         labels: K texts.
         parameters: numbers in its weights.
+        multi_label: the probabilities of a picture need not sum to 1.
         changes: what differs from the file as it came, one sentence each.
         original: the file as it came, in our signature: uint8 ``[N, H, W, C]`` to float32 ``[N, K]``, one
             image at a time, normalised and made probabilities by NumPy.
@@ -51,6 +50,7 @@ class Wrapped:
     input_spec: InputSpec
     labels: tuple[str, ...]
     parameters: int
+    multi_label: bool
     changes: tuple[str, ...]
     original: Run
 
@@ -77,9 +77,9 @@ class _Original:
         return np.asarray(self._session.run(feeds)[self._position], np.float32)
 
     def scores(self, images: Pixels) -> Floats:
-        """Return scores ``[N, K]`` for uint8 ``[N, H, W, C]``."""
+        """Return scores ``[N, S]`` for uint8 ``[N, H, W, C]``."""
         answers = [self.answer(images[row : row + 1]) for row in range(len(images))]
-        return np.stack([answer.reshape(-1) for answer in answers])  # [N, K]
+        return np.stack([answer.reshape(-1) for answer in answers])  # [N, S]
 
 
 def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
@@ -89,32 +89,31 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         OnnxImportError: it is no image classifier that can be wrapped; nothing is written.
         OSError: ``target`` cannot be written.
     """
-    model = read(source)
-    images, output = images_of(model, request), output_of(model, request)
+    model, output, changes = _read(source, request)
+    images = images_of(model, request)
+    normal_form.free_axes(model, images)
     original = _Original(model, images, output)
-    pixels = _probes(images.spec)
+    pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels, _PROBES)
     shape = original.answer(pixels[:1]).shape
-    labels = _labels(shape, request)
-    expected = original.scores(pixels)  # [N, K]
+    _require_scores(shape)
+    expected = original.scores(pixels)  # [N, S]
     if not np.isfinite(expected).all():
         raise OnnxImportError("its scores are infinite, or no numbers")
-    softmax = _needs_softmax(request, expected, _activation(model.graph, output))
+    chosen = activation.choose(request.activation, expected, activation.maker_of(model.graph, output))
+    labels, unused = _labels(chosen, request, model)
 
-    changes = [f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {images}"]
-    changes += _modernise(model)
-    if others := [value.name for value in model.graph.output if value.name != output]:
-        changes.append(one_line(f"without the file's other outputs: {', '.join(others)}"))
-    editing.prune(model.graph, [output])
+    changes.insert(0, f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {images}")
+    changes += [*unused, *normal_form.modernise(model, shape)]
     if output not in editing.dependents(model.graph, images.name):
         raise OnnxImportError("its scores do not depend on the picture")
-    parameters = editing.count_weights(model.graph)
+    if (parameters := editing.count_weights(model.graph)) == 0:
+        raise OnnxImportError("it holds no weights; a classifier has some")
     if images.batch_is_fixed:
         reshapes = editing.free_batch(model.graph, images.name)
         changes.append(f"any number of images; the file took one ({reshapes} reshapes were rewritten)")
-    if softmax:
-        changes.append("a softmax makes probabilities of the file's scores")
-    wrapping.put_around(model, images, output, shape, softmax)
-    _prove(model, pixels, expected, softmax)
+    changes += chosen.changes
+    wrapping.put_around(model, images, output, shape, chosen)
+    _prove(model, pixels, expected, chosen)
     cleaning.strip(model)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -125,96 +124,73 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         input_spec=images.spec,
         labels=labels,
         parameters=parameters,
+        multi_label=chosen.multi_label,
         changes=tuple(changes),
-        original=lambda given: _activated(original.scores(given), softmax),
+        original=lambda given: chosen.applied(original.scores(given)),
     )
 
 
-def _probes(spec: InputSpec) -> Pixels:
-    """Make pictures that a network can tell apart: noise, gradients, coarse blocks; dark and bright."""
-    random = np.random.default_rng(0)
-    rows, columns = np.ogrid[: spec.height, : spec.width]
-    palette = random.integers(0, 256, (5, 5, spec.channels), np.uint8)
-    blocks = palette[rows * 5 // spec.height, columns * 5 // spec.width]  # [H, W, C]
-    noise = random.integers(0, 256, blocks.shape, np.uint8)
-    down, across = (
-        np.broadcast_to((places * 255 // side_px).astype(np.uint8)[..., np.newaxis], blocks.shape)
-        for places, side_px in ((rows, spec.height), (columns, spec.width))
-    )
-    return np.stack([noise, down, blocks, noise // 4, 255 - across, 255 - blocks // 3])  # [N, H, W, C]
+def _read(source: Path, request: ImportRequest) -> tuple[onnx.ModelProto, str, list[str]]:
+    """Read a file as far as its scores need it, all of it that could do harm refused.
+
+    Returns:
+        A model of standard operators only, its nodes sorted, its functions put in place and its weights with
+        it; the name of the scores; what differs from the file, one sentence each.
+    """
+    model = onnx_file.read(source)
+    output = output_of(model, request)
+    changes = normal_form.reduce(model, output)
+    onnx_file.check_operators(model)
+    room_bytes = MAX_BYTES - model.ByteSize()
+    if names := external_data.embed(onnx_file.tensors_of(model), source.parent, room_bytes):
+        changes.append(one_line(f"one file; its weights were in {', '.join(names)}"))
+    return onnx_file.inlined(model), output, changes
 
 
-def _labels(shape: tuple[int, ...], request: ImportRequest) -> tuple[str, ...]:
-    """Return K labels, or refuse what is not one row of K scores."""
+def _require_scores(shape: tuple[int, ...]) -> None:
+    """Refuse what is not one row of scores for one picture."""
     count = int(np.prod(shape))
-    if len(shape) < 2 or shape[0] != 1 or max(shape) != count:
+    if not shape or shape[0] != 1 or max(shape) != count:
         raise OnnxImportError(f"it answers one picture with {list(shape)}; a classifier answers [1, K]")
-    if not 2 <= count <= MAX_LABELS:
-        raise OnnxImportError(f"it has {count} outputs; a classifier has 2 to {MAX_LABELS:,}")
-    labels = request.labels or tuple(str(index) for index in range(count))
-    if len(labels) != count:
-        raise OnnxImportError(f"it has {count} outputs, but there are {len(labels)} labels")
-    return labels
+    if not 1 <= count <= MAX_LABELS:
+        raise OnnxImportError(f"it has {count} outputs; a classifier has 1 to {MAX_LABELS:,}")
 
 
-def _activation(found: onnx.GraphProto, output: str) -> str:
-    """Name the operator that makes the output, not counting what only gives it another shape."""
-    makers = {name: node for node in found.node for name in node.output}
-    while output in makers and makers[output].op_type in _NO_ACTIVATION:
-        output = makers[output].input[0]
-    return makers[output].op_type if output in makers else ""
+def _labels(
+    chosen: Activation, request: ImportRequest, model: onnx.ModelProto
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return K labels, given or the file's or plain ones, and what is to be said of the file's."""
+    count = chosen.label_count
+    if request.labels is not None:
+        if len(request.labels) != count:
+            two = ", which need two labels: the negative and the positive" if chosen.is_binary else ""
+            raise OnnxImportError(
+                f"it has {chosen.score_count} outputs{two}, but there are {len(request.labels)} labels"
+            )
+        return request.labels, []
+    unused = []
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    for key in (key for key in _LABEL_KEYS if key in texts):
+        try:
+            found = label_files.parse(texts[key], f"the file's own {key!r}")
+        except label_files.LabelsError as error:
+            unused.append(one_line(f"its own labels are not taken: {error}"))
+            continue
+        if len(found) == count:
+            return found, [f"labels are the file's own, its {key!r}"]
+        unused.append(f"its own labels are not taken: {key!r} has {len(found)} for {count}")
+    return _BINARY_LABELS if chosen.is_binary else tuple(map(str, range(count))), unused
 
 
-def _needs_softmax(request: ImportRequest, scores: Floats, activation: str) -> bool:
-    in_range = bool((scores >= -_SUM_TOLERANCE).all() and (scores <= 1 + _SUM_TOLERANCE).all())
-    if request.activation == "none" and not in_range:
-        raise OnnxImportError("its scores are no probabilities, some are not in 0..1: they need a softmax")
-    if request.activation != "auto":
-        return request.activation == "softmax"
-    if in_range and bool((np.abs(scores.sum(axis=1) - 1) < _SUM_TOLERANCE).all()):
-        return False
-    if activation == "Sigmoid":
-        raise OnnxImportError(
-            "it ends in a Sigmoid, one probability a label: say whether softmax or no activation follows"
-        )
-    return True
-
-
-def _activated(scores: Floats, softmax: bool) -> Floats:
-    if not softmax:
-        return scores
-    powers = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    probabilities: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)  # [N, K]
-    return probabilities
-
-
-def _modernise(model: onnx.ModelProto) -> list[str]:
-    """Bring a model to an opset that the wrapping is written for; tell what changed."""
-    for node in model.graph.node:
-        node.domain = ""
-    before = max((opset.version for opset in model.opset_import if opset.domain in STANDARD), default=0)
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", before))
-    if before >= _LOWEST_OPSET:
-        return []
-    try:
-        model.CopyFrom(onnx.version_converter.convert_version(model, tracing.OPSET))
-    except Exception as error:
-        raise OnnxImportError(
-            f"its opset {before} cannot be made {tracing.OPSET}: {reason(error)}"
-        ) from error
-    return [f"opset {tracing.OPSET}; the file had {before}"]
-
-
-def _prove(model: onnx.ModelProto, pixels: Pixels, expected: Floats, softmax: bool) -> None:
+def _prove(model: onnx.ModelProto, pixels: Pixels, expected: Floats, chosen: Activation) -> None:
     """Hold the wrapped model against the file's answers to single pictures.
 
     Raises:
         OnnxImportError: it cannot be run, or answers something else.
     """
-    wanted = {tracing.OUTPUT: _activated(expected, softmax)}  # [N, K] each
+    wanted = {tracing.OUTPUT: chosen.applied(expected)}  # [N, K] or [N, S]
     allowed = {tracing.OUTPUT: golden.TOLERANCES["fp32"][golden.CPU_PROVIDER]}
-    if softmax:  # the scores too: probabilities near 0 and 1 would hide a difference
+    if chosen.operator:  # the scores too: probabilities near 0 and 1 would hide a difference
         wanted[wrapping.SCORES] = expected
         allowed[wrapping.SCORES] = _TOLERANCE_RATIO * float(np.abs(expected).max())
         model.graph.output.append(wrapping.row(wrapping.SCORES, expected.shape[1]))

@@ -21,7 +21,7 @@ from artifact.golden import CPU_PROVIDER
 from export import memory, session
 from export.errors import OneLineError
 
-_MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
+MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
 _MAX_NODES = 100_000  # ResNet-152 has 500; functions that call functions can grow without bound
 _MAX_FUNCTIONS = 500
 STANDARD = ("", "ai.onnx")
@@ -42,19 +42,16 @@ class OnnxImportError(OneLineError):
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Read a model, its functions put in place.
-
-    Returns:
-        A model of standard operators only, in one file, without control flow.
+    """Read a model; nothing of what it holds is checked but that it is not too much.
 
     Raises:
-        OnnxImportError: it is something else.
+        OnnxImportError: the file cannot be read, is no ONNX model, or is too large.
     """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise OnnxImportError(f"{path.name} is not a regular file")
-        if found.st_size > _MAX_BYTES:
+        if found.st_size > MAX_BYTES:
             raise OnnxImportError(f"{path.name} is larger than 2 GiB")
         content = path.read_bytes()
     except OSError as error:
@@ -75,9 +72,6 @@ def read(path: Path) -> onnx.ModelProto:
         )
     if not model.graph.node or not model.opset_import:
         raise OnnxImportError(f"{path.name} is no ONNX file: it has no graph")
-    _check(model)
-    if model.functions:
-        model = _inlined(model)
     return model
 
 
@@ -131,10 +125,15 @@ def reason(error: Exception) -> str:
     return (lines or [type(error).__name__])[0]
 
 
-def _check(model: onnx.ModelProto) -> None:
-    """Refuse other files, other operators and control flow, in the graph and in functions."""
+def check_operators(model: onnx.ModelProto) -> None:
+    """Insist on standard operators and the model's own functions, without control flow or sparse tensors.
+
+    Raises:
+        OnnxImportError: there is something else, in the graph or in functions.
+    """
+    if model.graph.sparse_initializer:
+        raise OnnxImportError("it holds a sparse tensor, which no artifact may")
     own = {(function.domain, function.name) for function in model.functions}
-    tensors = [*model.graph.initializer, *_halves(model.graph.sparse_initializer)]
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     for node in nodes:
         if node.op_type in _CONTROL_FLOW:
@@ -144,21 +143,27 @@ def _check(model: onnx.ModelProto) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise OnnxImportError(f"it holds a graph within the graph ({node.op_type})")
-            tensors += [attribute.t, *attribute.tensors]
-            tensors += _halves([attribute.sparse_tensor, *attribute.sparse_tensors])
-    for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise OnnxImportError(
-                f"it keeps {tensor.name or 'a constant'} in another file; save it as a single one"
-            )
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise OnnxImportError(f"it holds a sparse tensor ({node.op_type}), which no artifact may")
 
 
-def _halves(tensors: Iterable[onnx.SparseTensorProto]) -> list[onnx.TensorProto]:
-    return [half for tensor in tensors for half in (tensor.values, tensor.indices)]
+def tensors_of(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """List every tensor of a model that `check_operators` passed: of weights, nodes and functions."""
+    tensors = list(model.graph.initializer)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
+    return tensors
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the functions in place of their calls, unless there would be too many nodes."""
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the functions in place of their calls.
+
+    Raises:
+        OnnxImportError: there would be too many nodes, or a function is not what a model may hold.
+    """
+    if not model.functions:
+        return model
     if len(model.functions) > _MAX_FUNCTIONS:
         raise OnnxImportError(f"it has {len(model.functions)} functions; at most {_MAX_FUNCTIONS} are taken")
     sizes: dict[tuple[str, str], int] = {}
@@ -183,5 +188,5 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         raise OnnxImportError(f"its functions cannot be put in place: {reason(error)}") from error
     if flat.functions or any(node.domain not in STANDARD for node in flat.graph.node):
         raise OnnxImportError("its functions are of another opset than its graph")
-    _check(flat)
+    check_operators(flat)
     return flat

@@ -12,11 +12,14 @@ from onnx import TensorProto
 
 from artifact.manifest import MAX_SIDE_PX
 from artifact.pictures import Pixels
+from export.onnx_import.activation import Choice
 from export.onnx_import.onnx_file import OnnxImportError
 from zoo.spec import InputSpec
 
 _CHANNELS = (1, 3)
 TO_NCHW = (0, 3, 1, 2)
+
+_SCORES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 Sides = tuple[int | None, ...]  # None where the file leaves one free
 
@@ -31,9 +34,12 @@ class ImportRequest:
         width: in pixels, where the file leaves it free.
         mean: one number a channel on the scale 0..1; 0 when None.
         std: one number a channel on the scale 0..1; 1 when None. 1/255 gives a network 0..255.
-        activation: whether a softmax is missing; ``auto`` looks whether the scores are probabilities.
+        activation: what makes probabilities of the scores; ``auto`` looks whether they are some. An
+            activation that the file ends in is not applied twice. After a softmax the probabilities of a
+            picture sum to 1; after a sigmoid each label has its own.
         output: name of the scores, where the file has several outputs.
-        labels: K texts; the numbers from 0 when None.
+        labels: K texts; of a file with one output two, the negative first. When None, those that the file
+            names, or the numbers from 0.
     """
 
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
@@ -41,7 +47,7 @@ class ImportRequest:
     width: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    activation: Literal["auto", "softmax", "none"] = "auto"
+    activation: Choice = "auto"
     output: str | None = None
     labels: tuple[str, ...] | None = None
 
@@ -89,9 +95,15 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
         raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8):
-        kind = TensorProto.DataType.Name(tensor.elem_type)
+        known = tensor.elem_type in TensorProto.DataType.values()
+        kind = (
+            TensorProto.DataType.Name(tensor.elem_type)
+            if known
+            else f"of the unknown type {tensor.elem_type}"
+        )
         raise OnnxImportError(f"its input is {kind}; FLOAT or UINT8 is taken")
-    sides = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    # A free side is a name, nothing, -1 or 0: exporters differ.
+    sides = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
     if len(sides) != 4:
         raise OnnxImportError(f"its input has {len(sides)} axes where pictures have 4")
     batch = sides[0]
@@ -112,9 +124,12 @@ def output_of(model: onnx.ModelProto, request: ImportRequest) -> str:
     """Find the name of the scores.
 
     Raises:
-        OnnxImportError: there are several outputs, and ``request`` does not say which.
+        OnnxImportError: there are several outputs that may be scores, and ``request`` does not say which.
     """
     names = [value.name for value in model.graph.output]
+    if request.output is None and len(names) > 1:  # label numbers and maps beside the scores are none
+        scores = [value.name for value in model.graph.output if value.type.tensor_type.elem_type in _SCORES]
+        names = scores if len(scores) == 1 else names
     if request.output is not None and request.output not in names:
         raise OnnxImportError(f"it has no output {request.output!r}; it has {', '.join(names)}")
     if request.output is None and len(names) != 1:

@@ -7,10 +7,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import editing, tracing
+from export.onnx_import.activation import Activation
 from export.onnx_import.signature import TO_NCHW, Images
 
-SCORES = "scores"  # before the softmax
-_IR_VERSION = 10  # the exporter's own
+SCORES = "scores"  # before the activation
+_POSITIVE, _NEGATIVE, _ONE = "positive", "negative", "one"  # probabilities of two labels, and their sum
 _PREFIX = "network/"  # of what the file brought; no name of it can be one of ours
 
 # An operator, its inputs after the first, its attributes.
@@ -18,33 +19,39 @@ _Step = tuple[str, tuple[str, ...], dict[str, Any]]
 
 
 def put_around(
-    model: onnx.ModelProto, images: Images, output: str, shape: tuple[int, ...], softmax: bool
+    model: onnx.ModelProto, images: Images, output: str, shape: tuple[int, ...], activation: Activation
 ) -> None:
     """Put pixels before the network and probabilities after it, in the signature of an artifact.
 
     Args:
         output: name of what the network gives.
-        shape: of what it gives for one picture: 1, K, and any more axes that are 1.
-        softmax: whether it gives scores that are to become probabilities.
+        shape: of what it gives for one picture: 1 and S, with any more axes that are 1.
+        activation: what makes probabilities of it.
     """
-    spec, inner = images.spec, model.graph
+    inner = model.graph
     before = _normalisation(images)
     after: list[_Step] = [("Flatten", (), {"axis": 1})] if len(shape) != 2 else []
-    if softmax:
-        after.append(("Softmax", (), {"axis": 1}))
-    taken = f"{_PREFIX}taken" if before else tracing.INPUT
-    given = f"{_PREFIX}given" if len(shape) != 2 else SCORES
-    if not after:
-        given = tracing.OUTPUT
-    editing.rename(inner, {images.name: taken, output: given}, _PREFIX)
+    if activation.operator:
+        after.append((activation.operator, (), {"axis": 1} if activation.operator == "Softmax" else {}))
+    last = _POSITIVE if activation.is_binary else tracing.OUTPUT
+    taken = "taken" if before else tracing.INPUT
+    ends = ["given", SCORES, last] if len(after) == 2 else [SCORES, last] if after else [last]
+    editing.rename(inner, {images.name: taken, output: ends[0]}, _PREFIX)
     nodes = [
         *_chain(before, [tracing.INPUT, *(f"pixels/{step[0]}" for step in before[:-1]), taken]),
         *inner.node,
-        *_chain(after, [given, SCORES, tracing.OUTPUT] if len(after) == 2 else [given, tracing.OUTPUT]),
+        *_chain(after, ends),
     ]
+    if activation.is_binary:
+        inner.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.float32), _ONE))
+        nodes += [
+            helper.make_node("Sub", [_ONE, _POSITIVE], [_NEGATIVE]),
+            helper.make_node("Concat", [_NEGATIVE, _POSITIVE], [tracing.OUTPUT], axis=1),
+        ]
     for part in (inner.node, inner.input, inner.output, inner.value_info, inner.quantization_annotation):
         del part[:]
     inner.node.extend(nodes)
+    spec = images.spec
     if not images.takes_pixels:
         across = (spec.channels, 1, 1) if images.channels_first else (spec.channels,)
         std = np.array(spec.std)
@@ -53,10 +60,8 @@ def put_around(
             inner.initializer.append(numpy_helper.from_array(tensor, name))
     sides: list[str | int | None] = [tracing.BATCH_AXIS, spec.height, spec.width, spec.channels]
     inner.input.append(helper.make_tensor_value_info(tracing.INPUT, TensorProto.UINT8, sides))
-    inner.output.append(row(tracing.OUTPUT, max(shape)))
+    inner.output.append(row(tracing.OUTPUT, activation.label_count))
     inner.name = "wrapped"
-    model.ir_version = _IR_VERSION
-    model.ClearField("training_info")
 
 
 def row(name: str, count: int) -> onnx.ValueInfoProto:

@@ -10,7 +10,7 @@ from artifact import execution, golden, layout, manifest, publish
 from export.candidate import Candidate, ReleaseOptions
 from export.data.datasets import Split
 from export.errors import ExportError
-from export.graph import macs, precision, verification
+from export.graph import macs, precision, probes, verification
 from export.graph.tracing import GraphError
 from export.graph.verification import Images, Probabilities
 from export.publishing import card, gate, latency
@@ -19,6 +19,7 @@ from modelzoo.v1 import manifest_pb2
 GOLDEN_IMAGES = 16
 _PROVEN_IMAGES = 1000  # of a large held-out set; accuracy is measured on all of it
 _CALIBRATION_IMAGES = 256
+_MAX_PROOF_BYTES = golden.MAX_BYTES // 2  # of pictures that are made; the other half is for the answers
 _LATENCY_BATCH_SIZES = (1, 2, 4, 8, 16)
 _LATENCY_BUDGET_S = 3.0  # for all batch sizes of a precision
 _ANSWER_BATCH = 32
@@ -258,12 +259,15 @@ def _macs(path: Path) -> int:
 
 
 def _proof_images(candidate: Candidate) -> Images:
-    """Choose the pictures that the files are held against the reference on; noise where there are none."""
+    """Choose the pictures that the files are held against the reference on; some are made if there are none.
+
+    The first of them become the golden ones.
+    """
     if candidate.held_out is not None:
         return candidate.held_out.images[:_PROVEN_IMAGES]
     if candidate.pictures is not None:
         return candidate.pictures[:GOLDEN_IMAGES]
     shape = candidate.description.input
-    return np.random.default_rng(0).integers(
-        0, 256, (GOLDEN_IMAGES // 2, shape.height, shape.width, shape.channels), np.uint8
-    )
+    fitting = _MAX_PROOF_BYTES // (shape.height * shape.width * shape.channels)
+    made = probes.pictures(shape.height, shape.width, shape.channels, max(1, min(probes.COUNT, fitting)))
+    return probes.telling(candidate.answer, made, _ANSWER_BATCH)

@@ -20,12 +20,29 @@ def test_import_publishes_and_says_what_it_changed(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_import_warns_of_probabilities_that_need_not_sum_to_1(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional(last="Sigmoid"))
+    (tmp_path / "labels.json").write_text('{"ant": 0, "bee": 1, "cat": 2, "dog": 3, "elk": 4}')
+    arguments = ("--name", "tags-import", "--labels", "labels.json")
+    done = run("import", path, *arguments)
+    assert done.returncode == 1
+    assert "it ends in a Sigmoid" in done.stderr
+    done = run("import", path, *arguments, "--activation", "sigmoid")
+    assert done.returncode == 0, done.stderr
+    warning = "warning: labels are independent; the probabilities of a picture need not sum to 1"
+    assert warning in done.stderr
+    assert (tmp_path / "models/tags-import/1/labels.txt").read_text() == "ant\nbee\ncat\ndog\nelk\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("--input", "large"), "--input 'large' is not HxW, HxW:nchw or HxW:nhwc"),
         (("--mean", "half"), "--mean 'half' is not numbers separated by commas"),
         (("--labels", "nowhere.txt"), "nowhere.txt"),
+        (("--activation", "tanh"), "--activation 'tanh' is not one of auto, softmax, sigmoid, none"),
+        (("--activation", "none"), "its scores are no probabilities, some are not in 0..1"),
         (
             ("--precision", "int8"),
             "int8 needs pictures to be calibrated on: name a folder with --calibration",

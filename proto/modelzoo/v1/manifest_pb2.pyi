@@ -119,6 +119,7 @@ class Manifest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
+    MULTI_LABEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model, which is also the name of its folder: `<architecture>-<weights>`."""
     version: _builtins.int
@@ -135,6 +136,8 @@ class Manifest(_message.Message):
     """
     reference: _builtins.str
     """What the answers of every file were compared with: `PyTorch`, or `ONNX Runtime` for an imported graph."""
+    multi_label: _builtins.bool
+    """Whether labels are independent of each other: the probabilities of an image then need not sum to 1."""
     @_builtins.property
     def paper(self) -> Global___Paper:
         """Where the architecture was published; absent for a notebook exercise."""
@@ -200,10 +203,11 @@ class Manifest(_message.Message):
         reference: _builtins.str = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
         machine: Global___Machine | None = ...,
+        multi_label: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "input", b"input", "labels", b"labels", "machine", b"machine", "paper", b"paper", "preprocessing", b"preprocessing", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "deviations", b"deviations", "golden", b"golden", "input", b"input", "label_count", b"label_count", "labels", b"labels", "machine", b"machine", "macs", b"macs", "name", b"name", "paper", b"paper", "parameters", b"parameters", "precisions", b"precisions", "preprocessing", b"preprocessing", "reference", b"reference", "refusals", b"refusals", "tools", b"tools", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "deviations", b"deviations", "golden", b"golden", "input", b"input", "label_count", b"label_count", "labels", b"labels", "machine", b"machine", "macs", b"macs", "multi_label", b"multi_label", "name", b"name", "paper", b"paper", "parameters", b"parameters", "precisions", b"precisions", "preprocessing", b"preprocessing", "reference", b"reference", "refusals", b"refusals", "tools", b"tools", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -138,3 +138,20 @@ def refused(path: Path, message: str, **request: Any) -> None:
         conversion.wrap(path, path.with_name("model.onnx"), ImportRequest(**request))
     assert "\n" not in str(caught.value)
     assert sorted(path.parent.iterdir()) == before
+
+
+def outcome(path: Path, target: Path, request: ImportRequest) -> str:
+    """Import a file that may hold anything; return how it ended."""
+    try:
+        found = conversion.wrap(path, target, request)
+    except OnnxImportError as error:
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert message.isprintable()
+        assert not target.exists()
+        return "refused"
+    onnx.checker.check_model(onnx.load(target), full_check=True)
+    assert found.label_count >= 2
+    return "imported"

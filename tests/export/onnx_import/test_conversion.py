@@ -143,17 +143,6 @@ def test_logarithms_of_probabilities_become_the_probabilities(tmp_path: Path) ->
     )
 
 
-def test_independent_probabilities_are_refused_until_somebody_decides(tmp_path: Path) -> None:
-    path = saved(tmp_path / "theirs.onnx", *convolutional(last="Sigmoid"))
-    refused(path, r"^it ends in a Sigmoid")
-    images = some_images(3, 8, 8, 3)
-    sigmoids = theirs(path, images, ImportRequest())
-    _, target = wrapped(path, ImportRequest(activation="none"))
-    np.testing.assert_allclose(verification.open_on_cpu(target)(images), sigmoids, rtol=0, atol=1e-6)
-    _, target = wrapped(path, ImportRequest(activation="softmax"))
-    np.testing.assert_allclose(verification.open_on_cpu(target)(images), softmax(sigmoids), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("last", [True, False])
 def test_scores_with_axes_of_one_pixel_are_flattened(last: bool, tmp_path: Path) -> None:
     nodes = [
@@ -277,3 +266,42 @@ def test_weights_that_are_listed_as_inputs_are_none(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     _, target = wrapped(path)
     assert signature(target) == ours()
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("names", "{0: 'ant', 1: 'bee', 2: 'cat', 3: 'dog', 4: 'elk'}"),
+        ("character", "ant\nbee\ncat\ndog\nelk"),
+        ("classes", '["ant", "bee", "cat", "dog", "elk"]'),
+        ("labels", '{"ant": 0, "bee": 1, "cat": 2, "dog": 3, "elk": 4}'),
+    ],
+)
+def test_labels_that_the_file_names_are_taken_unless_others_are_given(
+    key: str, text: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional())
+    model = onnx.load(path)
+    model.metadata_props.add(key=key, value=text)
+    path.write_bytes(model.SerializeToString())
+    found, _ = wrapped(path)
+    assert found.labels == ("ant", "bee", "cat", "dog", "elk")
+    assert f"labels are the file's own, its {key!r}" in found.changes
+    assert wrapped(path, ImportRequest(labels=tuple("abcde")))[0].labels == tuple("abcde")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("['ant', 'bee']", "'names' has 2 for 5"),
+        ("['ant', None]", "the file's own 'names' holds None where a label should be"),
+    ],
+)
+def test_labels_of_the_file_that_do_not_fit_are_passed_over(text: str, reason: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional())
+    model = onnx.load(path)
+    model.metadata_props.add(key="names", value=text)
+    path.write_bytes(model.SerializeToString())
+    found, _ = wrapped(path)
+    assert found.labels == ("0", "1", "2", "3", "4")
+    assert f"its own labels are not taken: {reason}" in found.changes

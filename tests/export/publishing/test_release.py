@@ -221,3 +221,29 @@ def test_weights_from_a_file_are_published_with_their_labels_and_hash(tmp_path: 
     assert weights.sha256 == manifest.describe_file(tmp_path / "mine.pt").sha256
     assert manifest.read_labels(one.manifest, one.folder)[7] == "digit 7"
     assert [precision.agreement.images for precision in one.manifest.precisions] == [0, 60, 60]
+
+
+def test_without_pictures_the_proof_is_on_made_ones_that_differ_in_label(tmp_path: Path) -> None:
+    one = candidate(held_out=None, chosen_on=None, pictures=None)
+    folder, described = publish(one, tmp_path)
+    assert [(parity.batch_size, parity.images) for parity in described.precisions[0].parity] == [
+        (size, 32) for size in golden.BATCH_SIZES
+    ]
+    stored = golden.read(folder / layout.GOLDEN)
+    assert len(stored.images) == release.GOLDEN_IMAGES
+    assert len({image.tobytes() for image in stored.images}) == release.GOLDEN_IMAGES
+    assert (np.bincount(stored.probabilities.argmax(axis=1)) >= 2).all()
+    again, _ = publish(candidate(held_out=None, chosen_on=None, pictures=None), tmp_path)
+    assert (again / layout.GOLDEN).read_bytes() == (folder / layout.GOLDEN).read_bytes()
+
+
+def test_pictures_that_are_made_fit_into_the_golden_file_at_any_size() -> None:
+    one = candidate(
+        held_out=None,
+        chosen_on=None,
+        pictures=None,
+        answer=lambda images: np.eye(2, dtype=np.float32)[[0] * len(images)],
+    )
+    side_px = manifest.MAX_SIDE_PX
+    one.description.input.CopyFrom(manifest_pb2.Input(height=side_px, width=side_px, channels=3))
+    assert 0 < release._proof_images(one).nbytes < golden.MAX_BYTES

@@ -1,0 +1,107 @@
+"""The one form that ONNX files of unknown origin are brought into before they are judged.
+
+Exporters write the same network in many ways: nodes in any order, weights as nodes, a free axis as a name, -1
+or 0, outputs beside the scores. None of it is a reason to refuse a file.
+"""
+
+import onnx
+import onnx.version_converter
+from onnx import helper
+
+from export.errors import one_line
+from export.graph import editing, tracing
+from export.onnx_import.onnx_file import STANDARD, OnnxImportError, reason
+from export.onnx_import.signature import Images
+
+_LOWEST_OPSET = 13  # from which Softmax is over one axis
+_IR_VERSION = 10  # the exporter's own; from 4 on, weights are not listed among the inputs
+
+
+def reduce(model: onnx.ModelProto, output: str) -> list[str]:
+    """Sort the nodes, and leave out what one output does not need; tell what changed.
+
+    Raises:
+        OnnxImportError: nodes depend on each other in a circle.
+    """
+    graph, changes = model.graph, []
+    try:
+        if editing.sort(graph):
+            changes.append("nodes sorted; in the file, some came before what they take")
+    except ValueError as error:
+        raise OnnxImportError("its nodes depend on each other in a circle") from error
+    if others := [value.name for value in graph.output if value.name != output]:
+        changes.append(one_line(f"without the file's other outputs: {', '.join(others)}"))
+    editing.prune(graph, [output])
+    taken = {name for node in graph.node for name in node.input}
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    # Of inputs of which none is taken, all stay: the scores do not depend on the picture, and are refused so.
+    used = [value for value in inputs if value.name in taken] or inputs
+    if unused := [value.name for value in inputs if value not in used]:
+        changes.append(
+            one_line(f"without the file's inputs that its scores do not need: {', '.join(unused)}")
+        )
+    editing.replace(graph.input, used)
+    editing.replace(graph.output, [value for value in graph.output if value.name == output][:1])
+    return changes
+
+
+def free_axes(model: onnx.ModelProto, images: Images) -> None:
+    """Write the sides of the picture into the graph, and leave the batch free unless it is fixed.
+
+    What the file says of the shapes of other values is dropped: it may be of another batch.
+    """
+    graph, spec = model.graph, images.spec
+    size = (spec.height, spec.width)
+    sides = [spec.channels, *size] if images.channels_first else [*size, spec.channels]
+    batch: int | str = 1 if images.batch_is_fixed else tracing.BATCH_AXIS
+    (picture,) = (value for value in graph.input if value.name == images.name)
+    kind = picture.type.tensor_type.elem_type
+    picture.CopyFrom(helper.make_tensor_value_info(images.name, kind, [batch, *sides]))
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+
+
+def modernise(model: onnx.ModelProto, shape: tuple[int, ...]) -> list[str]:
+    """Make weights of constants, and bring the model to an opset that the wrapping is written for.
+
+    Args:
+        model: of one output, in float32.
+        shape: of that output for one picture, the batch first.
+
+    Returns:
+        What changed, one sentence each.
+
+    Raises:
+        OnnxImportError: it is no valid ONNX, or cannot be converted.
+    """
+    graph = model.graph
+    for node in graph.node:
+        node.domain = ""
+    before = max((opset.version for opset in model.opset_import if opset.domain in STANDARD), default=0)
+    output = graph.output[0].name
+    graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None, *shape[1:]])
+    )
+    editing.replace(model.opset_import, [helper.make_opsetid("", before)])
+    model.ir_version = _IR_VERSION
+    model.ClearField("training_info")
+    try:
+        onnx.checker.check_model(model)
+        editing.fold_constants(graph)
+        editing.prune(graph, [output])  # what only constants took
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker, protobuf and NumPy each have their own
+        raise OnnxImportError(f"it is no valid ONNX: {reason(error)}") from error
+    if before >= _LOWEST_OPSET:
+        return []
+    try:
+        model.CopyFrom(onnx.version_converter.convert_version(model, tracing.OPSET))
+        editing.fold_constants(model.graph)  # which the conversion adds
+    except Exception as error:
+        raise OnnxImportError(
+            f"its opset {before} cannot be made {tracing.OPSET}: {reason(error)}"
+        ) from error
+    return [f"opset {tracing.OPSET}; the file had {before}"]
