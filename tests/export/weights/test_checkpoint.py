@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,17 @@ def test_nothing_of_numpy_is_made_of_what_a_pickle_says(lenet: State, tmp_path: 
             return pointer
 
     assert "10 of 10" in note({"model": lenet, "best": Scalar()}, tmp_path / "a.pt", lenet)
+
+
+def test_attributes_that_a_pickle_gives_a_dictionary_are_not_called(lenet: State, tmp_path: Path) -> None:
+    class Dictionary:
+        def __init__(self, **items: object) -> None:
+            self.items = items
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return OrderedDict, (), {"get": 1, "items": 2, "keys": 3}, None, iter(self.items.items())
+
+    assert "10 of 10" in note(Dictionary(model=Dictionary(**lenet)), tmp_path / "a.pt", lenet)
 
 
 class Attribute:
