@@ -188,6 +188,15 @@ def test_a_pickled_module_is_refused_as_what_it_is(
         checkpoint.read(tmp_path / "a.pt")
 
 
+def test_an_archive_that_claims_to_span_several_disks_is_refused(lenet: State, tmp_path: Path) -> None:
+    torch.save(lenet, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[content.index(b"PK\x06\x07") + 16] = 7  # of the end of a large archive: how many disks there are
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"^a\.pt is damaged or truncated, or holds no weights$"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
 def test_a_pickle_that_is_not_torchs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(WeightsError, match=r"^a\.ckpt (is|holds|asks) ?"):
