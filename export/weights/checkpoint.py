@@ -113,9 +113,9 @@ def _require_stored(path: Path, size_bytes: int) -> None:
     Raises:
         WeightsError: it would, has very many entries, or is of TorchScript.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as error:

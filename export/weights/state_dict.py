@@ -1,6 +1,5 @@
 """Where in a checkpoint the state dict lies: under which key, and what stands before its names."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -53,14 +52,15 @@ def find(content: object, file_name: str) -> StateDict:
     """
     keys: list[str] = []
     passed_over: tuple[str, ...] = ()
+    held = _dict(content)
     for _ in range(_MAX_DEPTH):
-        present = [key for key in _KEYS if isinstance(content, Mapping) and _is_filled(content.get(key))]
-        if not isinstance(content, Mapping) or not present:
+        present = [key for key in _KEYS if _dict(held.get(key))]
+        if not present:
             break
-        content = content[present[0]]
+        held = _dict(held[present[0]])
         keys.append(present[0])
         passed_over += tuple(present[1:])
-    tensors = _tensors(content, file_name)
+    tensors = _tensors(held, file_name)
     if len(tensors) > 1:
         tensors.pop(_AVERAGED, None)
     prefix = _prefix(list(tensors))
@@ -74,8 +74,9 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _is_filled(value: object) -> bool:
-    return isinstance(value, Mapping) and bool(value)
+def _dict(value: object) -> dict[object, object]:
+    """Return what a dictionary holds, without its attributes: a pickle can give it a ``get`` of its own."""
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
 
 
 def _prefix(names: list[str]) -> str:
@@ -87,13 +88,15 @@ def _prefix(names: list[str]) -> str:
     return "".join(f"{parts[0]}." for parts in takewhile(lambda parts: len(set(parts)) == 1, columns))
 
 
-def _tensors(content: object, file_name: str) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping) or not content:
+def _tensors(held: dict[object, object], file_name: str) -> dict[str, Tensor]:
+    if not held:
         raise WeightsError(f"{file_name} holds no state dict, which is names with tensors")
-    if strays := [name for name in content if not isinstance(name, str)]:
-        raise WeightsError(f"{file_name} holds no state dict: {len(strays)} of its names are no text")
-    tensors = dict(content)
-    if strays := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+    named = {name: value for name, value in held.items() if isinstance(name, str)}
+    if len(named) < len(held):
+        count = len(held) - len(named)
+        raise WeightsError(f"{file_name} holds no state dict: {count} of its names are no text")
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    if strays := [name for name in named if name not in tensors]:
         raise WeightsError(f"{file_name} holds no state dict: {some(strays)} is no tensor")
     if odd := [name for name, value in tensors.items() if value.layout != torch.strided or value.is_meta]:
         raise WeightsError(f"{file_name}: {some(odd)} is sparse, or has no numbers")

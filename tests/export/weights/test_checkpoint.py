@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_nothing_of_numpy_is_made_of_what_a_pickle_says(lenet: State, tmp_path: 
     assert "10 of 10" in note({"model": lenet, "best": Scalar()}, tmp_path / "a.pt", lenet)
 
 
+def test_attributes_that_a_pickle_gives_a_dictionary_are_not_called(lenet: State, tmp_path: Path) -> None:
+    class Dictionary:
+        def __init__(self, **items: object) -> None:
+            self.items = items
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return OrderedDict, (), {"get": 1, "items": 2, "keys": 3}, None, iter(self.items.items())
+
+    assert "10 of 10" in note(Dictionary(model=Dictionary(**lenet)), tmp_path / "a.pt", lenet)
+
+
 class Attribute:
     """Pickled, it asks for a name that stands beside one that is passed over."""
 
@@ -173,6 +185,15 @@ def test_a_pickled_module_is_refused_as_what_it_is(
         match=r"^a\.pt holds a whole pickled nn\.Module, which is code \(it asks for torch\.nn\."
         r"modules\.container\.Sequential\): save model\.state_dict\(\) instead$",
     ):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_an_archive_that_claims_to_span_several_disks_is_refused(lenet: State, tmp_path: Path) -> None:
+    torch.save(lenet, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[content.index(b"PK\x06\x07") + 16] = 7  # of the end of a large archive: how many disks there are
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"^a\.pt is damaged or truncated, or holds no weights$"):
         checkpoint.read(tmp_path / "a.pt")
 
 
