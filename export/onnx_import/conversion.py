@@ -100,10 +100,10 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     if not np.isfinite(expected).all():
         raise OnnxImportError("its scores are infinite, or no numbers")
     chosen = activation.choose(request.activation, expected, activation.maker_of(model.graph, output))
-    labels, unused = _labels(chosen, request, model)
+    labels, notes = _labels(chosen, request, model)
 
     changes.insert(0, f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {images}")
-    changes += [*unused, *normal_form.modernise(model, shape)]
+    changes += [*notes, *normal_form.modernise(model, shape)]
     if output not in editing.dependents(model.graph, images.name):
         raise OnnxImportError("its scores do not depend on the picture")
     if (parameters := editing.count_weights(model.graph)) == 0:
@@ -168,18 +168,18 @@ def _labels(
                 f"it has {chosen.score_count} outputs{two}, but there are {len(request.labels)} labels"
             )
         return request.labels, []
-    unused = []
+    notes = []
     texts = {entry.key: entry.value for entry in model.metadata_props}
     for key in (key for key in _LABEL_KEYS if key in texts):
         try:
             found = label_files.parse(texts[key], f"the file's own {key!r}")
         except label_files.LabelsError as error:
-            unused.append(one_line(f"its own labels are not taken: {error}"))
+            notes.append(one_line(f"its own labels are not taken: {error}"))
             continue
         if len(found) == count:
             return found, [f"labels are the file's own, its {key!r}"]
-        unused.append(f"its own labels are not taken: {key!r} has {len(found)} for {count}")
-    return _BINARY_LABELS if chosen.is_binary else tuple(map(str, range(count))), unused
+        notes.append(f"its own labels are not taken: {key!r} has {len(found)} for {count}")
+    return _BINARY_LABELS if chosen.is_binary else tuple(map(str, range(count))), notes
 
 
 def _prove(model: onnx.ModelProto, pixels: Pixels, expected: Floats, chosen: Activation) -> None:

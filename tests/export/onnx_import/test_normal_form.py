@@ -196,10 +196,8 @@ def test_a_file_without_weights_is_refused_before_any_proof(tmp_path: Path) -> N
 def test_every_test_model_of_onnx_is_imported_or_refused_in_one_line(tmp_path: Path) -> None:
     imported = set()
     for path in BACKEND:
-        for request in ({}, {"layout": "nchw", "height": 8, "width": 8}):
-            target = tmp_path / "model.onnx"
-            target.unlink(missing_ok=True)
-            ended = outcome(path, target, ImportRequest(**request))
-            if ended == "imported":
-                imported.add(path.parent.name if path.name == "model.onnx" else path.stem)
-    assert "light_resnet50" in imported
+        target = tmp_path / "model.onnx"
+        target.unlink(missing_ok=True)
+        if outcome(path, target, ImportRequest(layout="nchw")) == "imported":
+            imported.add(path.stem)
+    assert imported >= {path.stem for path in BACKEND if path.parent.name == "light"}  # the classifiers

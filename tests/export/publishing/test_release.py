@@ -237,6 +237,7 @@ def test_without_pictures_the_proof_is_on_made_ones_that_differ_in_label(tmp_pat
     assert (again / layout.GOLDEN).read_bytes() == (folder / layout.GOLDEN).read_bytes()
 
 
+@pytest.mark.slow  # 3 s
 def test_pictures_that_are_made_fit_into_the_golden_file_at_any_size() -> None:
     one = candidate(
         held_out=None,
