@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.terminal.console import RefusedError, err, out, refuse, refusing
+from cli.terminal.preparation import colour
 
 if TYPE_CHECKING:
     from export.pipeline import Exported
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
-def run(names: list[str], precision: str | None, *, absent: bool, **options: Any) -> None:
+def run(
+    names: list[str], precision: str | None, *, absent: bool, background: str | None, **options: Any
+) -> None:
     """Export every named architecture; one that fails leaves the others to be tried.
 
     Args:
         names: of the catalog, or `all`: the small ones first.
         absent: pass over those that the repository holds.
+        background: colour that transparent pictures are put on.
         precision: names separated by commas; None for what fits the weights.
         options: the other fields of `pipeline.Request`.
     """
@@ -38,7 +42,9 @@ def run(names: list[str], precision: str | None, *, absent: bool, **options: Any
             if names == [ALL]
             else [find(name) for name in names]
         )
-        request = pipeline.Request(precisions=precisions_of(precision), **options)
+        request = pipeline.Request(
+            precisions=precisions_of(precision), background=colour("--background", background), **options
+        )
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:
             raise RefusedError("one --name cannot be the name of several models")
@@ -62,8 +68,7 @@ def run(names: list[str], precision: str | None, *, absent: bool, **options: Any
                 err.print("".join(traceback.format_exception(error)))  # a bug in one leaves the rest
             err.print(f"{name}: {first_line(error)}", style="red")
             continue
-        for line in told(exported):
-            out.print(line, soft_wrap=True)
+        _report(name, exported)
     if failed:
         refuse(f"{len(failed)} of {len(specs)} not exported: {', '.join(failed)}")
 
@@ -83,6 +88,13 @@ def precisions_of(said: str | None) -> list[str] | None:
         if name not in layout.MODEL_FILES:
             raise RefusedError(f"no precision is called {name!r}; there are {', '.join(layout.MODEL_FILES)}")
     return names
+
+
+def _report(name: str, exported: "Exported") -> None:
+    for note in exported.notes:
+        err.print(f"{name}: {note}")
+    for line in told(exported):
+        out.print(line, soft_wrap=True)
 
 
 def told(exported: "Exported") -> Iterator[str]:

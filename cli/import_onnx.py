@@ -1,15 +1,21 @@
 """`modelzoo import`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cli.export import Bars, precisions_of, told
 from cli.terminal.console import RefusedError, err, out, refusing
+from cli.terminal.preparation import colour, scale
 
 if TYPE_CHECKING:
     from export.onnx_import.conversion import ImportRequest
 
+# The options --preset, --resize, --resize-mode, --fill, --interpolation, --channels, --scale, --background.
+Preparation = tuple[
+    str | None, int | None, str | None, str | None, str | None, str | None, str | None, str | None
+]
 _INPUT = re.compile(r"(?P<height>\d{1,4})x(?P<width>\d{1,4})(:(?P<layout>nchw|nhwc))?")
 
 
@@ -21,6 +27,7 @@ def run(
     std: str | None,
     output: str | None,
     labels: Path | None,
+    preparation: Preparation,
     **options: Any,
 ) -> None:
     """Import one file.
@@ -28,6 +35,7 @@ def run(
     Args:
         precision: names separated by commas; fp32 alone when None.
         input_: ``HxW``, and after a colon the layout, where the file leaves them open.
+        preparation: of pictures, as the options say it.
         options: the other arguments of `pipeline.import_`.
     """
     with refusing():
@@ -36,13 +44,15 @@ def run(
         from export.errors import ExportError
 
     with refusing(ArtifactError, ExportError, OSError):
-        request = _request(input_, mean, std, output, labels)
+        request = _prepared(_request(input_, mean, std, output, labels), *preparation)
         with Bars(options["name"]) as bars:
             exported = pipeline.import_(
                 path, request, precisions=precisions_of(precision) or ["fp32"], observer=bars, **options
             )
     for line in told(exported):
         out.print(line, soft_wrap=True)
+    for note in exported.notes:
+        err.print(note)
     for change in exported.manifest.deviations:
         err.print(f"changed: {change}")
 
@@ -65,6 +75,30 @@ def _request(
         std=_numbers("--std", std),
         output=output,
         labels=label_files.read(labels) if labels is not None else None,
+    )
+
+
+def _prepared(
+    request: "ImportRequest",
+    preset: str | None,
+    resize_px: int | None,
+    resize_mode: str | None,
+    fill: str | None,
+    interpolation: str | None,
+    channels: str | None,
+    factors: str | None,
+    background: str | None,
+) -> "ImportRequest":
+    return replace(
+        request,
+        preset=preset,
+        resize_px=resize_px,
+        resize_mode=resize_mode,
+        fill=colour("--fill", fill),
+        interpolation=interpolation,
+        channel_order=channels,
+        scale=scale(factors),
+        background=colour("--background", background),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.bench import bench
-from cli.terminal import streams
+from cli.terminal import preparation, streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
     Address,
@@ -63,6 +63,7 @@ def export(
     calibration: Calibration = None,
     ungated: Ungated = False,
     scaled_decoding: ScaledDecoding = False,
+    background: preparation.Background = None,
     absent: Annotated[
         bool, typer.Option("--absent", help="Pass over what the repository holds already.")
     ] = False,
@@ -89,6 +90,7 @@ def export(
         calibration=calibration,
         ungated=ungated,
         scaled_decoding=scaled_decoding,
+        background=background,
         repository=repository,
         name=name,
         cache=cache,
@@ -102,21 +104,18 @@ def import_(
     labels: Annotated[
         Path | None, typer.Option(help="File with a label a line.", envvar="MODELZOO_LABELS")
     ] = None,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="HxW[:nchw|nhwc]",
-            help="Size and layout of its input, where the file leaves them open.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Subtracted from each channel on the 0..1 scale, by commas.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="What each channel is then divided by, by commas.")] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Name of its scores, where it has several outputs.")
-    ] = None,
+    input_: preparation.Input = None,
+    preset: preparation.Preset = None,
+    resize: preparation.Resize = None,
+    resize_mode: preparation.ResizeMode = None,
+    fill: preparation.Fill = None,
+    interpolation: preparation.Interpolation = None,
+    channels: preparation.Channels = None,
+    scale: preparation.Scale = None,
+    mean: preparation.Mean = None,
+    std: preparation.Std = None,
+    background: preparation.Background = None,
+    output: preparation.Output = None,
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,
@@ -134,6 +133,7 @@ def import_(
         std,
         output,
         labels,
+        (preset, resize, resize_mode, fill, interpolation, channels, scale, background),
         name=name,
         calibration=calibration,
         ungated=ungated,

@@ -8,6 +8,7 @@ from export.data.datasets import Split
 from export.graph.verification import Images, Probabilities
 from export.training.train import Training
 from modelzoo.v1 import manifest_pb2
+from zoo.spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,20 @@ class ReleaseOptions:
     repository: Path
     precisions: Sequence[str] = field(default=("fp32",))
     ungated: bool = False
+
+
+def input_of(
+    spec: InputSpec, background: str = "", *, scaled_decoding: bool
+) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+    """Describe a network's input; a picture is resized to fill it, nothing more."""
+    return (
+        manifest_pb2.Input(
+            height=spec.height, width=spec.width, channels=spec.channels, mean=spec.mean, std=spec.std
+        ),
+        manifest_pb2.Preprocessing(
+            resize_shorter_px=max(spec.height, spec.width),
+            interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+            scaled_decoding=scaled_decoding,
+            background=background,
+        ),
+    )

@@ -8,8 +8,9 @@ from pathlib import Path
 from artifact import layout, publish
 from export import sources
 from export.candidate import ReleaseOptions
-from export.data import datasets, folders
+from export.data import datasets, folders, transparency
 from export.data.datasets import Dataset
+from export.data.transparency import Ground
 from export.errors import ExportError
 from export.graph.tracing import ServedNetwork
 from export.onnx_import.conversion import ImportRequest
@@ -43,6 +44,8 @@ class Request:
         precisions: None for all of a trained network and fp32 of a loaded one.
         calibration: folder of pictures that precisions are judged on where there is no held-out set.
         scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
+        background: colour that transparent pictures are put on, ``#rrggbb``; None drops transparency, unless
+            most pictures of a folder have some: white then.
         cache: folder of downloaded datasets.
         recipe: how to train; None looks it up.
     """
@@ -55,17 +58,23 @@ class Request:
     calibration: Path | None = None
     ungated: bool = False
     scaled_decoding: bool = False
+    background: str | None = None
     cache: Path = Path("~/.cache/modelzoo")
     recipe: recipes.Recipe | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A published artifact, with the network it was made from; an imported one has none in PyTorch."""
+    """A published artifact, with the network it was made from; an imported one has none in PyTorch.
+
+    Attributes:
+        notes: what was read from a file or decided without having been asked, one sentence each.
+    """
 
     folder: Path
     manifest: manifest_pb2.Manifest
     served: ServedNetwork | None
+    notes: tuple[str, ...] = ()
 
 
 class UnknownWeightsError(ExportError):
@@ -91,23 +100,37 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
     publish.require_name(name)  # before hours of training
     folder = request.repository / name
     dataset = _dataset(request, observer)
+    ground = _ground(request, dataset)
     if dataset is None:
         observer.step(f"loading {request.weights}")
         found = _load(spec, request)
         served, candidate = sources.loaded(
-            spec, name, found, request.calibration, observer, scaled_decoding=request.scaled_decoding
+            spec,
+            name,
+            found,
+            request.calibration,
+            observer,
+            scaled_decoding=request.scaled_decoding,
+            background=ground.background,
         )
         precisions = request.precisions or PRECISIONS[:1]
     else:
         recipe = request.recipe or recipes.find(spec.name, dataset.name, mirror=dataset.mirrored)
         served, candidate = sources.trained(
-            spec, name, dataset, recipe, folder, observer, scaled_decoding=request.scaled_decoding
+            spec,
+            name,
+            dataset,
+            recipe,
+            folder,
+            observer,
+            scaled_decoding=request.scaled_decoding,
+            background=ground.background,
         )
         precisions = request.precisions or PRECISIONS
     options = ReleaseOptions(request.repository, precisions, request.ungated)
     published = release.release(candidate, options, observer.step)
     sources.forget(folder)
-    return Exported(published, candidate.description, served)
+    return Exported(published, candidate.description, served, ground.notes)
 
 
 def import_(
@@ -136,7 +159,7 @@ def import_(
     publish.require_name(name)
     observer.step(f"wrapping {path.name}")
     with tempfile.TemporaryDirectory() as scratch:
-        candidate = sources.imported(
+        candidate, notes = sources.imported(
             path,
             request,
             name,
@@ -146,7 +169,7 @@ def import_(
             scaled_decoding=scaled_decoding,
         )
         published = release.release(candidate, ReleaseOptions(repository, precisions, ungated), observer.step)
-    return Exported(published, candidate.description, None)
+    return Exported(published, candidate.description, None, notes)
 
 
 def model_name(spec: ModelSpec, request: Request) -> str:
@@ -183,6 +206,13 @@ def _dataset(request: Request, observer: Observer) -> Dataset | None:
         return folders.load(path, seed)
     require_weights(request.weights)
     return None
+
+
+def _ground(request: Request, dataset: Dataset | None) -> Ground:
+    """Find what transparent pictures are put on: as asked, or by a look at a folder's pictures."""
+    if request.background is None and dataset is not None and isinstance(dataset.train, folders.Files):
+        return transparency.ground(dataset.train.paths)
+    return Ground(request.background or "")
 
 
 def _load(spec: ModelSpec, request: Request) -> loading.Loaded:

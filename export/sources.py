@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from artifact import manifest
-from export.candidate import Candidate
+from export.candidate import Candidate, input_of
 from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
@@ -45,12 +45,14 @@ def trained(
     observer: Observer,
     *,
     scaled_decoding: bool = False,
+    background: str = "",
 ) -> tuple[ServedNetwork, Candidate]:
     """Train a network, or go on where an earlier process was interrupted.
 
     Args:
         name: of the model.
         folder: where the training's state lies until `forget`.
+        background: colour that transparent pictures are put on, ``#rrggbb``; empty drops transparency.
 
     Raises:
         DatasetError: a picture cannot be read.
@@ -58,7 +60,7 @@ def trained(
         OSError: the folder cannot be written.
     """
     input_spec = spec.input_for(dataset.channels, dataset.side_px)
-    shape, preprocessing = _input(input_spec, scaled_decoding=scaled_decoding)
+    shape, preprocessing = input_of(input_spec, background, scaled_decoding=scaled_decoding)
     training, validation, test = (
         part.fitted(shape, preprocessing) for part in (dataset.train, dataset.validation, dataset.test)
     )
@@ -99,17 +101,19 @@ def loaded(
     observer: Observer,
     *,
     scaled_decoding: bool = False,
+    background: str = "",
 ) -> tuple[ServedNetwork, Candidate]:
     """Serve weights that were trained elsewhere.
 
     Args:
         name: of the model.
         calibration: folder of pictures that precisions are judged on.
+        background: colour that transparent pictures are put on, ``#rrggbb``; empty drops transparency.
 
     Raises:
         DatasetError: a picture cannot be read.
     """
-    shape, preprocessing = _input(found.input_spec, scaled_decoding=scaled_decoding)
+    shape, preprocessing = input_of(found.input_spec, background, scaled_decoding=scaled_decoding)
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
@@ -137,7 +141,7 @@ def imported(
     observer: Observer,
     *,
     scaled_decoding: bool = False,
-) -> Candidate:
+) -> tuple[Candidate, tuple[str, ...]]:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
     Args:
@@ -145,14 +149,20 @@ def imported(
         wrapped_path: where the wrapped file is kept until it is published.
         calibration: folder of pictures that precisions are judged on.
 
+    Returns:
+        The candidate, and what of its preprocessing was read from the file or assumed, one sentence each.
+
     Raises:
         OnnxImportError: it is no image classifier that can be wrapped.
         DatasetError: a picture cannot be read.
         OSError: the file cannot be read.
     """
     wrapped = conversion.wrap(path, wrapped_path, request)
-    shape, preprocessing = _input(wrapped.input_spec, scaled_decoding=scaled_decoding)
-    return Candidate(
+    shape, _ = input_of(wrapped.input_spec, scaled_decoding=scaled_decoding)
+    shape.channel_order = wrapped.channel_order
+    preprocessing = wrapped.preprocessing
+    preprocessing.scaled_decoding = scaled_decoding
+    candidate = Candidate(
         description=manifest_pb2.Manifest(
             name=name,
             version=1,  # the publisher numbers it
@@ -173,6 +183,7 @@ def imported(
         answer=wrapped.original,
         pictures=_pictures(calibration, shape, preprocessing, observer),
     )
+    return candidate, wrapped.notes
 
 
 def forget(folder: Path) -> None:
@@ -272,22 +283,6 @@ def _describe(
         preprocessing=preprocessing,
         weights=origin,
         reference="PyTorch",
-    )
-
-
-def _input(
-    spec: InputSpec, *, scaled_decoding: bool
-) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
-    """Describe a network's input; a picture is resized to fill it, nothing more."""
-    return (
-        manifest_pb2.Input(
-            height=spec.height, width=spec.width, channels=spec.channels, mean=spec.mean, std=spec.std
-        ),
-        manifest_pb2.Preprocessing(
-            resize_shorter_px=max(spec.height, spec.width),
-            interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
-            scaled_decoding=scaled_decoding,
-        ),
     )
 
 

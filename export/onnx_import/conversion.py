@@ -19,9 +19,10 @@ from artifact.pictures import Pixels
 from export.errors import one_line
 from export.graph import cleaning, editing, tracing
 from export.graph.verification import Run
-from export.onnx_import import wrapping
+from export.onnx_import import presets, wrapping
 from export.onnx_import.onnx_file import STANDARD, Array, OnnxImportError, Session, read, reason
 from export.onnx_import.signature import Images, ImportRequest, images_of, output_of
+from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec
 
 __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
@@ -43,6 +44,9 @@ class Wrapped:
         input_spec: the pixels that it takes.
         labels: K texts.
         parameters: numbers in its weights.
+        channel_order: in which the network behind the wrapping takes them.
+        preprocessing: from a picture to the pixels that it takes.
+        notes: what of that was read from the file or assumed, one sentence each.
         changes: what differs from the file as it came, one sentence each.
         original: the file as it came, in our signature: uint8 ``[N, H, W, C]`` to float32 ``[N, K]``, one
             image at a time, normalised and made probabilities by NumPy.
@@ -51,6 +55,9 @@ class Wrapped:
     input_spec: InputSpec
     labels: tuple[str, ...]
     parameters: int
+    channel_order: "manifest_pb2.ChannelOrder.ValueType"
+    preprocessing: manifest_pb2.Preprocessing
+    notes: tuple[str, ...]
     changes: tuple[str, ...]
     original: Run
 
@@ -90,7 +97,9 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         OSError: ``target`` cannot be written.
     """
     model = read(source)
+    request, notes = presets.completed(request, model)
     images, output = images_of(model, request), output_of(model, request)
+    preprocessing = presets.described(request, images.spec)
     original = _Original(model, images, output)
     pixels = _probes(images.spec)
     shape = original.answer(pixels[:1]).shape
@@ -125,6 +134,9 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         input_spec=images.spec,
         labels=labels,
         parameters=parameters,
+        channel_order=(manifest_pb2.CHANNEL_ORDER_BGR if images.bgr else manifest_pb2.CHANNEL_ORDER_RGB),
+        preprocessing=preprocessing,
+        notes=notes,
         changes=tuple(changes),
         original=lambda given: _activated(original.scores(given), softmax),
     )
