@@ -17,7 +17,7 @@ from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
 from export.graph.verification import Images
-from export.onnx_import import conversion
+from export.onnx_import import conversion, presets
 from export.onnx_import.conversion import ImportRequest
 from export.training import recipes, train
 from export.training.savepoint import Savepoint
@@ -161,7 +161,8 @@ def imported(
     shape, _ = input_of(wrapped.input_spec, scaled_decoding=scaled_decoding)
     shape.channel_order = wrapped.channel_order
     preprocessing = wrapped.preprocessing
-    preprocessing.scaled_decoding = scaled_decoding
+    if scaled_decoding:
+        presets.allow_scaled_decoding(preprocessing)
     candidate = Candidate(
         description=manifest_pb2.Manifest(
             name=name,

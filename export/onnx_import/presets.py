@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from artifact import resizing
 from artifact.manifest import MAX_SIDE_PX
 from export.errors import one_line
 from export.onnx_import.onnx_file import OnnxImportError
@@ -192,6 +193,19 @@ def described(request: ImportRequest, spec: InputSpec) -> manifest_pb2.Preproces
         )
     preprocessing.resize_shorter_px = resize_px
     return preprocessing
+
+
+def allow_scaled_decoding(preprocessing: manifest_pb2.Preprocessing) -> None:
+    """Let large JPEG files be decoded at a part of their size.
+
+    Raises:
+        OnnxImportError: the pixels would differ by more than a little.
+    """
+    if preprocessing.interpolation not in resizing.ANTIALIASED:
+        raise OnnxImportError(
+            "scaled decoding needs an interpolation that averages over the source: bilinear or bicubic"
+        )
+    preprocessing.scaled_decoding = True
 
 
 def _filled(request: ImportRequest, values: Mapping[str, Any]) -> ImportRequest:
