@@ -31,6 +31,7 @@ INTERPOLATIONS = frozenset(
 # Those that average over the source when they shrink: a picture may be decoded smaller before.
 ANTIALIASED = frozenset((manifest_pb2.INTERPOLATION_BILINEAR, manifest_pb2.INTERPOLATION_BICUBIC))
 _OPENCV_COEF_BITS = 11  # INTER_RESIZE_COEF_BITS of OpenCV's resize.cpp
+_STRIP_PX = 1 << 16  # that are made at once, of some 60 bytes each while they are
 
 
 class _Window(NamedTuple):
@@ -127,15 +128,27 @@ def _opencv_bilinear(pixels: Pixels, size: tuple[int, int], window: _Window) -> 
     # Beside the picture a column is the outermost one alone; rows are two, of which one or both are clipped.
     x_weights[(columns < 0) | (columns >= across[0] - 1)] = (1 << _OPENCV_COEF_BITS, 0)
     rows, y_weights = _neighbours(*down)
+    made = np.empty((window.height, window.width, *pixels.shape[2:]), np.uint8)
+    step = max(1, _STRIP_PX // window.width)
+    for start in range(0, window.height, step):
+        strip = slice(start, start + step)
+        made[strip] = _blended(pixels, rows[strip], y_weights[strip], columns, x_weights)
+    return made
+
+
+def _blended(
+    pixels: Pixels, rows: _Indices, y_weights: _Weights, columns: _Indices, x_weights: _Weights
+) -> Pixels:
+    """Blend four neighbours for each pair of a row and a column; the picture's edge goes on beyond it."""
     trailing = (1,) * (pixels.ndim - 2)
+    across = x_weights.reshape(-1, *trailing, 2)  # [W, 1, 2]
+    down = y_weights.reshape(-1, 1, *trailing, 2)
+    lefts, rights = (np.clip(columns + by, 0, pixels.shape[1] - 1) for by in (0, 1))
     blended = np.zeros((), np.int32)
     for below in (0, 1):
-        row = np.clip(rows + below, 0, down[0] - 1)[:, np.newaxis]
-        line = np.zeros((), np.int32)
-        for right in (0, 1):
-            column = np.clip(columns + right, 0, across[0] - 1)
-            line = line + pixels[row, column] * x_weights[:, right].reshape(-1, *trailing)  # [H, W, C]
-        blended = blended + (((line >> 4) * y_weights[:, below].reshape(-1, 1, *trailing)) >> 16)
+        row = np.clip(rows + below, 0, pixels.shape[0] - 1)[:, np.newaxis]
+        line = pixels[row, lefts] * across[..., 0] + pixels[row, rights] * across[..., 1]  # int32 [H, W, C]
+        blended = blended + (((line >> 4) * down[..., below]) >> 16)
     result: Pixels = ((blended + 2) >> 2).astype(np.uint8)
     return result
 
