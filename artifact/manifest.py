@@ -16,7 +16,6 @@ from artifact.errors import DamagedFileError, ManifestError
 from modelzoo.v1 import manifest_pb2
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # no separator, no leading dot: stays in its folder
-_COLOUR = re.compile(r"#[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_MANIFEST_BYTES = 1 << 20  # those of the catalog have 8 kB; as parsed objects it takes some 60 times that
 MAX_LABELS = 100_000  # ImageNet in full has 21,841
@@ -232,30 +231,8 @@ def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         yield f"input.channel_order {pixels.channel_order} is unknown"
     if pixels.channel_order == manifest_pb2.CHANNEL_ORDER_BGR and pixels.channels != 3:
         yield "input.channel_order is BGR, but input.channels is not 3"
-    yield from _preprocessing_problems(manifest.preprocessing, max(pixels.height, pixels.width))
-
-
-def _preprocessing_problems(preprocessing: manifest_pb2.Preprocessing, longer_px: int) -> Iterator[str]:
-    """Check the way of a picture to an input with this longer side."""
-    mode = preprocessing.resize_mode
-    if mode not in manifest_pb2.ResizeMode.values():
-        yield f"preprocessing.resize_mode {mode} is unknown"
-    elif mode not in resizing.SHORTER_MODES:
-        if preprocessing.resize_shorter_px:
-            yield "preprocessing.resize_shorter_px says nothing where both sides are fitted to the input"
-    elif not longer_px <= preprocessing.resize_shorter_px <= MAX_SIDE_PX:
-        yield "preprocessing.resize_shorter_px is smaller than the input, or missing"
-    if preprocessing.interpolation not in resizing.INTERPOLATIONS:
-        yield "preprocessing.interpolation is missing or unknown"
-    if preprocessing.scaled_decoding and preprocessing.interpolation not in resizing.ANTIALIASED:
-        yield "preprocessing.scaled_decoding needs an interpolation that averages over the source"
-    letterbox = mode == manifest_pb2.RESIZE_MODE_LETTERBOX
-    if letterbox != bool(preprocessing.fill):
-        yield "preprocessing.fill is missing" if letterbox else "preprocessing.fill needs a letterbox"
-    for name in ("fill", "background"):
-        colour = getattr(preprocessing, name)
-        if colour and not _COLOUR.fullmatch(colour):
-            yield f"preprocessing.{name} {colour!r} is no colour #rrggbb"
+    lengths_px = range(max(pixels.height, pixels.width), MAX_SIDE_PX + 1)
+    yield from resizing.problems(manifest.preprocessing, lengths_px)
 
 
 def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:

@@ -3,6 +3,8 @@
 Every rule is that of a library that networks are trained with, down to how it rounds.
 """
 
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +17,13 @@ Pixels = npt.NDArray[np.uint8]
 _Indices = npt.NDArray[np.int64]
 _Weights = npt.NDArray[np.int32]
 
-SHORTER_MODES = frozenset((manifest_pb2.RESIZE_MODE_SHORTER, manifest_pb2.RESIZE_MODE_SHORTER_ROUNDED))
+_SHORTER_MODES = frozenset((manifest_pb2.RESIZE_MODE_SHORTER, manifest_pb2.RESIZE_MODE_SHORTER_ROUNDED))
 _FILTERS = {
     manifest_pb2.INTERPOLATION_BILINEAR: Image.Resampling.BILINEAR,
     manifest_pb2.INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
     manifest_pb2.INTERPOLATION_NEAREST: Image.Resampling.NEAREST,
 }
-INTERPOLATIONS = frozenset(
+_INTERPOLATIONS = frozenset(
     (
         *_FILTERS,
         manifest_pb2.INTERPOLATION_OPENCV_BILINEAR,
@@ -30,6 +32,7 @@ INTERPOLATIONS = frozenset(
 )
 # Those that average over the source when they shrink: a picture may be decoded smaller before.
 ANTIALIASED = frozenset((manifest_pb2.INTERPOLATION_BILINEAR, manifest_pb2.INTERPOLATION_BICUBIC))
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
 _OPENCV_COEF_BITS = 11  # INTER_RESIZE_COEF_BITS of OpenCV's resize.cpp
 _STRIP_PX = 1 << 16  # that are made at once, of some 60 bytes each while they are
 
@@ -41,6 +44,36 @@ class _Window(NamedTuple):
     top: int
     width: int
     height: int
+
+
+def problems(preprocessing: manifest_pb2.Preprocessing, lengths_px: range) -> Iterator[str]:
+    """Check what a manifest says of its preprocessing.
+
+    Args:
+        lengths_px: that the shorter side may be resized to, from the input's longer side on.
+
+    Yields:
+        What is wrong, a phrase each.
+    """
+    mode = preprocessing.resize_mode
+    if mode not in manifest_pb2.ResizeMode.values():
+        yield f"preprocessing.resize_mode {mode} is unknown"
+    elif mode not in _SHORTER_MODES:
+        if preprocessing.resize_shorter_px:
+            yield "preprocessing.resize_shorter_px says nothing where both sides are fitted to the input"
+    elif preprocessing.resize_shorter_px not in lengths_px:
+        yield "preprocessing.resize_shorter_px is smaller than the input, or missing"
+    if preprocessing.interpolation not in _INTERPOLATIONS:
+        yield "preprocessing.interpolation is missing or unknown"
+    if preprocessing.scaled_decoding and preprocessing.interpolation not in ANTIALIASED:
+        yield "preprocessing.scaled_decoding needs an interpolation that averages over the source"
+    letterbox = mode == manifest_pb2.RESIZE_MODE_LETTERBOX
+    if letterbox != bool(preprocessing.fill):
+        yield "preprocessing.fill is missing" if letterbox else "preprocessing.fill needs a letterbox"
+    for name in ("fill", "background"):
+        colour = getattr(preprocessing, name)
+        if colour and not _COLOUR.fullmatch(colour):
+            yield f"preprocessing.{name} {colour!r} is no colour #rrggbb"
 
 
 def resized(
