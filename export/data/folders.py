@@ -147,9 +147,12 @@ def _looks(paths: Sequence[Path]) -> tuple[int, int]:
     sides, modes = [], set()
     for path in chosen:
         try:
+            pictures.check(path.read_bytes())  # the reason in the server's words, where there is one
             with Image.open(path) as image:
                 sides.append(min(image.size))
                 modes.add(image.mode)
+        except PictureError as error:
+            raise DatasetError(f"{path}: {error}") from error
         except (OSError, Image.DecompressionBombError) as error:
             raise DatasetError(f"{path}: neither a JPEG nor a PNG file that can be read") from error
     grey = all(mode in {"1", "L", "LA"} or mode.startswith("I") for mode in modes)

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from artifact import pictures
 from artifact.errors import PictureError
+from export.data import folders
 from export.data.datasets import DatasetError
 from export.data.folders import Files
 from modelzoo.v1 import manifest_pb2
@@ -116,3 +117,9 @@ def test_training_and_server_refuse_a_picture_in_the_same_words(words: str, tmp_
     with pytest.raises(PictureError, match=words) as served:
         pictures.decode(REFUSED[words], SHAPE, PREPROCESSING, codec=jpeg.codec)
     assert str(trained.value) == f"{tmp_path / 'picture'}: {served.value}"
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for index in range(20):
+            (tmp_path / "pets" / label / f"{index}.jpg").write_bytes(REFUSED[words])
+    with pytest.raises(DatasetError, match=f": {served.value}$"):
+        folders.load(tmp_path / "pets", seed=0)
