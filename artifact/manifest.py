@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from google.protobuf import json_format
 
-from artifact import files, golden, layout
+from artifact import files, golden, layout, resizing
 from artifact.errors import DamagedFileError, ManifestError
 from modelzoo.v1 import manifest_pb2
 
@@ -249,13 +249,12 @@ def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         yield "input.mean holds a value that is no finite number"
     if not all(0 < std < math.inf for std in pixels.std):
         yield "input.std holds a value that is not above 0 and finite"
-    if not max(pixels.height, pixels.width) <= manifest.preprocessing.resize_shorter_px <= MAX_SIDE_PX:
-        yield "preprocessing.resize_shorter_px is smaller than the input, or missing"
-    if manifest.preprocessing.interpolation not in (
-        manifest_pb2.INTERPOLATION_BILINEAR,
-        manifest_pb2.INTERPOLATION_BICUBIC,
-    ):
-        yield "preprocessing.interpolation is missing"
+    if pixels.channel_order not in manifest_pb2.ChannelOrder.values():
+        yield f"input.channel_order {pixels.channel_order} is unknown"
+    if pixels.channel_order == manifest_pb2.CHANNEL_ORDER_BGR and pixels.channels != 3:
+        yield "input.channel_order is BGR, but input.channels is not 3"
+    lengths_px = range(max(pixels.height, pixels.width), MAX_SIDE_PX + 1)
+    yield from resizing.problems(manifest.preprocessing, lengths_px)
 
 
 def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:

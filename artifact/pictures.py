@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
-from artifact import headers
+from artifact import headers, resizing
 from artifact.errors import PictureError
 from artifact.headers import Header
 from modelzoo.v1 import manifest_pb2
 
 Pixels = npt.NDArray[np.uint8]
+Colour = tuple[int, ...]  # red, green, blue; 0 to 255
 # Decodes a file after the check of its header: the file, its header, Pillow's name of the wanted mode (`L` or
-# `RGB`), and the divisor of its size. Returns an upright picture; raises PictureError or MemoryError.
-Codec = Callable[[bytes, Header, str, int], Image.Image]
+# `RGB`), the divisor of its size, and the background of what is transparent (None: transparency is dropped).
+# Returns an upright picture; raises PictureError or MemoryError.
+Codec = Callable[[bytes, Header, str, int, Colour | None], Image.Image]
 
 Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
 # Pillow warns of what it repairs, odd EXIF say, in words from the file, and Python keeps every one of them.
@@ -41,10 +43,6 @@ _UPRIGHT = {  # by EXIF orientation; 1 is upright
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-_FILTERS = {
-    manifest_pb2.INTERPOLATION_BILINEAR: Image.Resampling.BILINEAR,
-    manifest_pb2.INTERPOLATION_BICUBIC: Image.Resampling.BICUBIC,
 }
 
 
@@ -87,8 +85,8 @@ def decode(
 ) -> Pixels:
     """Decode a JPEG or PNG file and fit it to a network's input.
 
-    The picture is turned upright (EXIF) and made grey or RGB; transparency is dropped, 16-bit grey is
-    scaled by 1/257.
+    The picture is turned upright (EXIF, else XMP), put on the manifest's background or, where it has none,
+    rid of its transparency, and made grey or RGB; 16-bit grey is scaled by 1/257.
 
     Args:
         codec: another than `pillow`, which must give the same pixels.
@@ -102,10 +100,11 @@ def decode(
             limits, or too large for the memory that is left. Pillow's own words are in the cause alone.
     """
     header = header or check(encoded, limits)
-    cost(header, preprocessing, limits)
-    divisor = _divisor(header, preprocessing)
+    cost(header, shape, preprocessing, limits)
+    divisor = _divisor(header, shape, preprocessing)
+    background = ImageColor.getrgb(preprocessing.background) if preprocessing.background else None
     try:
-        image = (codec or pillow)(encoded, header, _MODES[shape.channels], divisor)
+        image = (codec or pillow)(encoded, header, _MODES[shape.channels], divisor, background)
         return _fit(image, shape, preprocessing, limits)
     except MemoryError as error:
         raise PictureError("too large to be decoded in the memory that is left") from error
@@ -130,15 +129,20 @@ def check(encoded: bytes, limits: Limits = Limits()) -> Header:
     return header
 
 
-def cost(header: Header, preprocessing: manifest_pb2.Preprocessing, limits: Limits = Limits()) -> Cost:
+def cost(
+    header: Header,
+    shape: manifest_pb2.Input,
+    preprocessing: manifest_pb2.Preprocessing,
+    limits: Limits = Limits(),
+) -> Cost:
     """Return what decoding a picture takes, by its header alone.
 
     Raises:
         PictureError: beyond the limits once it is resized.
     """
-    divisor = _divisor(header, preprocessing)
+    divisor = _divisor(header, shape, preprocessing)
     width_px, height_px = (-(-side_px // divisor) for side_px in header.size)
-    resized = _resized(width_px, height_px, preprocessing, limits)
+    resized = _resized(width_px, height_px, shape, preprocessing, limits)
     whole_px = header.width_px * header.height_px
     decoded_px = whole_px if header.scans > 1 else width_px * height_px  # several scans need all coefficients
     resized_px = resized[0] * resized[1]
@@ -169,31 +173,27 @@ def _fit(
     preprocessing: manifest_pb2.Preprocessing,
     limits: Limits,
 ) -> Pixels:
-    """Resize the shorter side, keep the centre. Rounds as torchvision's Resize and CenterCrop do."""
-    size = _resized(*image.size, preprocessing, limits)
-    if size != image.size:
-        image = image.resize(size, _FILTERS[preprocessing.interpolation])
-    left = round((size[0] - shape.width) / 2.0)
-    top = round((size[1] - shape.height) / 2.0)
-    image = image.crop((left, top, left + shape.width, top + shape.height))
-    return np.asarray(image, np.uint8).reshape(shape.height, shape.width, shape.channels)
+    size = _resized(*image.size, shape, preprocessing, limits)
+    return resizing.fit(image, size, shape, preprocessing)
 
 
 def _resized(
-    width_px: int, height_px: int, preprocessing: manifest_pb2.Preprocessing, limits: Limits
+    width_px: int,
+    height_px: int,
+    shape: manifest_pb2.Input,
+    preprocessing: manifest_pb2.Preprocessing,
+    limits: Limits,
 ) -> tuple[int, int]:
-    """Return the size after the shorter side was resized."""
-    shorter_px = preprocessing.resize_shorter_px
-    if width_px <= height_px:
-        size = (shorter_px, int(shorter_px * height_px / width_px))
-    else:
-        size = (int(shorter_px * width_px / height_px), shorter_px)
+    """Return the size after resizing, where it is within the limits."""
+    size = resizing.resized(width_px, height_px, shape, preprocessing)
     if size[0] * size[1] > limits.max_pixels:
         raise PictureError(f"{width_px} x {height_px} pixels are too narrow a strip to resize")
     return size
 
 
-def pillow(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Image:
+def pillow(
+    encoded: bytes, header: Header, mode: str, divisor: int, background: Colour | None = None
+) -> Image.Image:
     """Decode a picture after the check of its header; the `Codec` that others are held against.
 
     Raises:
@@ -210,7 +210,7 @@ def pillow(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Ima
                 opened.draft(None, (opened.width // divisor, opened.height // divisor))
             opened.load()  # while the file is open; a PNG may say its orientation after its pixels
             orientation = header.orientation if header.is_jpeg else _png_orientation(opened.info)
-            return turned(in_mode(opened, mode), orientation)
+            return turned(in_mode(opened, mode, background), orientation)
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -226,19 +226,39 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Make a picture grey or RGB; ``mode`` is Pillow's name of that."""
+def in_mode(image: Image.Image, mode: str, background: Colour | None = None) -> Image.Image:
+    """Make a picture grey or RGB; ``mode`` is Pillow's name of that.
+
+    Args:
+        background: what transparent pixels are composited on; None drops their transparency.
+    """
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
-        image = Image.fromarray(_NARROW[np.asarray(image, np.uint16)])  # [H, W]
+        levels = np.asarray(image, np.uint16)  # [H, W]
+        transparent = image.info.get("transparency")  # the one level that is
+        image = Image.fromarray(_NARROW[levels])
+        if background is not None and transparent is not None:
+            image.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    if background is not None and image.has_transparency_data:
+        image = _on(background, image)
     image.info.pop("transparency", None)  # dropped, and not converted too
     return image if image.mode == mode else image.convert(mode)
 
 
-def _divisor(header: Header, preprocessing: manifest_pb2.Preprocessing) -> int:
+def _on(background: Colour, image: Image.Image) -> Image.Image:
+    """Composite a picture on a colour, in RGB."""
+    if image.mode not in {"LA", "RGBA"}:  # a palette, or one colour that is transparent
+        image = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, background)
+    ground.paste(image, mask=image)
+    return ground
+
+
+def _divisor(header: Header, shape: manifest_pb2.Input, preprocessing: manifest_pb2.Preprocessing) -> int:
     """Return by how much smaller a file may be decoded than it is."""
     if not (preprocessing.scaled_decoding and header.is_jpeg):
         return 1
-    needed = 2 * preprocessing.resize_shorter_px
+    # With a letterbox or stretched, no side becomes longer than the input's longer one.
+    needed = 2 * (preprocessing.resize_shorter_px or max(shape.height, shape.width))
     return next((by for by in _JPEG_DIVISORS if min(header.size) // by >= needed), 1)
 
 

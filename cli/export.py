@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.terminal.console import RefusedError, err, one_line, out, refuse, refusing
+from cli.terminal.preparation import colour
 
 if TYPE_CHECKING:
     from export.pipeline import Exported
@@ -28,6 +29,7 @@ def run(
     preprocessing: Preprocessing = _NONE_GIVEN,
     *,
     absent: bool,
+    background: str | None = None,
     **options: Any,
 ) -> None:
     """Export every named architecture; one that fails leaves the others to be tried.
@@ -37,6 +39,7 @@ def run(
         precision: names separated by commas; None for what fits the weights.
         preprocessing: as the options say it.
         absent: pass over those that the repository holds.
+        background: colour that transparent pictures are put on.
         options: the other fields of `pipeline.Request`.
     """
     with refusing():
@@ -50,7 +53,10 @@ def run(
         smallest_first = sorted(CATALOG, key=lambda spec: spec.parameters)
         specs = smallest_first if names == [ALL] else [find(name) for name in names]
         request = pipeline.Request(
-            precisions=precisions_of(precision), preprocessing=_chosen(*preprocessing), **options
+            precisions=precisions_of(precision),
+            preprocessing=_chosen(*preprocessing),
+            background=colour("--background", background),
+            **options,
         )
         pipeline.require_weights(request.weights)
         if request.name is not None and len(specs) > 1:

@@ -1,15 +1,21 @@
 """`modelzoo import`."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cli.export import Bars, numbers, precisions_of, told
 from cli.terminal.console import RefusedError, err, out, refusing
+from cli.terminal.preparation import colour, scale
 
 if TYPE_CHECKING:
     from export.onnx_import.conversion import ImportRequest
 
+# The options --preset, --resize, --resize-mode, --fill, --interpolation, --channels, --scale, --background.
+Preparation = tuple[
+    str | None, int | None, str | None, str | None, str | None, str | None, str | None, str | None
+]
 _INPUT = re.compile(r"(?P<height>\d{1,4})x(?P<width>\d{1,4})(:(?P<layout>nchw|nhwc))?")
 
 
@@ -22,6 +28,7 @@ def run(
     output: str | None,
     activation: str,
     labels: Path | None,
+    preparation: Preparation,
     **options: Any,
 ) -> None:
     """Import one file.
@@ -30,6 +37,7 @@ def run(
         precision: names separated by commas; fp32 alone when None.
         input_: ``HxW``, and after a colon the layout, where the file leaves them open.
         activation: what makes probabilities of the scores, `auto` to look at them.
+        preparation: of pictures, as the options say it.
         options: the other arguments of `pipeline.import_`.
     """
     with refusing():
@@ -38,7 +46,7 @@ def run(
         from export.errors import ExportError
 
     with refusing(ArtifactError, ExportError, OSError):
-        request = _request(input_, mean, std, output, activation, labels)
+        request = _prepared(_request(input_, mean, std, output, activation, labels), *preparation)
         with Bars(options["name"]) as bars:
             exported = pipeline.import_(
                 path, request, precisions=precisions_of(precision) or ["fp32"], observer=bars, **options
@@ -79,4 +87,28 @@ def _request(
         output=output,
         activation=choices[activation],
         labels=label_files.read(labels) if labels is not None else None,
+    )
+
+
+def _prepared(
+    request: "ImportRequest",
+    preset: str | None,
+    resize_px: int | None,
+    resize_mode: str | None,
+    fill: str | None,
+    interpolation: str | None,
+    channels: str | None,
+    factors: str | None,
+    background: str | None,
+) -> "ImportRequest":
+    return replace(
+        request,
+        preset=preset,
+        resize_px=resize_px,
+        resize_mode=resize_mode,
+        fill=colour("--fill", fill),
+        interpolation=interpolation,
+        channel_order=channels,
+        scale=scale(factors),
+        background=colour("--background", background),
     )

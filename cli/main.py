@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.bench import bench
-from cli.terminal import streams
+from cli.terminal import preparation, streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
     Absent,
@@ -76,6 +76,7 @@ def export(
     scaled_decoding: ScaledDecoding = False,
     absent: Absent = False,
     strict: Strict = False,
+    background: preparation.Background = None,
     repository: Repository = _MODELS,
     name: Annotated[
         str | None, typer.Option(help="Name of the model.", show_default="<architecture>-<weights>")
@@ -100,6 +101,7 @@ def export(
         ungated=ungated,
         scaled_decoding=scaled_decoding,
         strict=strict,
+        background=background,
         repository=repository,
         name=name,
         cache=cache,
@@ -111,21 +113,18 @@ def import_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An image classifier.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     labels: ImportLabels = None,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="HxW[:nchw|nhwc]",
-            help="Size and layout of its input, where the file leaves them open.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Subtracted from each channel on the 0..1 scale, by commas.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="What each channel is then divided by, by commas.")] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Name of its scores, where it has several outputs.")
-    ] = None,
+    input_: preparation.Input = None,
+    preset: preparation.Preset = None,
+    resize: preparation.Resize = None,
+    resize_mode: preparation.ResizeMode = None,
+    fill: preparation.Fill = None,
+    interpolation: preparation.Interpolation = None,
+    channels: preparation.Channels = None,
+    scale: preparation.Scale = None,
+    mean: preparation.Mean = None,
+    std: preparation.Std = None,
+    background: preparation.Background = None,
+    output: preparation.Output = None,
     activation: Activation = "auto",
     precision: Precisions = None,
     calibration: Calibration = None,
@@ -145,6 +144,7 @@ def import_(
         output,
         activation,
         labels,
+        (preset, resize, resize_mode, fill, interpolation, channels, scale, background),
         name=name,
         calibration=calibration,
         ungated=ungated,

@@ -9,6 +9,7 @@ from export.data.datasets import Split
 from export.graph.verification import Images, Probabilities
 from export.training.train import Training, Watcher
 from modelzoo.v1 import manifest_pb2
+from zoo.spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,20 @@ class Observer(Watcher, Protocol):
 
     def note(self, text: str) -> None:
         """Take note of what should be known of the artifact; it is not shown for a moment only."""
+
+
+def input_of(
+    spec: InputSpec, background: str = "", *, scaled_decoding: bool
+) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
+    """Describe a network's input; a picture is resized to fill it, nothing more."""
+    return (
+        manifest_pb2.Input(
+            height=spec.height, width=spec.width, channels=spec.channels, mean=spec.mean, std=spec.std
+        ),
+        manifest_pb2.Preprocessing(
+            resize_shorter_px=max(spec.height, spec.width),
+            interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+            scaled_decoding=scaled_decoding,
+            background=background,
+        ),
+    )

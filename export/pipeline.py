@@ -9,8 +9,9 @@ from pathlib import Path
 from artifact import layout, publish
 from export import sources
 from export.candidate import Observer, ReleaseOptions
-from export.data import datasets, folders
+from export.data import datasets, folders, transparency
 from export.data.datasets import Dataset
+from export.data.transparency import Ground
 from export.errors import ExportError
 from export.graph.tracing import ServedNetwork
 from export.onnx_import.conversion import ImportRequest
@@ -50,6 +51,8 @@ class Request:
         calibration: folder of pictures that precisions are judged on where there is no held-out set.
         scaled_decoding: whether large JPEG files may be decoded at a part of their size, now and served.
         strict: whether a folder is refused where a picture file in it cannot be used.
+        background: colour that transparent pictures are put on, ``#rrggbb``; None drops transparency, unless
+            most pictures of a folder have some: white then.
         cache: folder of downloaded datasets.
         mirror: whether half of the training pictures are mirrored; None where the dataset allows it and no
             label suggests otherwise.
@@ -66,6 +69,7 @@ class Request:
     ungated: bool = False
     scaled_decoding: bool = False
     strict: bool = False
+    background: str | None = None
     cache: Path = Path("~/.cache/modelzoo")
     mirror: bool | None = None
     recipe: recipes.Recipe | None = None
@@ -114,6 +118,9 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
         )
     folder = request.repository / name
     dataset = _dataset(request, observer)
+    ground = _ground(request, dataset)
+    for note in ground.notes:
+        observer.note(note)
     if dataset is None:
         if request.mirror is not None:
             raise UntrainedError(f"--mirror and --no-mirror are of trainings; {request.weights} is loaded")
@@ -122,13 +129,26 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
         for note in found.notes:
             observer.note(note)
         served, candidate = sources.loaded(
-            spec, name, found, request.calibration, observer, scaled_decoding=request.scaled_decoding
+            spec,
+            name,
+            found,
+            request.calibration,
+            observer,
+            scaled_decoding=request.scaled_decoding,
+            background=ground.background,
         )
         precisions = request.precisions or PRECISIONS[:1]
     else:
         recipe, unmirrored_label = recipe_for(spec, dataset, request)
         served, candidate = sources.trained(
-            spec, name, dataset, recipe, folder, observer, scaled_decoding=request.scaled_decoding
+            spec,
+            name,
+            dataset,
+            recipe,
+            folder,
+            observer,
+            scaled_decoding=request.scaled_decoding,
+            background=ground.background,
         )
         shape = candidate.description.input
         candidate.description.weights.augmentation.CopyFrom(
@@ -234,6 +254,13 @@ def recipe_for(spec: ModelSpec, dataset: Dataset, request: Request) -> tuple[rec
         return recipes.find(spec.name, dataset.name, mirror=bool(request.mirror)), ""
     label = augment.sided_label(dataset.labels)
     return recipes.find(spec.name, dataset.name, mirror=label is None), label or ""
+
+
+def _ground(request: Request, dataset: Dataset | None) -> Ground:
+    """Find what transparent pictures are put on: as asked, or by a look at a folder's pictures."""
+    if request.background is None and dataset is not None and isinstance(dataset.train, folders.Files):
+        return transparency.ground(dataset.train.paths)
+    return Ground(request.background or "")
 
 
 def _load(spec: ModelSpec, request: Request) -> loading.Loaded:

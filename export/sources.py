@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from artifact import manifest
-from export.candidate import Candidate, Observer
+from export.candidate import Candidate, Observer, input_of
 from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
 from export.graph.verification import Images
-from export.onnx_import import conversion
+from export.onnx_import import conversion, presets
 from export.onnx_import.conversion import ImportRequest
 from export.training import recipes, train
 from export.training.savepoint import Savepoint
@@ -37,12 +37,14 @@ def trained(
     observer: Observer,
     *,
     scaled_decoding: bool = False,
+    background: str = "",
 ) -> tuple[ServedNetwork, Candidate]:
     """Train a network, or go on where an earlier process was interrupted.
 
     Args:
         name: of the model.
         folder: where the training's state lies until `forget`.
+        background: colour that transparent pictures are put on, ``#rrggbb``; empty drops transparency.
 
     Raises:
         DatasetError: a picture cannot be read.
@@ -50,7 +52,7 @@ def trained(
         OSError: the folder cannot be written.
     """
     input_spec = spec.input_for(dataset.channels, dataset.side_px)
-    shape, preprocessing = _input(input_spec, scaled_decoding=scaled_decoding)
+    shape, preprocessing = input_of(input_spec, background, scaled_decoding=scaled_decoding)
     training, validation, test = (
         part.fitted(shape, preprocessing) for part in (dataset.train, dataset.validation, dataset.test)
     )
@@ -91,17 +93,19 @@ def loaded(
     observer: Observer,
     *,
     scaled_decoding: bool = False,
+    background: str = "",
 ) -> tuple[ServedNetwork, Candidate]:
     """Serve weights that were trained elsewhere.
 
     Args:
         name: of the model.
         calibration: folder of pictures that precisions are judged on.
+        background: colour that transparent pictures are put on, ``#rrggbb``; empty drops transparency.
 
     Raises:
         DatasetError: a picture cannot be read.
     """
-    shape, preprocessing = _input(found.input_spec, scaled_decoding=scaled_decoding)
+    shape, preprocessing = input_of(found.input_spec, background, scaled_decoding=scaled_decoding)
     preprocessing.resize_shorter_px = found.resize_shorter_px
     preprocessing.interpolation = found.interpolation
     served = ServedNetwork(found.network, found.input_spec).eval()
@@ -138,7 +142,13 @@ def imported(
         OSError: the file cannot be read.
     """
     wrapped = conversion.wrap(path, wrapped_path, request)
-    shape, preprocessing = _input(wrapped.input_spec, scaled_decoding=scaled_decoding)
+    for note in wrapped.notes:
+        observer.note(note)
+    shape, _ = input_of(wrapped.input_spec, scaled_decoding=scaled_decoding)
+    shape.channel_order = wrapped.channel_order
+    preprocessing = wrapped.preprocessing
+    if scaled_decoding:
+        presets.allow_scaled_decoding(preprocessing)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,
@@ -260,22 +270,6 @@ def _describe(
         preprocessing=preprocessing,
         weights=origin,
         reference="PyTorch",
-    )
-
-
-def _input(
-    spec: InputSpec, *, scaled_decoding: bool
-) -> tuple[manifest_pb2.Input, manifest_pb2.Preprocessing]:
-    """Describe a network's input; a picture is resized to fill it, nothing more."""
-    return (
-        manifest_pb2.Input(
-            height=spec.height, width=spec.width, channels=spec.channels, mean=spec.mean, std=spec.std
-        ),
-        manifest_pb2.Preprocessing(
-            resize_shorter_px=max(spec.height, spec.width),
-            interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
-            scaled_decoding=scaled_decoding,
-        ),
     )
 
 

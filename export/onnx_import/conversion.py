@@ -17,10 +17,11 @@ from export.data import labels as label_files
 from export.errors import one_line
 from export.graph import cleaning, editing, probes, tracing
 from export.graph.verification import Run
-from export.onnx_import import activation, external_data, normal_form, onnx_file, wrapping
+from export.onnx_import import activation, external_data, normal_form, onnx_file, presets, wrapping
 from export.onnx_import.activation import Activation, Floats
 from export.onnx_import.onnx_file import MAX_BYTES, Array, OnnxImportError, Session, reason
 from export.onnx_import.signature import Images, ImportRequest, images_of, output_of
+from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec
 
 __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
@@ -42,6 +43,9 @@ class Wrapped:
         labels: K texts.
         parameters: numbers in its weights.
         multi_label: the probabilities of a picture need not sum to 1.
+        channel_order: in which the network behind the wrapping takes them.
+        preprocessing: from a picture to the pixels that it takes.
+        notes: what of that was read from the file or assumed, one sentence each.
         changes: what differs from the file as it came, one sentence each.
         original: the file as it came, in our signature: uint8 ``[N, H, W, C]`` to float32 ``[N, K]``, one
             image at a time, normalised and made probabilities by NumPy.
@@ -51,6 +55,9 @@ class Wrapped:
     labels: tuple[str, ...]
     parameters: int
     multi_label: bool
+    channel_order: "manifest_pb2.ChannelOrder.ValueType"
+    preprocessing: manifest_pb2.Preprocessing
+    notes: tuple[str, ...]
     changes: tuple[str, ...]
     original: Run
 
@@ -90,8 +97,10 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         OSError: ``target`` cannot be written.
     """
     model, output, changes = _read(source, request)
+    request, notes = presets.completed(request, model)
     images = images_of(model, request)
     normal_form.free_axes(model, images)
+    preprocessing = presets.described(request, images.spec)
     original = _Original(model, images, output)
     pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels, _PROBES)
     shape = original.answer(pixels[:1]).shape
@@ -100,10 +109,10 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     if not np.isfinite(expected).all():
         raise OnnxImportError("its scores are infinite, or no numbers")
     chosen = activation.choose(request.activation, expected, activation.maker_of(model.graph, output))
-    labels, notes = _labels(chosen, request, model)
+    labels, label_notes = _labels(chosen, request, model)
 
     changes.insert(0, f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {images}")
-    changes += [*notes, *normal_form.modernise(model, shape)]
+    changes += [*label_notes, *normal_form.modernise(model, shape)]
     if output not in editing.dependents(model.graph, images.name):
         raise OnnxImportError("its scores do not depend on the picture")
     if (parameters := editing.count_weights(model.graph)) == 0:
@@ -125,6 +134,9 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         labels=labels,
         parameters=parameters,
         multi_label=chosen.multi_label,
+        channel_order=(manifest_pb2.CHANNEL_ORDER_BGR if images.bgr else manifest_pb2.CHANNEL_ORDER_RGB),
+        preprocessing=preprocessing,
+        notes=notes,
         changes=tuple(changes),
         original=lambda given: chosen.applied(original.scores(given)),
     )

@@ -32,14 +32,25 @@ class ImportRequest:
         layout: order of the input's axes; ``auto`` looks which one is 1 or 3.
         height: in pixels, where the file leaves it free.
         width: in pixels, where the file leaves it free.
-        mean: one number a channel on the scale 0..1; 0 when None.
-        std: one number a channel on the scale 0..1; 1 when None. 1/255 gives a network 0..255.
         activation: what makes probabilities of the scores; ``auto`` looks whether they are some. An
             activation that the file ends in is not applied twice. After a softmax the probabilities of a
             picture sum to 1; after a sigmoid each label has its own.
         output: name of the scores, where the file has several outputs.
         labels: K texts; of a file with one output two, the negative first. When None, those that the file
             names, or the numbers from 0.
+        mean: subtracted from each scaled value, a number for all channels or one for each, in the order in
+            which the network takes them; 0 when None.
+        std: what each channel is then divided by, in the same order; 1 when None.
+        scale: what each value 0..255 is multiplied by first, in the same order; 1/255 when None. 1 gives a
+            network 0..255.
+        channel_order: in which the network takes three channels, ``rgb`` or ``bgr``.
+        preset: a library's preprocessing, a key of `presets.PRESETS`, for what is None here.
+        resize_px: length that the shorter side of a picture is resized to.
+        crop_ratio: the input's side by that length, where ``resize_px`` is None.
+        resize_mode: a key of `presets.RESIZE_MODES`.
+        fill: colour beside a letterbox, ``#rrggbb``.
+        interpolation: a key of `presets.INTERPOLATIONS`.
+        background: colour that transparent pictures are composited on, ``#rrggbb``.
     """
 
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
@@ -50,6 +61,15 @@ class ImportRequest:
     activation: Choice = "auto"
     output: str | None = None
     labels: tuple[str, ...] | None = None
+    scale: tuple[float, ...] | None = None
+    channel_order: str | None = None
+    preset: str | None = None
+    resize_px: int | None = None
+    crop_ratio: float | None = None
+    resize_mode: str | None = None
+    fill: str | None = None
+    interpolation: str | None = None
+    background: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +80,15 @@ class Images:
         takes_pixels: it takes uint8, and normalises by itself; else float32.
         channels_first: its layout is NCHW; else NHWC.
         batch_is_fixed: at one image.
-        spec: size and normalisation, as an artifact says them.
+        bgr: it takes blue, green, red; else red, green, blue.
+        spec: size and normalisation, as an artifact says them: of red, green, blue.
     """
 
     name: str
     takes_pixels: bool
     channels_first: bool
     batch_is_fixed: bool
+    bgr: bool
     spec: InputSpec
 
     def prepared(self, images: Pixels) -> npt.NDArray[np.generic]:
@@ -74,12 +96,14 @@ class Images:
         values: npt.NDArray[np.generic] = images
         if not self.takes_pixels:
             values = ((images / 255 - self.spec.mean) / self.spec.std).astype(np.float32)
-        return np.ascontiguousarray(values.transpose(TO_NCHW)) if self.channels_first else values
+        values = values[..., ::-1] if self.bgr else values
+        return np.ascontiguousarray(values.transpose(TO_NCHW) if self.channels_first else values)
 
     def __str__(self) -> str:
         """Say it in words."""
         layout = "[N, C, H, W]" if self.channels_first else "[N, H, W, C]"
-        return f"{'uint8' if self.takes_pixels else 'float32'} {layout}"
+        order = ", channels in the order BGR" if self.bgr else ""
+        return f"{'uint8' if self.takes_pixels else 'float32'} {layout}{order}"
 
 
 def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
@@ -116,6 +140,7 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
         takes_pixels=takes_pixels,
         channels_first=channels_first,
         batch_is_fixed=batch is not None,
+        bgr=request.channel_order == "bgr",
         spec=_spec(sides, channels_first, takes_pixels, request),
     )
 
@@ -152,14 +177,12 @@ def _is_channels_first(sides: Sides, layout: str) -> bool:
 def _spec(sides: Sides, channels_first: bool, takes_pixels: bool, request: ImportRequest) -> InputSpec:
     channels, height, width = sides[1:] if channels_first else (sides[3], sides[1], sides[2])
     assert channels is not None
-    mean, std = request.mean, request.std
-    if takes_pixels:
-        if (mean, std) != (None, None):
-            raise OnnxImportError("it takes uint8 pixels and normalises by itself: mean and std say nothing")
-        std = (1 / 255,) * channels  # it sees 0..255
-    mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
-    if not all(map(math.isfinite, (*mean, *std))):
-        raise OnnxImportError("mean and std must be finite")
+    bgr = request.channel_order == "bgr"
+    if bgr and channels == 1:
+        raise OnnxImportError("it takes one channel, which has no order BGR")
+    mean, std = _normalisation(channels, takes_pixels, request)
+    if bgr:
+        mean, std = mean[::-1], std[::-1]
     try:
         return InputSpec(
             channels,
@@ -170,6 +193,33 @@ def _spec(sides: Sides, channels_first: bool, takes_pixels: bool, request: Impor
         )
     except ValueError as error:
         raise OnnxImportError(str(error)) from error
+
+
+def _normalisation(
+    channels: int, takes_pixels: bool, request: ImportRequest
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of values 0..1, one a channel, in the network's order."""
+    given = (request.scale, request.mean, request.std)
+    if takes_pixels:
+        if given != (None, None, None):
+            raise OnnxImportError("it takes uint8 pixels and normalises by itself: mean and std say nothing")
+        return (0.0,) * channels, (1 / 255,) * channels  # it sees 0..255
+    scale, mean, std = (
+        (given or (default,)) * (channels if len(given or ()) < 2 else 1)
+        for given, default in zip(given, (1 / 255, 0.0, 1.0), strict=True)
+    )
+    if not all(map(math.isfinite, (*scale, *mean, *std))):
+        raise OnnxImportError("mean and std must be finite")
+    for name, values in (("scale", scale), ("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise OnnxImportError(f"{name} has {len(values)} numbers for {channels} channels")
+    if min(scale) <= 0:
+        raise OnnxImportError(f"scale must be above zero, not {scale}")
+    # (p scale - mean) / std, p of 0..255, on the scale 0..1; 1/255 leaves both exactly as they are.
+    return (
+        tuple(value / (255 * factor) for value, factor in zip(mean, scale, strict=True)),
+        tuple(value / (255 * factor) for value, factor in zip(std, scale, strict=True)),
+    )
 
 
 def _side(name: str, own: int | None, asked: int | None) -> int:

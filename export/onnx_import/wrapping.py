@@ -12,6 +12,7 @@ from export.onnx_import.signature import TO_NCHW, Images
 
 SCORES = "scores"  # before the activation
 _POSITIVE, _NEGATIVE, _ONE = "positive", "negative", "one"  # probabilities of two labels, and their sum
+_BGR = "bgr"  # where each of the network's channels lies in red, green, blue
 _PREFIX = "network/"  # of what the file brought; no name of it can be one of ours
 
 # An operator, its inputs after the first, its attributes.
@@ -54,10 +55,13 @@ def put_around(
     spec = images.spec
     if not images.takes_pixels:
         across = (spec.channels, 1, 1) if images.channels_first else (spec.channels,)
-        std = np.array(spec.std)
-        for name, values in (("scale", 1 / (255 * std)), ("shift", -np.array(spec.mean) / std)):
+        order = -1 if images.bgr else 1  # the channels are in the network's own order by then
+        mean, std = np.array(spec.mean)[::order], np.array(spec.std)[::order]
+        for name, values in (("scale", 1 / (255 * std)), ("shift", -mean / std)):
             tensor = values.astype(np.float32).reshape(1, *across)
             inner.initializer.append(numpy_helper.from_array(tensor, name))
+    if images.bgr:
+        inner.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), _BGR))
     sides: list[str | int | None] = [tracing.BATCH_AXIS, spec.height, spec.width, spec.channels]
     inner.input.append(helper.make_tensor_value_info(tracing.INPUT, TensorProto.UINT8, sides))
     inner.output.append(row(tracing.OUTPUT, activation.label_count))
@@ -73,6 +77,8 @@ def _normalisation(images: Images) -> list[_Step]:
     steps: list[_Step] = []
     if images.channels_first:
         steps.append(("Transpose", (), {"perm": TO_NCHW}))
+    if images.bgr:  # of bytes, and behind the transposition: three planes are copied, not single pixels
+        steps.append(("Gather", (_BGR,), {"axis": 1 if images.channels_first else 3}))
     if not images.takes_pixels:
         steps += [
             ("Cast", (), {"to": TensorProto.FLOAT}),

@@ -245,7 +245,8 @@ def _check_some(
         size_bytes += len(encoded)
         try:
             header = pictures.check(encoded, limits)
-            files[index] = _File(encoded, header, pictures.cost(header, manifest.preprocessing, limits))
+            cost = pictures.cost(header, manifest.input, manifest.preprocessing, limits)
+            files[index] = _File(encoded, header, cost)
         except PictureError as error:
             return _Done(files, _Wrong(index, str(error)))
     return _Done(files)

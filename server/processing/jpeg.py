@@ -13,7 +13,13 @@ _FULL = (1, 1)  # a component that has a sample for every pixel
 _PROVED = frozenset({(_FULL,), (_FULL, _FULL, _FULL), ((2, 1), _FULL, _FULL), ((2, 2), _FULL, _FULL)})
 
 
-def codec(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Image:
+def codec(
+    encoded: bytes,
+    header: Header,
+    mode: str,
+    divisor: int,
+    background: pictures.Colour | None = None,
+) -> Image.Image:
     """Decode a picture after the check of its header; a `pictures.Codec`.
 
     What libjpeg-turbo does not take as it is (other samplings and colour spaces, damage, another kind of
@@ -32,7 +38,7 @@ def codec(encoded: bytes, header: Header, mode: str, divisor: int) -> Image.Imag
             image = None
         if image is not None:
             return pictures.turned(pictures.in_mode(image, mode), header.orientation)
-    return pictures.pillow(encoded, header, mode, divisor)
+    return pictures.pillow(encoded, header, mode, divisor, background)
 
 
 def _decoded(encoded: bytes, header: Header, divisor: int) -> Image.Image | None:

@@ -182,6 +182,12 @@ def _concat(node: Node, inputs: Sequence[Value]) -> Value:
     return Value(tuple(shape), max(value.element_bytes for value in inputs))
 
 
+def _gather(node: Node, inputs: Sequence[Value]) -> Value:
+    shape, indices = inputs[0].shape, inputs[1].shape
+    axis = node.numbers.get("axis", (0,))[0] % len(shape)
+    return Value((*shape[:axis], *indices, *shape[axis + 1 :]), inputs[0].element_bytes)
+
+
 def _gemm(node: Node, inputs: Sequence[Value]) -> Value:
     (rows, across), (down, columns) = inputs[0].shape, inputs[1].shape
     rows = across if node.numbers.get("transA", (0,))[0] else rows
@@ -243,6 +249,7 @@ _RULES: dict[str, _Rule] = {
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
     "Flatten": _flatten,
+    "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "QuantizeLinear": _quantize,

@@ -286,13 +286,13 @@ def test_a_strip_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
 def test_what_resizing_makes_of_a_strip_counts_as_what_it_costs() -> None:
     strip = pictures.check(save(Image.new("L", (10, 7_000)), "PNG"))
     to_224 = manifest_pb2.Preprocessing(resize_shorter_px=224)
-    assert pictures.cost(strip, to_224) == pictures.Cost(224 * 156_800, 224 * 156_800)
+    assert pictures.cost(strip, SHAPE, to_224) == pictures.Cost(224 * 156_800, 224 * 156_800)
 
 
 def test_what_scaled_decoding_holds_is_less_than_what_it_goes_over() -> None:
     large = {"baseline": {}, "progressive": {"progressive": True}}
     costs = {
-        name: pictures.cost(pictures.check(save(Image.new("L", (640, 640)), **options)), PREPROCESSING)
+        name: pictures.cost(pictures.check(save(Image.new("L", (640, 640)), **options)), SHAPE, PREPROCESSING)
         for name, options in large.items()
     }
     assert costs["baseline"] == pictures.Cost(640 * 640, 80 * 80)

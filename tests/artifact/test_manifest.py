@@ -63,6 +63,9 @@ def test_the_file_is_json_that_people_read_too(folder: Path) -> None:
         "resize_shorter_px": 7,
         "interpolation": "INTERPOLATION_BICUBIC",
         "scaled_decoding": False,
+        "resize_mode": "RESIZE_MODE_SHORTER",
+        "fill": "",
+        "background": "",
     }
     assert content["parameters"] == 61_706  # a number; protobuf would write 64 bits as text
     assert content["precisions"][0]["file"]["size_bytes"] == 3_000_000
@@ -113,6 +116,23 @@ def add_precision(name: str) -> Change:
     return lambda m: m.precisions.append(manifest_pb2.Precision(name=name, file=m.labels))
 
 
+def letterbox(m: manifest_pb2.Manifest, fill: str) -> None:
+    m.preprocessing.resize_mode = manifest_pb2.RESIZE_MODE_LETTERBOX
+    m.preprocessing.resize_shorter_px = 0
+    m.preprocessing.fill = fill
+
+
+def scaled_nearest(m: manifest_pb2.Manifest) -> None:
+    m.preprocessing.interpolation = manifest_pb2.INTERPOLATION_NEAREST
+    m.preprocessing.scaled_decoding = True
+
+
+def grey_bgr(m: manifest_pb2.Manifest) -> None:
+    m.input.channels = 1
+    del m.input.mean[1:], m.input.std[1:]
+    m.input.channel_order = manifest_pb2.CHANNEL_ORDER_BGR
+
+
 PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: m.ClearField("name"), "name '' is not a model's name"),
     (lambda m: setattr(m, "name", "../net-pets"), "name '../net-pets' is not a model's name"),
@@ -143,7 +163,20 @@ PROBLEMS: list[tuple[Change, str]] = [
         "preprocessing.resize_shorter_px is",
     ),
     (lambda m: m.preprocessing.ClearField("interpolation"), "preprocessing.interpolation is missing"),
-    (lambda m: setattr(m.preprocessing, "interpolation", 3), "preprocessing.interpolation is missing"),
+    (lambda m: setattr(m.preprocessing, "interpolation", 6), "preprocessing.interpolation is missing"),
+    (lambda m: setattr(m.preprocessing, "resize_mode", 4), "preprocessing.resize_mode 4 is unknown"),
+    (
+        lambda m: setattr(m.preprocessing, "resize_mode", manifest_pb2.RESIZE_MODE_STRETCH),
+        "preprocessing.resize_shorter_px says nothing where both sides are fitted",
+    ),
+    (lambda m: letterbox(m, ""), "preprocessing.fill is missing"),
+    (lambda m: letterbox(m, "#7272720"), "preprocessing.fill '#7272720' is no colour #rrggbb"),
+    (lambda m: letterbox(m, "300,0,0"), "preprocessing.fill '300,0,0' is no colour #rrggbb"),
+    (lambda m: setattr(m.preprocessing, "fill", "#727272"), "preprocessing.fill needs a letterbox"),
+    (lambda m: setattr(m.preprocessing, "background", "white"), "background 'white' is no colour #rrggbb"),
+    (scaled_nearest, "preprocessing.scaled_decoding needs an interpolation that averages"),
+    (lambda m: setattr(m.input, "channel_order", 2), "input.channel_order 2 is unknown"),
+    (grey_bgr, "input.channel_order is BGR, but input.channels is not 3"),
     (lambda m: m.ClearField("precisions"), "precisions does not start with fp32"),
     (lambda m: setattr(m.precisions[0], "name", "fp16"), "precisions does not start with fp32"),
     (add_precision("fp8"), "precision 'fp8' is unknown"),

@@ -277,9 +277,11 @@ def test_a_large_jpeg_may_be_decoded_smaller_but_never_below_twice_what_is_neede
     )
     asked = []
 
-    def codec(encoded: bytes, header: Header, mode: str, by: int) -> Image.Image:
+    def codec(
+        encoded: bytes, header: Header, mode: str, by: int, background: pictures.Colour | None
+    ) -> Image.Image:
         asked.append(by)
-        return pictures.pillow(encoded, header, mode, by)
+        return pictures.pillow(encoded, header, mode, by, background)
 
     file = io.BytesIO()
     Image.fromarray(noise(12, 10, 3)).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from artifact import manifest
+from modelzoo.v1 import manifest_pb2
 from tests.cli.process import Run
 from tests.export.onnx_import.onnx_files import convolutional, saved
 
@@ -34,10 +36,50 @@ def test_import_warns_of_probabilities_that_need_not_sum_to_1(run: Run, tmp_path
     assert (tmp_path / "models/tags-import/1/labels.txt").read_text() == "ant\nbee\ncat\ndog\nelk\n"
 
 
+def test_import_takes_a_makers_preprocessing_and_warns_where_none_is_given(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", *convolutional())
+    plain = run("import", path, "--name", "pets-plain")
+    assert "warning: assumed, as neither options nor the file say it: values 0..1" in plain.stderr
+    done = run(
+        *(
+            "import",
+            path,
+            "--name",
+            "pets-letterbox",
+            "--preset",
+            "keras-caffe",
+            "--resize-mode",
+            "letterbox",
+        ),
+        *("--fill", "0,10,255", "--interpolation", "opencv-nearest", "--channels", "rgb", "--scale", "1/255"),
+        *("--mean", "0.5", "--std", "0.25,0.5,1", "--background", "White"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    described = manifest.read(tmp_path / "models" / "pets-letterbox" / "1")
+    assert described.preprocessing == manifest_pb2.Preprocessing(
+        resize_mode=manifest_pb2.RESIZE_MODE_LETTERBOX,
+        fill="#000aff",
+        interpolation=manifest_pb2.INTERPOLATION_OPENCV_NEAREST,
+        background="#ffffff",
+    )
+    assert list(described.input.mean) == [0.5] * 3
+    assert list(described.input.std) == [0.25, 0.5, 1.0]
+    assert described.input.channel_order == manifest_pb2.CHANNEL_ORDER_RGB
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (("--preset", "caffe"), "no preset is called 'caffe'; there are torchvision, timm, "),
+        (("--fill", "256,0,0"), "--fill '256,0,0' is no colour: white, black, #rrggbb or R,G,B of 0 to 255"),
+        (("--background", "none"), "--background 'none' is no colour"),
+        (("--scale", "1/0"), "--scale '1/0' is not numbers or fractions separated by commas"),
+        (
+            ("--interpolation", "nearest", "--scaled-decoding"),
+            "scaled decoding needs an interpolation that averages over the source: bilinear or bicubic",
+        ),
         (("--input", "large"), "--input 'large' is not HxW, HxW:nchw or HxW:nhwc"),
         (("--mean", "half"), "--mean 'half' is not numbers separated by commas"),
         (("--labels", "nowhere.txt"), "nowhere.txt"),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amodelzoo/v1/manifest.proto\x12\x0bmodelzoo.v1\"\xf8\x04\n\x08Manifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12!\n\x05paper\x18\x04 \x01(\x0b\x32\x12.modelzoo.v1.Paper\x12\x12\n\ndeviations\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x05\x12!\n\x05input\x18\x07 \x01(\x0b\x32\x12.modelzoo.v1.Input\x12\x31\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x1a.modelzoo.v1.Preprocessing\x12!\n\x06labels\x18\t \x01(\x0b\x32\x11.modelzoo.v1.File\x12\x13\n\x0blabel_count\x18\n \x01(\x05\x12%\n\x07weights\x18\x0b \x01(\x0b\x32\x14.modelzoo.v1.Weights\x12*\n\nprecisions\x18\r \x03(\x0b\x32\x16.modelzoo.v1.Precision\x12!\n\x06golden\x18\x0e \x01(\x0b\x32\x11.modelzoo.v1.File\x12/\n\x05tools\x18\x0f \x03(\x0b\x32 .modelzoo.v1.Manifest.ToolsEntry\x12\x0c\n\x04macs\x18\x10 \x01(\x01\x12\x11\n\treference\x18\x11 \x01(\t\x12&\n\x08refusals\x18\x12 \x03(\x0b\x32\x14.modelzoo.v1.Refusal\x12%\n\x07machine\x18\x13 \x01(\x0b\x32\x14.modelzoo.v1.Machine\x12\x13\n\x0bmulti_label\x18( \x01(\x08\x1a,\n\nToolsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x0c\x10\r\"C\n\x05Paper\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0f\n\x07\x61uthors\x18\x02 \x01(\t\x12\x0c\n\x04year\x18\x03 \x01(\x05\x12\x0c\n\x04link\x18\x04 \x01(\t\"8\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x05\"S\n\x05Input\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04mean\x18\x04 \x03(\x01\x12\x0b\n\x03std\x18\x05 \x03(\x01\"v\n\rPreprocessing\x12\x19\n\x11resize_shorter_px\x18\x01 \x01(\x05\x12\x31\n\rinterpolation\x18\x02 \x01(\x0e\x32\x1a.modelzoo.v1.Interpolation\x12\x17\n\x0fscaled_decoding\x18\x03 \x01(\x08\"\xb3\x02\n\x07Weights\x12#\n\x06origin\x18\x08 \x01(\x0e\x32\x13.modelzoo.v1.Origin\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x12\n\nbest_epoch\x18\x04 \x01(\x05\x12\x12\n\ntraining_s\x18\x05 \x01(\x01\x12\x0e\n\x06starts\x18\x06 \x01(\x05\x12\r\n\x05start\x18\x07 \x01(\x05\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\"\n\x15stated_accuracy_ratio\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12/\n\x0c\x61ugmentation\x18< \x01(\x0b\x32\x19.modelzoo.v1.AugmentationB\x18\n\x16_stated_accuracy_ratio\"P\n\x0c\x41ugmentation\x12\x14\n\x0cmax_shift_px\x18\x01 \x01(\x05\x12\x10\n\x08mirrored\x18\x02 \x01(\x08\x12\x18\n\x10unmirrored_label\x18\x03 \x01(\t\",\n\x07Refusal\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"-\n\x07Machine\x12\x11\n\tprocessor\x18\x01 \x01(\t\x12\x0f\n\x07threads\x18\x02 \x01(\x05\"A\n\x07Latency\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x10\n\x08median_s\x18\x03 \x01(\x01\")\n\tAgreement\x12\x0e\n\x06images\x18\x01 \x01(\x05\x12\x0c\n\x04same\x18\x02 \x01(\x05\"a\n\x08\x41\x63\x63uracy\x12\r\n\x05split\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x05\x12\x11\n\tlow_ratio\x18\x04 \x01(\x01\x12\x12\n\nhigh_ratio\x18\x05 \x01(\x01\"\x99\x02\n\tPrecision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x11.modelzoo.v1.File\x12#\n\x06parity\x18\x03 \x03(\x0b\x32\x13.modelzoo.v1.Parity\x12*\n\ntolerances\x18\x04 \x03(\x0b\x32\x16.modelzoo.v1.Tolerance\x12\'\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x0b\x32\x15.modelzoo.v1.Accuracy\x12)\n\tagreement\x18\x06 \x01(\x0b\x32\x16.modelzoo.v1.Agreement\x12\'\n\tlatencies\x18\x07 \x03(\x0b\x32\x14.modelzoo.v1.Latency\x12\x0f\n\x07ungated\x18\x08 \x01(\x08\"s\n\x06Parity\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x0e\n\x06images\x18\x03 \x01(\x05\x12\x1a\n\x12max_abs_difference\x18\x04 \x01(\x01\x12\x17\n\x0ftop1_agreements\x18\x05 \x01(\x05\"9\n\tTolerance\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x1a\n\x12max_abs_difference\x18\x02 \x01(\x01*e\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02*o\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x12\n\x0eORIGIN_TRAINED\x10\x01\x12\x11\n\rORIGIN_LOADED\x10\x02\x12\x13\n\x0fORIGIN_IMPORTED\x10\x03\x12\x11\n\rORIGIN_RANDOM\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amodelzoo/v1/manifest.proto\x12\x0bmodelzoo.v1\"\xf8\x04\n\x08Manifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12!\n\x05paper\x18\x04 \x01(\x0b\x32\x12.modelzoo.v1.Paper\x12\x12\n\ndeviations\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x05\x12!\n\x05input\x18\x07 \x01(\x0b\x32\x12.modelzoo.v1.Input\x12\x31\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x1a.modelzoo.v1.Preprocessing\x12!\n\x06labels\x18\t \x01(\x0b\x32\x11.modelzoo.v1.File\x12\x13\n\x0blabel_count\x18\n \x01(\x05\x12%\n\x07weights\x18\x0b \x01(\x0b\x32\x14.modelzoo.v1.Weights\x12*\n\nprecisions\x18\r \x03(\x0b\x32\x16.modelzoo.v1.Precision\x12!\n\x06golden\x18\x0e \x01(\x0b\x32\x11.modelzoo.v1.File\x12/\n\x05tools\x18\x0f \x03(\x0b\x32 .modelzoo.v1.Manifest.ToolsEntry\x12\x0c\n\x04macs\x18\x10 \x01(\x01\x12\x11\n\treference\x18\x11 \x01(\t\x12&\n\x08refusals\x18\x12 \x03(\x0b\x32\x14.modelzoo.v1.Refusal\x12%\n\x07machine\x18\x13 \x01(\x0b\x32\x14.modelzoo.v1.Machine\x12\x13\n\x0bmulti_label\x18( \x01(\x08\x1a,\n\nToolsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x0c\x10\r\"C\n\x05Paper\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0f\n\x07\x61uthors\x18\x02 \x01(\t\x12\x0c\n\x04year\x18\x03 \x01(\x05\x12\x0c\n\x04link\x18\x04 \x01(\t\"8\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x05\"\x85\x01\n\x05Input\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04mean\x18\x04 \x03(\x01\x12\x0b\n\x03std\x18\x05 \x03(\x01\x12\x30\n\rchannel_order\x18\x06 \x01(\x0e\x32\x19.modelzoo.v1.ChannelOrder\"\xc6\x01\n\rPreprocessing\x12\x19\n\x11resize_shorter_px\x18\x01 \x01(\x05\x12\x31\n\rinterpolation\x18\x02 \x01(\x0e\x32\x1a.modelzoo.v1.Interpolation\x12\x17\n\x0fscaled_decoding\x18\x03 \x01(\x08\x12,\n\x0bresize_mode\x18\x04 \x01(\x0e\x32\x17.modelzoo.v1.ResizeMode\x12\x0c\n\x04\x66ill\x18\x05 \x01(\t\x12\x12\n\nbackground\x18\x06 \x01(\t\"\xb3\x02\n\x07Weights\x12#\n\x06origin\x18\x08 \x01(\x0e\x32\x13.modelzoo.v1.Origin\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\x12\n\nbest_epoch\x18\x04 \x01(\x05\x12\x12\n\ntraining_s\x18\x05 \x01(\x01\x12\x0e\n\x06starts\x18\x06 \x01(\x05\x12\r\n\x05start\x18\x07 \x01(\x05\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\"\n\x15stated_accuracy_ratio\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12/\n\x0c\x61ugmentation\x18< \x01(\x0b\x32\x19.modelzoo.v1.AugmentationB\x18\n\x16_stated_accuracy_ratio\"P\n\x0c\x41ugmentation\x12\x14\n\x0cmax_shift_px\x18\x01 \x01(\x05\x12\x10\n\x08mirrored\x18\x02 \x01(\x08\x12\x18\n\x10unmirrored_label\x18\x03 \x01(\t\",\n\x07Refusal\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"-\n\x07Machine\x12\x11\n\tprocessor\x18\x01 \x01(\t\x12\x0f\n\x07threads\x18\x02 \x01(\x05\"A\n\x07Latency\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x10\n\x08median_s\x18\x03 \x01(\x01\")\n\tAgreement\x12\x0e\n\x06images\x18\x01 \x01(\x05\x12\x0c\n\x04same\x18\x02 \x01(\x05\"a\n\x08\x41\x63\x63uracy\x12\r\n\x05split\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x05\x12\x11\n\tlow_ratio\x18\x04 \x01(\x01\x12\x12\n\nhigh_ratio\x18\x05 \x01(\x01\"\x99\x02\n\tPrecision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x11.modelzoo.v1.File\x12#\n\x06parity\x18\x03 \x03(\x0b\x32\x13.modelzoo.v1.Parity\x12*\n\ntolerances\x18\x04 \x03(\x0b\x32\x16.modelzoo.v1.Tolerance\x12\'\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x0b\x32\x15.modelzoo.v1.Accuracy\x12)\n\tagreement\x18\x06 \x01(\x0b\x32\x16.modelzoo.v1.Agreement\x12\'\n\tlatencies\x18\x07 \x03(\x0b\x32\x14.modelzoo.v1.Latency\x12\x0f\n\x07ungated\x18\x08 \x01(\x08\"s\n\x06Parity\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x0e\n\x06images\x18\x03 \x01(\x05\x12\x1a\n\x12max_abs_difference\x18\x04 \x01(\x01\x12\x17\n\x0ftop1_agreements\x18\x05 \x01(\x05\"9\n\tTolerance\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x1a\n\x12max_abs_difference\x18\x02 \x01(\x01*<\n\x0c\x43hannelOrder\x12\x15\n\x11\x43HANNEL_ORDER_RGB\x10\x00\x12\x15\n\x11\x43HANNEL_ORDER_BGR\x10\x01*z\n\nResizeMode\x12\x17\n\x13RESIZE_MODE_SHORTER\x10\x00\x12\x17\n\x13RESIZE_MODE_STRETCH\x10\x01\x12\x19\n\x15RESIZE_MODE_LETTERBOX\x10\x02\x12\x1f\n\x1bRESIZE_MODE_SHORTER_ROUNDED\x10\x03*\xc5\x01\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02\x12\x19\n\x15INTERPOLATION_NEAREST\x10\x03\x12!\n\x1dINTERPOLATION_OPENCV_BILINEAR\x10\x04\x12 \n\x1cINTERPOLATION_OPENCV_NEAREST\x10\x05*o\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x12\n\x0eORIGIN_TRAINED\x10\x01\x12\x11\n\rORIGIN_LOADED\x10\x02\x12\x13\n\x0fORIGIN_IMPORTED\x10\x03\x12\x11\n\rORIGIN_RANDOM\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST_TOOLSENTRY']._loaded_options = None
   _globals['_MANIFEST_TOOLSENTRY']._serialized_options = b'8\001'
-  _globals['_INTERPOLATION']._serialized_start=2164
-  _globals['_INTERPOLATION']._serialized_end=2265
-  _globals['_ORIGIN']._serialized_start=2267
-  _globals['_ORIGIN']._serialized_end=2378
+  _globals['_CHANNELORDER']._serialized_start=2296
+  _globals['_CHANNELORDER']._serialized_end=2356
+  _globals['_RESIZEMODE']._serialized_start=2358
+  _globals['_RESIZEMODE']._serialized_end=2480
+  _globals['_INTERPOLATION']._serialized_start=2483
+  _globals['_INTERPOLATION']._serialized_end=2680
+  _globals['_ORIGIN']._serialized_start=2682
+  _globals['_ORIGIN']._serialized_end=2793
   _globals['_MANIFEST']._serialized_start=44
   _globals['_MANIFEST']._serialized_end=676
   _globals['_MANIFEST_TOOLSENTRY']._serialized_start=626
@@ -45,28 +49,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAPER']._serialized_end=745
   _globals['_FILE']._serialized_start=747
   _globals['_FILE']._serialized_end=803
-  _globals['_INPUT']._serialized_start=805
-  _globals['_INPUT']._serialized_end=888
-  _globals['_PREPROCESSING']._serialized_start=890
-  _globals['_PREPROCESSING']._serialized_end=1008
-  _globals['_WEIGHTS']._serialized_start=1011
-  _globals['_WEIGHTS']._serialized_end=1318
-  _globals['_AUGMENTATION']._serialized_start=1320
-  _globals['_AUGMENTATION']._serialized_end=1400
-  _globals['_REFUSAL']._serialized_start=1402
-  _globals['_REFUSAL']._serialized_end=1446
-  _globals['_MACHINE']._serialized_start=1448
-  _globals['_MACHINE']._serialized_end=1493
-  _globals['_LATENCY']._serialized_start=1495
-  _globals['_LATENCY']._serialized_end=1560
-  _globals['_AGREEMENT']._serialized_start=1562
-  _globals['_AGREEMENT']._serialized_end=1603
-  _globals['_ACCURACY']._serialized_start=1605
-  _globals['_ACCURACY']._serialized_end=1702
-  _globals['_PRECISION']._serialized_start=1705
-  _globals['_PRECISION']._serialized_end=1986
-  _globals['_PARITY']._serialized_start=1988
-  _globals['_PARITY']._serialized_end=2103
-  _globals['_TOLERANCE']._serialized_start=2105
-  _globals['_TOLERANCE']._serialized_end=2162
+  _globals['_INPUT']._serialized_start=806
+  _globals['_INPUT']._serialized_end=939
+  _globals['_PREPROCESSING']._serialized_start=942
+  _globals['_PREPROCESSING']._serialized_end=1140
+  _globals['_WEIGHTS']._serialized_start=1143
+  _globals['_WEIGHTS']._serialized_end=1450
+  _globals['_AUGMENTATION']._serialized_start=1452
+  _globals['_AUGMENTATION']._serialized_end=1532
+  _globals['_REFUSAL']._serialized_start=1534
+  _globals['_REFUSAL']._serialized_end=1578
+  _globals['_MACHINE']._serialized_start=1580
+  _globals['_MACHINE']._serialized_end=1625
+  _globals['_LATENCY']._serialized_start=1627
+  _globals['_LATENCY']._serialized_end=1692
+  _globals['_AGREEMENT']._serialized_start=1694
+  _globals['_AGREEMENT']._serialized_end=1735
+  _globals['_ACCURACY']._serialized_start=1737
+  _globals['_ACCURACY']._serialized_end=1834
+  _globals['_PRECISION']._serialized_start=1837
+  _globals['_PRECISION']._serialized_end=2118
+  _globals['_PARITY']._serialized_start=2120
+  _globals['_PARITY']._serialized_end=2235
+  _globals['_TOLERANCE']._serialized_start=2237
+  _globals['_TOLERANCE']._serialized_end=2294
 # @@protoc_insertion_point(module_scope)

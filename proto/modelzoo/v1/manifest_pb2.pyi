@@ -19,6 +19,58 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ChannelOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChannelOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChannelOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANNEL_ORDER_RGB: _ChannelOrder.ValueType  # 0
+    """Red, green, blue; what artifacts mean that say nothing."""
+    CHANNEL_ORDER_BGR: _ChannelOrder.ValueType  # 1
+    """Blue, green, red, as OpenCV reads pictures."""
+
+class ChannelOrder(_ChannelOrder, metaclass=_ChannelOrderEnumTypeWrapper):
+    """The order of three channels."""
+
+CHANNEL_ORDER_RGB: ChannelOrder.ValueType  # 0
+"""Red, green, blue; what artifacts mean that say nothing."""
+CHANNEL_ORDER_BGR: ChannelOrder.ValueType  # 1
+"""Blue, green, red, as OpenCV reads pictures."""
+Global___ChannelOrder: _TypeAlias = ChannelOrder  # noqa: Y015
+
+class _ResizeMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResizeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResizeMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESIZE_MODE_SHORTER: _ResizeMode.ValueType  # 0
+    """The shorter side is resized, the centre cropped, both rounded as torchvision does (the longer side down, the
+    crop's corner to the nearest, halves to even); what artifacts mean that say nothing.
+    """
+    RESIZE_MODE_STRETCH: _ResizeMode.ValueType  # 1
+    """Both sides are resized to the input's, whatever their ratio."""
+    RESIZE_MODE_LETTERBOX: _ResizeMode.ValueType  # 2
+    """The picture is resized to lie within the input, and borders are filled, as YOLO's letterbox does."""
+    RESIZE_MODE_SHORTER_ROUNDED: _ResizeMode.ValueType  # 3
+    """As RESIZE_MODE_SHORTER, rounded as PaddleClas does: both sides to the nearest, the crop's corner down."""
+
+class ResizeMode(_ResizeMode, metaclass=_ResizeModeEnumTypeWrapper):
+    """How the sides of a picture become those of the input."""
+
+RESIZE_MODE_SHORTER: ResizeMode.ValueType  # 0
+"""The shorter side is resized, the centre cropped, both rounded as torchvision does (the longer side down, the
+crop's corner to the nearest, halves to even); what artifacts mean that say nothing.
+"""
+RESIZE_MODE_STRETCH: ResizeMode.ValueType  # 1
+"""Both sides are resized to the input's, whatever their ratio."""
+RESIZE_MODE_LETTERBOX: ResizeMode.ValueType  # 2
+"""The picture is resized to lie within the input, and borders are filled, as YOLO's letterbox does."""
+RESIZE_MODE_SHORTER_ROUNDED: ResizeMode.ValueType  # 3
+"""As RESIZE_MODE_SHORTER, rounded as PaddleClas does: both sides to the nearest, the crop's corner down."""
+Global___ResizeMode: _TypeAlias = ResizeMode  # noqa: Y015
+
 class _Interpolation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -31,9 +83,17 @@ class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interpo
     """Linear in both directions."""
     INTERPOLATION_BICUBIC: _Interpolation.ValueType  # 2
     """Cubic in both directions."""
+    INTERPOLATION_NEAREST: _Interpolation.ValueType  # 3
+    """The nearest pixel of the source, by the centre of the target's."""
+    INTERPOLATION_OPENCV_BILINEAR: _Interpolation.ValueType  # 4
+    """OpenCV's INTER_LINEAR: of the four nearest pixels, in 11-bit fixed point."""
+    INTERPOLATION_OPENCV_NEAREST: _Interpolation.ValueType  # 5
+    """OpenCV's INTER_NEAREST: by the corner of the target's pixel."""
 
 class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
-    """Resampling filter; all of them average over the source when they shrink (antialias)."""
+    """Resampling filter: Pillow's, which average over the source when they shrink (antialias; but NEAREST), or
+    OpenCV's, which do not.
+    """
 
 INTERPOLATION_UNSPECIFIED: Interpolation.ValueType  # 0
 """Never written."""
@@ -41,6 +101,12 @@ INTERPOLATION_BILINEAR: Interpolation.ValueType  # 1
 """Linear in both directions."""
 INTERPOLATION_BICUBIC: Interpolation.ValueType  # 2
 """Cubic in both directions."""
+INTERPOLATION_NEAREST: Interpolation.ValueType  # 3
+"""The nearest pixel of the source, by the centre of the target's."""
+INTERPOLATION_OPENCV_BILINEAR: Interpolation.ValueType  # 4
+"""OpenCV's INTER_LINEAR: of the four nearest pixels, in 11-bit fixed point."""
+INTERPOLATION_OPENCV_NEAREST: Interpolation.ValueType  # 5
+"""OpenCV's INTER_NEAREST: by the corner of the target's pixel."""
 Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
 
 class _Origin:
@@ -288,12 +354,17 @@ class Input(_message.Message):
     CHANNELS_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
+    CHANNEL_ORDER_FIELD_NUMBER: _builtins.int
     height: _builtins.int
     """Rows."""
     width: _builtins.int
     """Columns."""
     channels: _builtins.int
     """1 (grey) or 3 (red, green, blue)."""
+    channel_order: Global___ChannelOrder.ValueType
+    """For the record: the order in which the network behind the wrapping takes the channels. The input itself, `mean`
+    and `std` are red, green, blue in any case.
+    """
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """For the record: subtracted from each channel (0..1 scale) inside the graph."""
@@ -310,10 +381,11 @@ class Input(_message.Message):
         channels: _builtins.int = ...,
         mean: _abc.Iterable[_builtins.float] | None = ...,
         std: _abc.Iterable[_builtins.float] | None = ...,
+        channel_order: Global___ChannelOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "height", b"height", "mean", b"mean", "std", b"std", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order", "channels", b"channels", "height", b"height", "mean", b"mean", "std", b"std", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,20 +393,33 @@ Global___Input: _TypeAlias = Input  # noqa: Y015
 
 @_typing.final
 class Preprocessing(_message.Message):
-    """How a decoded picture becomes pixels: shorter side resized, then the centre cropped to the input."""
+    """How an encoded picture becomes pixels: upright, on a background, resized, then cropped to the input or put on a fill."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESIZE_SHORTER_PX_FIELD_NUMBER: _builtins.int
     INTERPOLATION_FIELD_NUMBER: _builtins.int
     SCALED_DECODING_FIELD_NUMBER: _builtins.int
+    RESIZE_MODE_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     resize_shorter_px: _builtins.int
-    """Length that the shorter side is resized to, in pixels, the ratio of the sides kept."""
+    """Length that the shorter side is resized to, in pixels, the ratio of the sides kept; 0 with the modes that
+    fit a picture to the input's own sides.
+    """
     interpolation: Global___Interpolation.ValueType
     """How pixels are resampled."""
     scaled_decoding: _builtins.bool
     """Whether a JPEG file much larger than needed is decoded at a half, a quarter or an eighth of its size: the
     smallest with a shorter side of at least twice resize_shorter_px. Faster, but the pixels differ a little.
+    """
+    resize_mode: Global___ResizeMode.ValueType
+    """How the sides of a picture become those of the input."""
+    fill: _builtins.str
+    """Colour of the borders of a letterbox, `#rrggbb`; empty with the other modes."""
+    background: _builtins.str
+    """Colour that transparent pictures are composited on, `#rrggbb`; where it is empty, transparency is dropped and
+    the colours beneath it stay.
     """
     def __init__(
         self,
@@ -342,10 +427,13 @@ class Preprocessing(_message.Message):
         resize_shorter_px: _builtins.int = ...,
         interpolation: Global___Interpolation.ValueType = ...,
         scaled_decoding: _builtins.bool = ...,
+        resize_mode: Global___ResizeMode.ValueType = ...,
+        fill: _builtins.str = ...,
+        background: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "resize_shorter_px", b"resize_shorter_px", "scaled_decoding", b"scaled_decoding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "fill", b"fill", "interpolation", b"interpolation", "resize_mode", b"resize_mode", "resize_shorter_px", b"resize_shorter_px", "scaled_decoding", b"scaled_decoding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,7 +33,7 @@ from tests.export.onnx_import.onnx_files import (
         (("n", 3, -1, 8), {}, r"^its height is free: say how many pixels$"),
         ((4, 3, 8, 8), {}, r"^its batch is fixed at 4; one that is free or 1 is taken$"),
         (("n", 3, 8), {}, r"^its input has 3 axes where pictures have 4$"),
-        (("n", 3, 8, 8), {"mean": (0.5,)}, r"^mean has 1 numbers for 3 channels$"),
+        (("n", 3, 8, 8), {"mean": (0.5, 0.5)}, r"^mean has 2 numbers for 3 channels$"),
         (("n", 3, 8, 8), {"std": (1.0, 0.0, 1.0)}, r"^std must be above zero"),
         (("n", 3, 8, 8), {"mean": (float("nan"),) * 3}, r"^mean and std must be finite$"),
         (("n", 3, 8, 8), {"activation": "none"}, r"^its scores are no probabilities"),

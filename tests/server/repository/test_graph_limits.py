@@ -257,6 +257,8 @@ def one_node(
         one_node("ReduceSum", {"x": (2, 4, 9, 8)}),
         one_node("Concat", {"x": (2, 4, 9, 8)}, [floats("c", 2, 3, 9, 8)], axis=-3),
         one_node("Flatten", {"x": (2, 4, 9, 8)}, axis=2),
+        one_node("Gather", {"x": (2, 3, 9, 8)}, [ints("i", 2, 1, 0)], axis=1),
+        one_node("Gather", {"x": (2, 9, 8, 3)}, [ints("i", 2, 1, 0)], axis=-1),
         one_node("Reshape", {"x": (2, 4, 9, 8)}, [ints("s", 0, -1, 4)]),
         one_node("Transpose", {"x": (2, 4, 9, 8)}, perm=[0, 3, 1, 2]),
         one_node("Transpose", {"x": (2, 4, 9, 8)}),

@@ -1,0 +1,115 @@
+"""Options that say how pictures are prepared for a network."""
+
+from typing import Annotated
+
+import typer
+
+from cli.terminal.console import RefusedError
+
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="HxW[:nchw|nhwc]",
+        help="Size and layout of its input, where the file leaves them open.",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="torchvision|timm|keras-caffe|keras-tf|keras-torch|opencv|paddle|raw",
+        help="Library it was trained with: sets all of the following, each of which overrides its part.",
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Length that a picture's shorter side is resized to, in pixels."),
+]
+ResizeMode = Annotated[
+    str | None,
+    typer.Option(
+        metavar="shorter|shorter-rounded|stretch|letterbox",
+        help="The shorter side resized and the centre cropped, both rounded as torchvision or as PaddleClas "
+        "does; both sides stretched to the input's; or the whole picture within borders.",
+    ),
+]
+Fill = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLOUR", help="Of a letterbox's borders: R,G,B or #rrggbb.", show_default="#727272"
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="nearest|bilinear|bicubic|opencv-bilinear|opencv-nearest",
+        help="Pillow's, which average when they shrink (antialias), or OpenCV's, which do not.",
+    ),
+]
+Channels = Annotated[
+    str | None, typer.Option(metavar="rgb|bgr", help="Order in which it takes the channels of a picture.")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="What pixel values 0..255 are multiplied by, once or for each channel by commas.",
+        show_default="1/255",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Subtracted from the scaled values, once or for each channel, by commas, in its order."
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="What they are then divided by, in the same way.")]
+Output = Annotated[str | None, typer.Option(help="Name of its scores, where it has several outputs.")]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLOUR",
+        help="Colour that transparent pictures are put on, here and in the server: white, black, #rrggbb.",
+        show_default="transparency is dropped; white where most pictures of a folder have some",
+    ),
+]
+
+_NAMED = {"white": "#ffffff", "black": "#000000"}
+
+
+def colour(option: str, said: str | None) -> str | None:
+    """Read a colour.
+
+    Returns:
+        It as ``#rrggbb``.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if said is None:
+        return None
+    text = _NAMED.get(said.lower(), said.lower())
+    if "," in text:
+        parts = text.split(",")
+        if len(parts) == 3 and all(part.strip().isdecimal() and int(part) <= 255 for part in parts):
+            text = "#" + "".join(f"{int(part):02x}" for part in parts)
+    if len(text) == 7 and text[0] == "#" and all(digit in "0123456789abcdef" for digit in text[1:]):
+        return text
+    raise RefusedError(f"{option} {said!r} is no colour: white, black, #rrggbb or R,G,B of 0 to 255")
+
+
+def scale(said: str | None) -> tuple[float, ...] | None:
+    """Read numbers or fractions, separated by commas: ``1/255``.
+
+    Raises:
+        RefusedError: they are something else.
+    """
+    if said is None:
+        return None
+    values = []
+    try:
+        for part in said.split(","):
+            above, slash, below = part.partition("/")
+            values.append(float(above) / (float(below) if slash else 1.0))
+    except (ValueError, ZeroDivisionError):
+        raise RefusedError(f"--scale {said!r} is not numbers or fractions separated by commas") from None
+    return tuple(values)
