@@ -1,4 +1,4 @@
-"""Files of an artifact, opened and read at a bounded cost: nothing in them is trusted before that."""
+"""Files of an artifact, opened and read at a bounded cost, and why they cannot be read."""
 
 import errno
 import hashlib
@@ -10,6 +10,7 @@ from typing import BinaryIO
 from artifact.errors import first_line
 
 _HASH_CHUNK_BYTES = 1 << 20
+READ_FILE, READ_FOLDER = "r--", "r-x"  # as `ls` writes it
 
 
 class TooLargeError(OSError):
@@ -91,3 +92,31 @@ def reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"permission denied for uid {os.geteuid()}, which needs read access to it and its folders"
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def denied(path: Path, needed: str, shown: str | None = None) -> str:
+    """Describe, in one line, a file or folder that this process may not read.
+
+    Args:
+        needed: `READ_FILE` or `READ_FOLDER`.
+        shown: instead of the path, where the reader must not learn how this machine is laid out.
+    """
+    line = f"cannot read {shown or path}: permission denied for uid {os.geteuid()}, gid {os.getegid()}"
+    try:
+        found = path.stat()
+    except OSError:  # a folder above it
+        return f"{line}; it needs {needed}, and the folders above it --x"
+    owner = f"{stat.filemode(found.st_mode)} of {found.st_uid}:{found.st_gid}"
+    return f"{line}; it needs {needed}, and is {owner}"
+
+
+def why_unreadable(folder: Path) -> str:
+    """Describe why a folder's content may not be read; nothing where it may, or where there is no folder."""
+    try:
+        folder.stat()
+    except PermissionError:  # a folder above it
+        return denied(folder, READ_FOLDER)
+    except OSError:
+        return ""
+    may = os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+    return "" if may else denied(folder, READ_FOLDER)

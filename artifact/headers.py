@@ -1,4 +1,4 @@
-"""What the header of a JPEG or PNG file says, read within bounds that no file can stretch.
+"""What the header of a JPEG, PNG or WebP file says, read within bounds that no file can stretch.
 
 Everything that decides whether a picture is decoded, by which decoder and at what cost is read here, for
 training, export and server alike. A file is searched once, natively, and has a bounded number of parts.
@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from artifact import webp
 from artifact.errors import PictureError
+from artifact.orientation import orientation
+from artifact.webp import NO_SIZE
 
 # Parts that a file may have: each costs about a microsecond here, and some more in Pillow. A progressive JPEG
 # has a few hundred at most, and a profile or a provenance record of 10 MB comes in pieces of 64 kB.
@@ -57,13 +60,6 @@ _JPEG_COMPONENT_BYTES = 3  # of each, behind that: its name, its sampling and it
 _JPEG_MAX_SAMPLING = 4
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # how such segments begin
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-_EXIF_ORIENTATION = 0x0112
-_EXIF_INTEGERS = {3: "H", 4: "I"}  # types SHORT and LONG
-_EXIF_ENTRY_BYTES = 12
-
-
-_NO_SIZE = "damaged or truncated: the header gives no size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +67,23 @@ class Header:
     """What the header of a file says.
 
     Attributes:
-        is_jpeg: else it is a PNG file.
+        kind: ``JPEG``, ``PNG`` or ``WEBP``, as Pillow names them.
         scans: passes over the picture that decoding takes; 0 where none follows the header of a JPEG.
         sampling: of a JPEG's components, horizontal and vertical.
-        orientation: as EXIF numbers them, of a JPEG; 1 is upright. A PNG may say its own after its pixels.
+        orientation: as EXIF numbers them; 1 is upright. A PNG may say its own after its pixels.
     """
 
-    is_jpeg: bool
+    kind: str
     width_px: int
     height_px: int
     scans: int = 1
     sampling: tuple[tuple[int, int], ...] = ()
     orientation: int = 1
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Return whether it is a JPEG file."""
+        return self.kind == "JPEG"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,8 +95,8 @@ def read(encoded: bytes) -> Header:
     """Read what decides how a file is decoded.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG; of a kind that is not decoded; without a size; or of too many
-            parts.
+        PictureError: neither a JPEG, a PNG nor a WebP; of a kind that is not decoded; without a size; or of
+            too many parts.
     """
     if not encoded:
         raise PictureError("empty")
@@ -103,10 +104,14 @@ def read(encoded: bytes) -> Header:
         header = _read_png(encoded)
     elif encoded.startswith(_JPEG_MAGIC):
         header = _read_jpeg(encoded)
+    elif webp.is_webp(encoded):
+        found = webp.read(encoded)
+        turned = orientation(found.exif.removeprefix(_EXIF), found.xmp)
+        header = Header("WEBP", found.width_px, found.height_px, orientation=turned)
     else:
-        raise PictureError("neither a JPEG nor a PNG file")
+        raise PictureError("neither a JPEG, a PNG nor a WebP file")
     if 0 in header.size:
-        raise PictureError(_NO_SIZE)
+        raise PictureError(NO_SIZE)
     return header
 
 
@@ -127,24 +132,11 @@ def without_metadata(encoded: bytes) -> bytes:
     return b"".join((*kept, encoded[start:])) if kept else encoded
 
 
-def orientation(exif: bytes, xmp: bytes) -> int:
-    """Return the orientation that metadata give, 1 where they give none.
-
-    Args:
-        exif: what follows the name of the segment, a TIFF header and its directories; the first decides.
-        xmp: the packet, which decides where EXIF does not.
-    """
-    given = _exif_orientation(exif)
-    if given is None and (found := _XMP_ORIENTATION.search(xmp)):
-        given = int(found[1])
-    return 1 if given is None else given
-
-
 def _read_png(encoded: bytes) -> Header:
     """Read the size, and count the chunks up to the end of the picture; what follows it is not looked at."""
     first = encoded[len(_PNG_MAGIC) : len(_PNG_MAGIC) + _PNG_CHUNK.size + _PNG_HEADER_BYTES]
     if len(first) < _PNG_CHUNK.size + 8 or _PNG_CHUNK.unpack_from(first) != (_PNG_HEADER_BYTES, b"IHDR"):
-        raise PictureError(_NO_SIZE)
+        raise PictureError(NO_SIZE)
     width_px, height_px = struct.unpack_from(">II", first, _PNG_CHUNK.size)
     chunks = packed = 0
     position = len(_PNG_MAGIC)
@@ -161,7 +153,7 @@ def _read_png(encoded: bytes) -> Header:
             raise PictureError(f"more than {MAX_PNG_CHUNKS:,} chunks")
         if packed > MAX_PNG_PACKED_CHUNKS:
             raise PictureError(f"more than {MAX_PNG_PACKED_CHUNKS} chunks of compressed metadata")
-    return Header(False, width_px, height_px)
+    return Header("PNG", width_px, height_px)
 
 
 def _read_jpeg(encoded: bytes) -> Header:
@@ -183,9 +175,9 @@ def _read_jpeg(encoded: bytes) -> Header:
                 raise PictureError("damaged or truncated: several headers")
             frame = _read_frame(encoded, marker, position)
     if frame is None:
-        raise PictureError(_NO_SIZE)
+        raise PictureError(NO_SIZE)
     turned = orientation(metadata.get(_EXIF, b""), metadata.get(_XMP, b""))
-    return Header(True, frame.width_px, frame.height_px, scans, frame.sampling, turned)
+    return Header("JPEG", frame.width_px, frame.height_px, scans, frame.sampling, turned)
 
 
 class _Frame(NamedTuple):
@@ -203,7 +195,7 @@ def _read_frame(encoded: bytes, marker: int, position: int) -> _Frame:
     if marker in _JPEG_REFUSED:
         raise PictureError(f"{_JPEG_REFUSED[marker]} JPEG; only baseline and progressive are decoded")
     if position + max(_JPEG_FRAME.size, _length(encoded, position)) > len(encoded):
-        raise PictureError(_NO_SIZE)
+        raise PictureError(NO_SIZE)
     length, bits, height_px, width_px, count = _JPEG_FRAME.unpack_from(encoded, position)
     if bits != 8:
         raise PictureError(f"{bits}-bit JPEG; only 8 bits a sample are decoded")
@@ -275,22 +267,3 @@ def _next_marker(encoded: bytes, position: int) -> int | None:
 
 def _length(encoded: bytes, position: int) -> int:
     return int.from_bytes(encoded[position : position + 2], "big")
-
-
-def _exif_orientation(exif: bytes) -> int | None:
-    """Read the orientation of the first directory, where it is one whole number."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return None
-    (start,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, start) if start + 2 <= len(exif) else (0,)
-    for position in range(start + 2, start + 2 + count * _EXIF_ENTRY_BYTES, _EXIF_ENTRY_BYTES):
-        if position + _EXIF_ENTRY_BYTES > len(exif):
-            return None
-        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, position)
-        if tag == _EXIF_ORIENTATION:
-            if kind not in _EXIF_INTEGERS or values != 1:
-                return None
-            (value,) = struct.unpack_from(order + _EXIF_INTEGERS[kind], exif, position + 8)
-            return int(value)
-    return None

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401 - registers itself
 
 from artifact import headers, resizing
 from artifact.errors import PictureError
 from artifact.headers import Header
+from artifact.orientation import orientation
 from modelzoo.v1 import manifest_pb2
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,12 +27,15 @@ Colour = tuple[int, ...]  # red, green, blue; 0 to 255
 # Returns an upright picture; raises PictureError or MemoryError.
 Codec = Callable[[bytes, Header, str, int, Colour | None], Image.Image]
 
-Image.preinit()  # registers the codecs now, rather than while the first picture waits (20 ms)
+# As the import of the WebP plugin above: registers the codecs now, rather than while the first picture waits
+# (20 ms).
+Image.preinit()
 # Pillow warns of what it repairs, odd EXIF say, in words from the file, and Python keeps every one of them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _JPEG_DIVISORS = (8, 4, 2)  # of the size that a JPEG's coefficients give at once
 
+_WEBP_CANVASES = 3  # as many times the memory of a picture as others take
 _USUAL_SCANS = 10  # of a progressive JPEG as encoders write it
 
 _NARROW = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # 16-bit grey to 8-bit, rounded
@@ -83,7 +88,7 @@ def decode(
     codec: Codec | None = None,
     header: Header | None = None,
 ) -> Pixels:
-    """Decode a JPEG or PNG file and fit it to a network's input.
+    """Decode a JPEG, PNG or WebP file and fit it to a network's input.
 
     The picture is turned upright (EXIF, else XMP), put on the manifest's background or, where it has none,
     rid of its transparency, and made grey or RGB; 16-bit grey is scaled by 1/257.
@@ -96,26 +101,33 @@ def decode(
         uint8 ``[H, W, C]``, contiguous.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG, of a kind that is not decoded, damaged, truncated, beyond the
-            limits, or too large for the memory that is left. Pillow's own words are in the cause alone.
+        PictureError: neither a JPEG, a PNG nor a WebP, of a kind that is not decoded, damaged, truncated,
+            beyond the limits, or too large for the memory that is left. Pillow's own words are in the cause
+            alone.
     """
     header = header or check(encoded, limits)
     cost(header, shape, preprocessing, limits)
     divisor = _divisor(header, shape, preprocessing)
-    background = ImageColor.getrgb(preprocessing.background) if preprocessing.background else None
     try:
-        image = (codec or pillow)(encoded, header, _MODES[shape.channels], divisor, background)
+        image = (codec or pillow)(
+            encoded, header, _MODES[shape.channels], divisor, background_of(preprocessing)
+        )
         return _fit(image, shape, preprocessing, limits)
     except MemoryError as error:
         raise PictureError("too large to be decoded in the memory that is left") from error
+
+
+def background_of(preprocessing: manifest_pb2.Preprocessing) -> Colour | None:
+    """Return the colour that transparent pictures are put on; None where their transparency is dropped."""
+    return ImageColor.getrgb(preprocessing.background) if preprocessing.background else None
 
 
 def check(encoded: bytes, limits: Limits = Limits()) -> Header:
     """Read a file's header, which decides whether and by what the rest is decoded.
 
     Raises:
-        PictureError: neither a JPEG nor a PNG, of a kind that is not decoded, without a size, or beyond the
-            limits.
+        PictureError: neither a JPEG, a PNG nor a WebP, of a kind that is not decoded, without a size, or
+            beyond the limits.
     """
     header = headers.read(encoded)
     if header.width_px * header.height_px > limits.max_pixels:
@@ -146,6 +158,8 @@ def cost(
     whole_px = header.width_px * header.height_px
     decoded_px = whole_px if header.scans > 1 else width_px * height_px  # several scans need all coefficients
     resized_px = resized[0] * resized[1]
+    if header.kind == "WEBP":  # decoded into a canvas with an alpha channel, of which there are two
+        decoded_px *= _WEBP_CANVASES
     return Cost(max(whole_px * max(1, header.scans // _USUAL_SCANS), resized_px), max(decoded_px, resized_px))
 
 
@@ -203,14 +217,14 @@ def pillow(
     try:
         if header.is_jpeg:
             encoded = headers.without_metadata(encoded)
-        with Image.open(io.BytesIO(encoded), formats=("JPEG" if header.is_jpeg else "PNG",)) as opened:
+        with Image.open(io.BytesIO(encoded), formats=(header.kind,)) as opened:
             if opened.size != header.size:  # else a second header would pass unchecked
                 raise PictureError("damaged or truncated: the headers give several sizes")
             if divisor > 1:
                 opened.draft(None, (opened.width // divisor, opened.height // divisor))
             opened.load()  # while the file is open; a PNG may say its orientation after its pixels
-            orientation = header.orientation if header.is_jpeg else _png_orientation(opened.info)
-            return turned(in_mode(opened, mode, background), orientation)
+            turn = _png_orientation(opened.info) if header.kind == "PNG" else header.orientation
+            return turned(in_mode(opened, mode, background), turn)
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -269,4 +283,4 @@ def _png_orientation(info: Mapping[str | tuple[int, int], object]) -> int:
         # ImageMagick's: three lines about it, then hexadecimal digits.
         exif = bytes.fromhex("".join(profile.split("\n")[3:])) if isinstance(profile, str) else b""
     xmp = info.get("xmp")
-    return headers.orientation(exif.removeprefix(b"Exif\0\0"), xmp if isinstance(xmp, bytes) else b"")
+    return orientation(exif.removeprefix(b"Exif\0\0"), xmp if isinstance(xmp, bytes) else b"")

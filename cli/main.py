@@ -254,7 +254,7 @@ def serve(
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP files.")],
     model: Annotated[str, typer.Option(help="Name of the model.", envvar="MODELZOO_MODEL")],
     address: Address = _ADDRESS,
     top_k: TopK = None,

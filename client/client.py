@@ -96,7 +96,7 @@ class Client:
 
         Args:
             model: name of the model.
-            pictures: JPEG or PNG files, or uint8 arrays ``[H, W, C]`` of the model's own shape.
+            pictures: JPEG, PNG or WebP files, or uint8 arrays ``[H, W, C]`` of the model's own shape.
             top_k: labels per picture; None leaves it to the server (5).
             version: None for the one that serves.
             timeout_s: None for the client's own.

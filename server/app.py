@@ -12,7 +12,7 @@ from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
-from artifact import access, execution
+from artifact import execution, files
 from artifact.errors import first_line
 from server import ports
 from server.batching.batcher import Batcher
@@ -67,7 +67,7 @@ class Server:
         settings = settings.model_copy(update={"host": ports.resolve(settings.host)})
         if settings.grpc_port == settings.metrics_port != 0:
             raise StartError(f"grpc_port and metrics_port are both {settings.grpc_port}; each needs its own")
-        if reason := access.why_unreadable(settings.repository):
+        if reason := files.why_unreadable(settings.repository):
             raise StartError(f"repository: {reason}")
         choice = choose(settings.device, settings.intra_op_threads)
         self._device = device = choice.device

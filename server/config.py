@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from artifact import access
+from artifact import files
 from artifact.execution import core_count
 from server.errors import StartError
 
@@ -171,7 +171,7 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
             config.open("rb").close()  # a source passes over a file that is not there
         return Sources(**{name: value for name, value in flags.items() if value is not None})
     except PermissionError as error:
-        raise StartError(f"settings file: {access.denied(Path(error.filename), access.READ_FILE)}") from error
+        raise StartError(f"settings file: {files.denied(Path(error.filename), files.READ_FILE)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"settings file {config} cannot be read: {error}") from error
     except ValidationError as error:

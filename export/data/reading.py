@@ -20,8 +20,8 @@ from modelzoo.v1 import manifest_pb2
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Read in training alone; of an animation, the first frame.
-_OTHER_FORMATS = ("WEBP", "BMP", "GIF", "TIFF")
-_SERVED_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_OTHER_FORMATS = ("BMP", "GIF", "TIFF")
+_SERVED_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 _THUMBNAIL_PX = 16
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
@@ -133,7 +133,8 @@ def fit(
     """
     if encoded.startswith(_SERVED_MAGIC):
         return pictures.decode(encoded, shape, preprocessing)
-    image = pictures.in_mode(_other(encoded), "L" if shape.channels == 1 else "RGB")
+    mode = "L" if shape.channels == 1 else "RGB"
+    image = pictures.in_mode(_other(encoded), mode, pictures.background_of(preprocessing))
     pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, shape.channels)
     return pictures.fit(pixels, shape, preprocessing)
 
@@ -143,41 +144,43 @@ def _look(candidate: tuple[Path, int]) -> Picture | str:
     path, label = candidate
     try:
         encoded = path.read_bytes()
-        if not encoded:
-            return "empty"
-        image = _small(encoded) if encoded.startswith(_SERVED_MAGIC) else _other(encoded)
     except OSError as error:
         return f"not readable ({error.strerror})"
+    if not encoded:
+        return "empty"
+    try:
+        image, shorter_px, is_grey = _small(encoded)
     except PictureError as error:
         return f"not usable ({error})"
     except MemoryError:
         return "too large for the memory that is left"
-    grey = image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
-    coloured = pictures.in_mode(image, "RGB")
-    thumbnail = coloured.resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
-    return Picture(
-        path, label, min(image.info["size"]), grey, hashlib.sha256(encoded).digest(), np.asarray(thumbnail)
-    )
+    thumbnail = image.resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
+    digest = hashlib.sha256(encoded).digest()
+    return Picture(path, label, shorter_px, is_grey, digest, np.asarray(thumbnail))
 
 
-def _small(encoded: bytes) -> Image.Image:
-    """Decode a JPEG or PNG at some times the size of a thumbnail, where the format allows it.
+def _small(encoded: bytes) -> tuple[Image.Image, int, bool]:
+    """Decode a picture in RGB, at some times the size of a thumbnail where the format allows it.
+
+    Returns:
+        The picture, its own shorter side in pixels, and whether it has no colours.
 
     Raises:
         PictureError: it cannot be used.
     """
+    if not encoded.startswith(_SERVED_MAGIC):
+        image = _other(encoded)
+        return pictures.in_mode(image, "RGB"), min(image.size), _is_grey(image)
     header = pictures.check(encoded)
     shorter_px = min(header.size)
     divisor = next((by for by in (8, 4, 2) if header.is_jpeg and shorter_px // by >= 4 * _THUMBNAIL_PX), 1)
-    mode = "L" if _is_grey(encoded) else "RGB"
-    image = pictures.pillow(encoded, header, mode, divisor)
-    image.info["size"] = header.size
-    return image
+    image = pictures.pillow(encoded, header, "RGB", divisor)
+    with Image.open(io.BytesIO(encoded), formats=(header.kind,)) as opened:  # which has just been decoded
+        return image, shorter_px, _is_grey(opened)
 
 
-def _is_grey(encoded: bytes) -> bool:
-    with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as opened:
-        return opened.mode in {"1", "L", "LA"} or opened.mode.startswith("I")
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
 
 
 def _other(encoded: bytes) -> Image.Image:
@@ -195,10 +198,8 @@ def _other(encoded: bytes) -> Image.Image:
             if opened.width * opened.height > most_px:
                 raise PictureError(f"{opened.width} x {opened.height} pixels are more than {most_px:,}")
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            return ImageOps.exif_transpose(opened)
     except (PictureError, MemoryError):
         raise
     except Exception as error:  # Pillow raises what it likes
         raise PictureError("none of JPEG, PNG, WebP, BMP, GIF and TIFF, or damaged") from error
-    image.info["size"] = image.size
-    return image

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 from structlog.typing import ExcInfo, FilteringBoundLogger, Processor
 
-from artifact.text import printable
+from artifact.errors import printable
 from server.observability.metrics import NAMESPACE
 from server.observability.sink import REASONS, Drops, LineSink
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from artifact import layout
-from artifact.text import printable
+from artifact.errors import printable
 
 _MOST_WARNINGS = 100  # of one scan
 

@@ -9,8 +9,7 @@ from functools import partial
 from structlog.typing import FilteringBoundLogger
 
 from artifact import layout, manifest
-from artifact.errors import ArtifactError, first_line
-from artifact.text import printable
+from artifact.errors import ArtifactError, first_line, printable
 from modelzoo.v1 import manifest_pb2
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane

@@ -11,7 +11,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from artifact import files, layout
-from artifact.text import printable
+from artifact.errors import printable
 from modelzoo.v1 import classifier_pb2
 from server.errors import StartError
 from server.models.model import Model, State, state_name

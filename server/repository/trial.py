@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from artifact.errors import UnsafeGraphError, first_line
-from artifact.text import printable
+from artifact.errors import UnsafeGraphError, first_line, printable
 from server.runtime.device import Device, open_session
 
 _SETUP_BYTES = 256 << 20  # of ONNX Runtime itself: threads, arenas, kernels

@@ -23,7 +23,7 @@ DEFAULT = Limits()
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Every reason that may reach a client: none of Pillow's own, which quote the file or addresses in memory.
 REASONS = re.compile(
-    r"empty|neither a JPEG nor a PNG file|\d+ progressive scans are more than the \d+ allowed"
+    r"empty|neither a JPEG, a PNG nor a WebP file|\d+ progressive scans are more than the \d+ allowed"
     r"|damaged or truncated: (the header gives no size|several headers|the frame header contradicts itself"
     r"|no picture follows the header|what follows the header cannot be decoded)"
     r"|[a-z -]+ JPEG; only baseline and progressive are decoded"
@@ -86,10 +86,10 @@ PNG = save(noise(), "PNG")
     ("encoded", "reason"),
     [
         (b"", "^empty$"),
-        (b"a picture", "^neither a JPEG nor a PNG file$"),
-        (save(noise(), "GIF"), "^neither a JPEG nor a PNG file$"),
-        (save(noise(), "TIFF"), "^neither a JPEG nor a PNG file$"),
-        (PNG[1:], "^neither a JPEG nor a PNG file$"),
+        (b"a picture", "^neither a JPEG, a PNG nor a WebP file$"),
+        (save(noise(), "GIF"), "^neither a JPEG, a PNG nor a WebP file$"),
+        (save(noise(), "TIFF"), "^neither a JPEG, a PNG nor a WebP file$"),
+        (PNG[1:], "^neither a JPEG, a PNG nor a WebP file$"),
         (b"\xff\xd8\xff", "^damaged or truncated: the header gives no size$"),
         ((PNG_MAGIC + header(256, 256))[:23], r"^damaged or truncated: the header gives no size$"),
         (

@@ -55,6 +55,9 @@ FORMS: dict[str, Callable[[int, int], bytes]] = {
     "PNG palette": lambda w, h: save(palette_image(w, h), "PNG"),
     "PNG palette, transparent": lambda w, h: save(palette_image(w, h), "PNG", transparency=bytes(range(256))),
     "PNG LA": lambda w, h: save(Image.fromarray(noise(w, h, 2)), "PNG"),
+    "WebP": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "WEBP"),
+    "WebP lossless": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "WEBP", lossless=True),
+    "WebP RGBA": lambda w, h: save(Image.fromarray(noise(w, h, 4)), "WEBP", lossless=True, exact=True),
     "PNG 1-bit": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]).convert("1"), "PNG"),
 }
 
@@ -109,6 +112,7 @@ def test_lossless_files_give_exactly_their_pixels(size: tuple[int, int]) -> None
     rgb, grey = noise(*size, 3), noise(*size, 1)
     np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGB"](*size), *rgb_shape), rgb)
     np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGB"](*size), *grey_shape), luma(rgb))
+    np.testing.assert_array_equal(pictures.decode(FORMS["WebP lossless"](*size), *rgb_shape), rgb)
     np.testing.assert_array_equal(pictures.decode(FORMS["PNG grey"](*size), *grey_shape), grey)
     np.testing.assert_array_equal(
         pictures.decode(FORMS["PNG grey"](*size), *rgb_shape), grey.repeat(3, axis=2)
@@ -119,6 +123,7 @@ def test_transparency_is_dropped_and_the_colours_beneath_it_stay() -> None:
     rgb_shape, grey_shape = exact(16, 12, 3), exact(16, 12, 1)
     rgba, grey_alpha = noise(16, 12, 4), noise(16, 12, 2)
     np.testing.assert_array_equal(pictures.decode(FORMS["PNG RGBA"](16, 12), *rgb_shape), rgba[:, :, :3])
+    np.testing.assert_array_equal(pictures.decode(FORMS["WebP RGBA"](16, 12), *rgb_shape), rgba[:, :, :3])
     np.testing.assert_array_equal(pictures.decode(FORMS["PNG LA"](16, 12), *grey_shape), grey_alpha[:, :, :1])
     palette = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)
     shown = palette[noise(16, 12, 1)[:, :, 0]]
@@ -175,7 +180,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_pictures_are_turned_upright(file_format: str, orientation: int) -> None:
     image = Image.fromarray(noise(20, 12, 3))
     exif = Image.Exif()

@@ -106,7 +106,7 @@ def test_classify_names_the_file_that_is_no_picture(run: Run, server, picture: P
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     done = run("classify", picture, text, "--model", MODELS[0], "--address", server.address)
-    assert refused(done) == f"modelzoo: {text}: neither a JPEG nor a PNG file"
+    assert refused(done) == f"modelzoo: {text}: neither a JPEG, a PNG nor a WebP file"
 
 
 def test_a_name_that_looks_like_markup_is_printed_as_it_is(
@@ -119,7 +119,7 @@ def test_a_name_that_looks_like_markup_is_printed_as_it_is(
     assert done.stdout.splitlines()[1].startswith(f"{name} ")
     (tmp_path / name).write_text("no picture")
     line = refused(run("classify", name, "--model", MODELS[0], "--address", server.address))
-    assert line == f"modelzoo: {name}: neither a JPEG nor a PNG file"
+    assert line == f"modelzoo: {name}: neither a JPEG, a PNG nor a WebP file"
     line = refused(run("classify", "no[bold].png", "--model", MODELS[0], "--address", server.address))
     assert line == "modelzoo: cannot read no[bold].png: no such file or directory"
 

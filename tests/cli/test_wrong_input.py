@@ -84,7 +84,7 @@ def made(folder: Path, kind: str) -> Path:
         ("a directory", r"cannot read {}: is a directory"),
         ("a circle", r"cannot read {}: too many levels of symbolic links"),
         ("empty", r"{}: empty"),
-        ("text", r"{}: neither a JPEG nor a PNG file"),
+        ("text", r"{}: neither a JPEG, a PNG nor a WebP file"),
         ("100 MB", r"larger than max (100000"),
         pytest.param("without end", r"cannot send {}: larger than", marks=pytest.mark.slow),
     ],

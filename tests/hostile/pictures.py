@@ -50,6 +50,9 @@ def samples() -> dict[str, bytes]:
         "4:4:4": {"format": "JPEG", "subsampling": 0},
         "restarts": {"format": "JPEG", "restart_marker_blocks": 2},
         "progressive": {"format": "JPEG", "progressive": True},
+        "WebP": {"format": "WEBP", "exif": exif},
+        "WebP lossless": {"format": "WEBP", "lossless": True},
+        "WebP animated": {"format": "WEBP", "save_all": True, "append_images": [noise.rotate(90)]},
         "PNG": {"format": "PNG", "exif": exif},
         "PNG animated": {"format": "PNG", "save_all": True, "append_images": [noise.rotate(90)]},
     }
@@ -63,6 +66,7 @@ def samples() -> dict[str, bytes]:
         ("CMYK", "JPEG"),
         ("P", "PNG"),
         ("LA", "PNG"),
+        ("RGBA", "WEBP"),
         ("1", "PNG"),
         ("I;16", "PNG"),
     ):

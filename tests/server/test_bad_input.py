@@ -68,9 +68,9 @@ def png_bomb(side_px: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"this is no picture", "neither a JPEG nor a PNG"),
+        (b"this is no picture", "neither a JPEG, a PNG nor a WebP"),
         (b"", "empty"),
-        (b"GIF89a" + bytes(20), "neither a JPEG nor a PNG"),
+        (b"GIF89a" + bytes(20), "neither a JPEG, a PNG nor a WebP"),
         (b"\xff\xd8\xff\xe0" + bytes(30), "damaged or truncated"),
         (b"\x89PNG\r\n\x1a\n", "damaged or truncated"),
     ],

@@ -209,7 +209,7 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """A JPEG (baseline or progressive, 8 bits a sample) or PNG file. The server decodes, turns upright, resizes and crops it as the manifest says."""
+    """A JPEG (baseline or progressive, 8 bits a sample), PNG or WebP file. The server decodes, turns upright, resizes and crops it as the manifest says."""
     @_builtins.property
     def pixels(self) -> Global___Pixels:
         """Pixels of exactly the shape that the model's manifest asks for."""

@@ -1,7 +1,7 @@
 """The tensors of an Open Inference Protocol request: what is sent, what is asked for, and the answer.
 
-One input, `images`: pixels as UINT8 ``[N, H, W, C]``, or JPEG and PNG files as BYTES ``[N]`` or ``[N, 1]``.
-One output, `probabilities`: FP32 ``[N, K]``, or the best labels as BYTES ``[N, k]``.
+One input, `images`: pixels as UINT8 ``[N, H, W, C]``, or JPEG, PNG and WebP files as BYTES ``[N]`` or ``[N,
+1]``. One output, `probabilities`: FP32 ``[N, K]``, or the best labels as BYTES ``[N, k]``.
 """
 
 from collections.abc import Sequence

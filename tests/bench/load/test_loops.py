@@ -106,7 +106,7 @@ def test_refusals_are_counted_by_status_and_the_others_answered(
     )
     done = run(load, server.address)
     assert done.refused == {"INVALID_ARGUMENT": 20}
-    assert done.messages == {"INVALID_ARGUMENT": "images[0]: neither a JPEG nor a PNG file"}
+    assert done.messages == {"INVALID_ARGUMENT": "images[0]: neither a JPEG, a PNG nor a WebP file"}
     assert (done.answered, done.errors) == (20, 20)
 
 

@@ -55,13 +55,17 @@ def test_orientation_is_honoured_in_formats_that_only_training_reads() -> None:
     [
         (b"", "empty"),
         (b"<svg/>", r"not usable (none of JPEG, PNG, WebP, BMP, GIF and TIFF, or damaged)"),
-        (encoded("WEBP")[:200], r"not usable (none of JPEG, PNG, WebP, BMP, GIF and TIFF, or damaged)"),
+        (encoded("BMP")[:200], r"not usable (none of JPEG, PNG, WebP, BMP, GIF and TIFF, or damaged)"),
+        (
+            encoded("WEBP")[:200],
+            "not usable (damaged or truncated: what follows the header cannot be decoded)",
+        ),
         (
             encoded("PNG")[:300],
             "not usable (damaged or truncated: what follows the header cannot be decoded)",
         ),
     ],
-    ids=["empty", "text", "half a WebP", "half a PNG"],
+    ids=["empty", "text", "half a BMP", "half a WebP", "half a PNG"],
 )
 def test_a_file_that_cannot_be_used_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"

@@ -281,11 +281,11 @@ def test_nothing_is_decoded_behind_a_damaged_image(decoder, watched, picture) ->
     assert watched.count() == 1
 
 
-@pytest.mark.parametrize("first", ["neither a JPEG nor a PNG file", "63 bytes of pixels, not 64"])
+@pytest.mark.parametrize("first", ["neither a JPEG, a PNG nor a WebP file", "63 bytes of pixels, not 64"])
 def test_the_first_image_that_is_wrong_on_its_face_is_named(decoder, watched, picture, first: str) -> None:
     cut = raw(0)
     cut.pixels.data = bytes(63)
-    wrong = {"neither a JPEG nor a PNG file": classifier_pb2.Image(encoded=b"GIF89a")}
+    wrong = {"neither a JPEG, a PNG nor a WebP file": classifier_pb2.Image(encoded=b"GIF89a")}
     wrong["63 bytes of pixels, not 64"] = cut
     one = wrong.pop(first)
     [other] = wrong.values()

@@ -1,7 +1,6 @@
 """A picture is turned, or refused, by one rule: in training, in export and in the server."""
 
 import io
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,7 +104,6 @@ REFUSED = {
     "lossless JPEG": frame(0xC3, 8),
     "arithmetic-coded JPEG": frame(0xC9, 8),
     "hierarchical JPEG": frame(0xC5, 8),
-    "neither a JPEG nor a PNG file": zlib.compress(b"pixels"),
 }
 
 
@@ -121,5 +119,5 @@ def test_training_and_server_refuse_a_picture_in_the_same_words(words: str, tmp_
         (tmp_path / "pets" / label).mkdir(parents=True)
         for index in range(20):
             (tmp_path / "pets" / label / f"{index}.jpg").write_bytes(REFUSED[words])
-    with pytest.raises(DatasetError, match=f": {served.value}$"):
+    with pytest.raises(DatasetError, match=rf"40 not usable \({served.value}\), 0.jpg for one$"):
         folders.load(tmp_path / "pets", seed=0)

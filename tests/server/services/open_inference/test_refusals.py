@@ -130,7 +130,7 @@ REFUSED = {
         "inputs[0].shape: [1, 2], not [N]",
     ),
     "no picture": (files(b"", 0), "inputs[0].shape: 0 images, not 1 to 256"),
-    "what is no picture": (files(ELEMENT), "images[0]: neither a JPEG nor a PNG"),
+    "what is no picture": (files(ELEMENT), "images[0]: neither a JPEG, a PNG nor a WebP"),
     "an empty picture": (files(bytes(4)), "images[0]: empty"),
     "the second is no picture": (files(ELEMENT * 2, 2), "images[0]: "),
     "an element too few in raw": (files(ELEMENT, 2), "inputs[0]: 1 elements, not 2"),
