@@ -36,6 +36,7 @@ def test_import_warns_of_probabilities_that_need_not_sum_to_1(run: Run, tmp_path
     assert (tmp_path / "models/tags-import/1/labels.txt").read_text() == "ant\nbee\ncat\ndog\nelk\n"
 
 
+@pytest.mark.slow
 def test_import_takes_a_makers_preprocessing_and_warns_where_none_is_given(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path / "theirs.onnx", *convolutional())
     plain = run("import", path, "--name", "pets-plain")

@@ -491,13 +491,13 @@ def test_while_the_loop_of_front_ends_does_not_answer_its_last_answer_is_shown_w
     with blocked(loop):
         registry.register(SummedCollector(own, asked))
         assert registry.get_sample_value("here_total") == 0.0
-    asked._asked.result()
+    asked._pending.result()
     there["here"]["here_total", ()] = 6.0
     assert registry.get_sample_value("here_total") == 6.0
     with blocked(loop):
         here.inc()
         assert registry.get_sample_value("here_total") == 7.0
-    asked._asked.result()
+    asked._pending.result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
