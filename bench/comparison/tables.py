@@ -1,4 +1,4 @@
-"""Comparisons for people: a table with a line a figure, and a column a model."""
+"""Comparisons to be read: a table with a line a figure, and a column a model."""
 
 from collections.abc import Iterator, Sequence
 

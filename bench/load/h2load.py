@@ -46,7 +46,7 @@ def closed_loop(load: Load, address: str) -> Report:
         command += [f"http://{address}{load.protocol.method}"]
         before_s = _children_cpu_s()
         try:
-            done = subprocess.run(  # noqa: S603 - no shell, and no argument of a stranger
+            done = subprocess.run(  # noqa: S603 - no shell, and no argument from outside
                 command, capture_output=True, text=True, timeout=load.seconds + _GRACE_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:

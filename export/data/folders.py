@@ -148,8 +148,8 @@ class _Loader:
         Raises:
             DatasetError: it holds no picture, or a label that is not one of the training part.
         """
-        if strangers := sorted(set(splits.labels(root)) - set(self._labels)):
-            raise DatasetError(f"{root} has labels that the training part lacks: {', '.join(strangers)}")
+        if unknown := sorted(set(splits.labels(root)) - set(self._labels)):
+            raise DatasetError(f"{root} has labels that the training part lacks: {', '.join(unknown)}")
         folders = [(root / label, index) for index, label in enumerate(self._labels)]
         found = reading.read(folder for folder in folders if folder[0].is_dir())
         if self._strict and found.unusable:
@@ -215,7 +215,7 @@ class _Loader:
 def _drop_copies(
     part: list[Picture], known: set[int], numbers: dict[Path, int], folder: Path, note: Callable[[str], None]
 ) -> None:
-    """Take the pictures out of a part whose copies are in an earlier one.
+    """Take the pictures out of a part that are copies of those in an earlier one.
 
     Raises:
         DatasetError: all of them are copies.

@@ -19,7 +19,7 @@ from export.training.recipes import Recipe
 from export.training.train import Training
 from modelzoo.v1 import manifest_pb2
 
-MOST_NAMED = 20  # labels whose names, and counts of each pair, a confusion matrix can show and still be read
+MOST_NAMED = 20  # labels that a confusion matrix can name, with the count of each pair, and still be read
 MISTAKES = 20  # in the grid, the most confident first
 
 _DPI = 110

@@ -23,7 +23,7 @@ _MAX_PROOF_BYTES = golden.MAX_BYTES // 2  # of pictures that are made; the other
 _LATENCY_BATCH_SIZES = (1, 2, 4, 8, 16)
 _LATENCY_BUDGET_S = 3.0  # for all batch sizes of a precision
 _ANSWER_BATCH = 32
-# Whose versions stand in the manifest: they write the artifact.
+# They write the artifact: their versions stand in the manifest.
 _LIBRARIES = (
     "numpy", "onnx", "onnxruntime-gpu", "onnxscript", "pillow", "scikit-learn", "torch", "torchvision"
 )  # fmt: skip

@@ -152,8 +152,8 @@ class PriorityLevel:
     def best_size(self, now_s: float, slowdown: float) -> int:
         """Choose how many images run next: most per second, of the sizes that keep every deadline.
 
-        The largest size b for which, within a tenth, no smaller one has a higher rate, and whose first b
-        images are in time::
+        The largest size b for which, within a tenth, no smaller one has a higher rate, and of which the
+        first b images are in time::
 
             rate(b) = b / batch_s(b)        now + slowdown * batch_s(b) < the earliest of their deadlines
 

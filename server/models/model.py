@@ -134,10 +134,10 @@ class Model:
 
 
 def state_name(state: "State.ValueType") -> str:
-    """Write a state as people do: ``ready``."""
+    """Write a state in lower case: ``ready``."""
     return State.Name(state).removeprefix("MODEL_STATE_").lower()
 
 
 def accuracy_text(status: classifier_pb2.ModelStatus) -> str:
-    """Write a model's accuracy as people do: ``99.44 %``, or ``not measured``."""
+    """Write a model's accuracy in per cent: ``99.44 %``, or ``not measured``."""
     return f"{status.accuracy_ratio:.2%}" if status.HasField("accuracy_ratio") else "not measured"

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from modelzoo.v1 import classifier_pb2
 
 _NAMESPACE = "modelzoo"
-STATES = tuple(  # as people write them: ``ready``
+STATES = tuple(  # in lower case: ``ready``
     name.removeprefix("MODEL_STATE_").lower()
     for name, number in classifier_pb2.ModelState.items()
     if number != classifier_pb2.MODEL_STATE_UNSPECIFIED
