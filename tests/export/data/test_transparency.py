@@ -18,6 +18,16 @@ from zoo import catalog
 RECIPE = Recipe(epochs=12, learning_rate=1e-2)
 
 
+class Notes(pipeline.Silent):
+    """An observer that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.given.append(text)
+
+
 def icon(label: str, seed: int) -> Image.Image:
     """A disc or a cross, black on nothing: without its alpha channel every one is a black square."""
     random = np.random.default_rng(seed)
@@ -90,10 +100,11 @@ def test_icons_are_learnt_and_served_on_their_background(icons: Path, tmp_path: 
             background=background,
             recipe=RECIPE,
         )
-        one = pipeline.export(catalog.find("simple_cnn"), request)
+        notes = Notes()
+        one = pipeline.export(catalog.find("simple_cnn"), request, notes)
         described = manifest.read(one.folder)
         assert described.preprocessing.background == (background or WHITE)
-        assert (one.notes == ()) is (background is not None)
+        assert any("put on white" in note for note in notes.given) is (background is None)
         right[name] = manifest.accuracy_ratio(described.precisions[0])
     assert min(right.values()) >= 0.9  # half is chance
 
