@@ -91,6 +91,11 @@ class Header:
         return self.width_px, self.height_px
 
 
+def is_known(encoded: bytes) -> bool:
+    """Return whether a file begins as one of the formats does that are read here."""
+    return encoded.startswith((_PNG_MAGIC, _JPEG_MAGIC)) or webp.is_webp(encoded)
+
+
 def read(encoded: bytes) -> Header:
     """Read what decides how a file is decoded.
 

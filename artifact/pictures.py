@@ -107,10 +107,13 @@ def decode(
     """
     header = header or check(encoded, limits)
     cost(header, shape, preprocessing, limits)
-    divisor = _divisor(header, shape, preprocessing)
     try:
         image = (codec or pillow)(
-            encoded, header, _MODES[shape.channels], divisor, background_of(preprocessing)
+            encoded,
+            header,
+            _MODES[shape.channels],
+            _divisor(header, shape, preprocessing),
+            background_of(preprocessing),
         )
         return _fit(image, shape, preprocessing, limits)
     except MemoryError as error:
@@ -152,8 +155,8 @@ def cost(
     Raises:
         PictureError: beyond the limits once it is resized.
     """
-    divisor = _divisor(header, shape, preprocessing)
-    width_px, height_px = (-(-side_px // divisor) for side_px in header.size)
+    by = _divisor(header, shape, preprocessing)
+    width_px, height_px = (-(-side_px // by) for side_px in header.size)
     resized = _resized(width_px, height_px, shape, preprocessing, limits)
     whole_px = header.width_px * header.height_px
     decoded_px = whole_px if header.scans > 1 else width_px * height_px  # several scans need all coefficients
@@ -269,11 +272,16 @@ def _on(background: Colour, image: Image.Image) -> Image.Image:
 
 def _divisor(header: Header, shape: manifest_pb2.Input, preprocessing: manifest_pb2.Preprocessing) -> int:
     """Return by how much smaller a file may be decoded than it is."""
-    if not (preprocessing.scaled_decoding and header.is_jpeg):
+    if not preprocessing.scaled_decoding:
         return 1
     # With a letterbox or stretched, no side becomes longer than the input's longer one.
     needed = 2 * (preprocessing.resize_shorter_px or max(shape.height, shape.width))
-    return next((by for by in _JPEG_DIVISORS if min(header.size) // by >= needed), 1)
+    return divisor(header, needed)
+
+
+def divisor(header: Header, needed_px: int) -> int:
+    """Return by how much smaller a JPEG may be decoded for its shorter side to be so long; 1 for others."""
+    return next((by for by in _JPEG_DIVISORS if header.is_jpeg and min(header.size) // by >= needed_px), 1)
 
 
 def _png_orientation(info: Mapping[str | tuple[int, int], object]) -> int:

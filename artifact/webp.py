@@ -9,6 +9,7 @@ from typing import NamedTuple
 from artifact.errors import PictureError
 
 MAX_CHUNKS = 4_096  # a frame of an animation is one; each costs about a microsecond here and in libwebp
+MAX_METADATA_BYTES = 1 << 16  # that are looked at, as much as a JPEG's segment holds: 64 MB would take 0.2 s
 _FILE = struct.Struct("<4sI4s")  # RIFF, bytes that follow, WEBP
 _CHUNK = struct.Struct("<4sI")  # name, bytes of the content, which is padded to an even number
 _LOSSY_BYTES, _LOSSLESS_BYTES, _EXTENDED_BYTES = 10, 5, 10
@@ -22,7 +23,7 @@ class WebP(NamedTuple):
     """What the header of a file says.
 
     Attributes:
-        exif: its content; empty where there is none.
+        exif: the beginning of the first such chunk; empty where there is none.
         xmp: the same.
     """
 
@@ -55,10 +56,10 @@ def read(encoded: bytes) -> WebP:
         position = start + length + (length & 1)
         if size == (0, 0):  # the first chunk says it
             size = _size(name, encoded[start : start + _EXTENDED_BYTES])
-        elif name == b"EXIF":
-            exif = encoded[start : start + length]
-        elif name == b"XMP ":
-            xmp = encoded[start : start + length]
+        elif name == b"EXIF" and not exif:
+            exif = encoded[start : start + min(length, MAX_METADATA_BYTES)]
+        elif name == b"XMP " and not xmp:
+            xmp = encoded[start : start + min(length, MAX_METADATA_BYTES)]
     return WebP(*size, exif, xmp)
 
 

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from artifact import files
 from artifact.execution import core_count
@@ -152,28 +147,17 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
     Raises:
         StartError: the file cannot be read, or a value is unknown or not allowed.
     """
-
-    class Sources(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del dotenv_settings, file_secret_settings  # not read
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config)
-
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        if config is not None:
-            config.open("rb").close()  # a source passes over a file that is not there
-        return Sources(**{name: value for name, value in flags.items() if value is not None})
+        beneath = tomllib.loads(config.read_text("utf-8")) if config else {}
     except PermissionError as error:
         raise StartError(f"settings file: {files.denied(Path(error.filename), files.READ_FILE)}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"settings file {config} cannot be read: {error}") from error
+    try:
+        # Whole values: pydantic-settings' own order of sources would merge tables, those of one model with
+        # another.
+        return Settings(**(beneath | EnvSettingsSource(Settings)() | given))
     except ValidationError as error:
         raise StartError(f"settings: {_first_problem(error)}") from error
 

@@ -13,6 +13,7 @@ from export.data.reading import Picture
 _RMS_DIFFERENCE = 8.0
 _MAX_DIFFERENCE = 48  # of any of 16 x 16 blocks: a detail that differs makes another picture
 _BLOCKS = 8
+_SEARCHED = 1024  # pictures with neighbours that are looked for at once
 
 
 def exact(pictures: Sequence[Picture]) -> npt.NDArray[np.int64]:
@@ -32,13 +33,18 @@ def near(pictures: Sequence[Picture]) -> npt.NDArray[np.int64]:
     blocks = thumbnails.reshape(-1, _BLOCKS, size, _BLOCKS, size, 3).mean(axis=(2, 4), dtype=np.float32)
     points = blocks.reshape(len(pictures), -1)
     search = NearestNeighbors(radius=_RMS_DIFFERENCE * points.shape[1] ** 0.5).fit(points)
-    _, neighbours = search.radius_neighbors(points)
     numbers = np.full(len(pictures), -1, np.int64)
-    for row, around in enumerate(neighbours):
-        if numbers[row] >= 0:
+    for start in range(0, len(pictures), _SEARCHED):  # the neighbours of all at once could be all pairs
+        rows = start + np.flatnonzero(numbers[start : start + _SEARCHED] < 0)
+        if not len(rows):
             continue
-        numbers[row] = row
-        candidates = around[numbers[around] < 0]
-        differences = np.abs(thumbnails[candidates].astype(np.int16) - thumbnails[row])
-        numbers[candidates[differences.max(axis=(1, 2, 3)) <= _MAX_DIFFERENCE]] = row
+        for row, around in zip(
+            rows, search.radius_neighbors(points[rows], return_distance=False), strict=True
+        ):
+            if numbers[row] >= 0:
+                continue
+            numbers[row] = row
+            candidates = around[numbers[around] < 0]
+            differences = np.abs(thumbnails[candidates].astype(np.int16) - thumbnails[row])
+            numbers[candidates[differences.max(axis=(1, 2, 3)) <= _MAX_DIFFERENCE]] = row
     return numbers

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import warnings
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from artifact import pictures
+from artifact import headers, pictures
 from artifact.errors import PictureError
 from artifact.execution import core_count
 from modelzoo.v1 import manifest_pb2
@@ -21,7 +21,7 @@ from modelzoo.v1 import manifest_pb2
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Read in training alone; of an animation, the first frame.
 _OTHER_FORMATS = ("BMP", "GIF", "TIFF")
-_SERVED_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+_WHITE = (255, 255, 255)
 _THUMBNAIL_PX = 16
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
@@ -88,8 +88,8 @@ def read(folders: Iterable[tuple[Path, int]]) -> Found:
     passed_over: dict[Path, str] = {}
     candidates: list[tuple[Path, int]] = []
     for folder, label in folders:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            if _is_junk(path.relative_to(folder)):
+        for path in _files(folder):
+            if is_junk(path.relative_to(folder)):
                 passed_over[path] = "hidden, or left by a system"
             elif path.suffix.lower() not in SUFFIXES:
                 passed_over[path] = "not named like pictures"
@@ -112,13 +112,29 @@ def named_like_pictures(folder: Path) -> list[Path]:
     """
     return [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not _is_junk(path.relative_to(folder))
+        for path in _files(folder)
+        if path.suffix.lower() in SUFFIXES and not is_junk(path.relative_to(folder))
     ]
 
 
-def _is_junk(path: Path) -> bool:
+def is_junk(path: Path) -> bool:
+    """Return whether a path, from its label on, is hidden, or is what systems and archivers leave."""
     return any(part.startswith(".") or part in _JUNK for part in path.parts)
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the regular files under a folder, in order; links to folders are not followed.
+
+    Raises:
+        OSError: the folder, or one below it, cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # what is not there, or no longer, holds nothing
+            raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(path for here, _, names in walked for name in names if (path := Path(here, name)).is_file())
 
 
 def fit(
@@ -131,10 +147,10 @@ def fit(
     Raises:
         PictureError: it cannot be used; the message says why.
     """
-    if encoded.startswith(_SERVED_MAGIC):
+    if headers.is_known(encoded):
         return pictures.decode(encoded, shape, preprocessing)
     mode = "L" if shape.channels == 1 else "RGB"
-    image = pictures.in_mode(_other(encoded), mode, pictures.background_of(preprocessing))
+    image, _ = _other(encoded, mode, pictures.background_of(preprocessing))
     pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, shape.channels)
     return pictures.fit(pixels, shape, preprocessing)
 
@@ -162,44 +178,52 @@ def _look(candidate: tuple[Path, int]) -> Picture | str:
 def _small(encoded: bytes) -> tuple[Image.Image, int, bool]:
     """Decode a picture in RGB, at some times the size of a thumbnail where the format allows it.
 
+    What is transparent is white: glyphs and icons that are drawn in their alpha channel alone would all be black.
+
     Returns:
         The picture, its own shorter side in pixels, and whether it has no colours.
 
     Raises:
         PictureError: it cannot be used.
+        MemoryError: there is no room for its pixels.
     """
-    if not encoded.startswith(_SERVED_MAGIC):
-        image = _other(encoded)
-        return pictures.in_mode(image, "RGB"), min(image.size), _is_grey(image)
+    if not headers.is_known(encoded):
+        image, is_grey = _other(encoded, "RGB", _WHITE)
+        return image, min(image.size), is_grey
     header = pictures.check(encoded)
-    shorter_px = min(header.size)
-    divisor = next((by for by in (8, 4, 2) if header.is_jpeg and shorter_px // by >= 4 * _THUMBNAIL_PX), 1)
-    image = pictures.pillow(encoded, header, "RGB", divisor)
-    with Image.open(io.BytesIO(encoded), formats=(header.kind,)) as opened:  # which has just been decoded
-        return image, shorter_px, _is_grey(opened)
+    image = pictures.pillow(encoded, header, "RGB", pictures.divisor(header, 4 * _THUMBNAIL_PX), _WHITE)
+    if header.is_jpeg:
+        is_grey = len(header.sampling) == 1
+    else:
+        with Image.open(io.BytesIO(encoded), formats=(header.kind,)) as opened:  # which was just decoded
+            is_grey = _is_grey(opened)
+    return image, min(header.size), is_grey
 
 
 def _is_grey(image: Image.Image) -> bool:
     return image.mode in {"1", "L", "LA"} or image.mode.startswith("I")
 
 
-def _other(encoded: bytes) -> Image.Image:
+def _other(encoded: bytes, mode: str, background: pictures.Colour | None) -> tuple[Image.Image, bool]:
     """Decode a picture of a format that only training reads, upright.
+
+    Returns:
+        The picture in a mode of Pillow's, and whether it has no colours.
 
     Raises:
         PictureError: it is none, is damaged, or larger than the server takes.
     """
     most_px = pictures.Limits().max_pixels
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pictures beyond Pillow's own bound, which is larger
-            opened = Image.open(io.BytesIO(encoded), formats=_OTHER_FORMATS)
-        with opened:
+        with Image.open(io.BytesIO(encoded), formats=_OTHER_FORMATS) as opened:
             if opened.width * opened.height > most_px:
                 raise PictureError(f"{opened.width} x {opened.height} pixels are more than {most_px:,}")
             opened.load()
-            return ImageOps.exif_transpose(opened)
-    except (PictureError, MemoryError):
+            upright = ImageOps.exif_transpose(opened)
+            return pictures.in_mode(upright, mode, background), _is_grey(upright)
+    except PictureError:
         raise
+    except MemoryError as error:
+        raise PictureError("too large to be decoded in the memory that is left") from error
     except Exception as error:  # Pillow raises what it likes
         raise PictureError("none of JPEG, PNG, WebP, BMP, GIF and TIFF, or damaged") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.data.datasets import DatasetError
+from export.data.reading import is_junk
 
 _NAMES = {
     "train": ("train", "training"),
@@ -17,7 +18,6 @@ _LIKE_A_SPLIT = re.compile(
     r"([-_ ]?(set|split|data|images|pictures|\d+))*",
     re.IGNORECASE,
 )
-_JUNK = frozenset({"__MACOSX"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def labels(root: Path) -> tuple[str, ...]:
         why = ", as it is called like a part of a dataset," if is_part else ""
         raise DatasetError(f"{root}{why} needs a folder of pictures for each of at least two labels")
     for name in names:
-        if len(name.splitlines()) != 1 or name != name.strip():
+        if len(name.splitlines()) != 1 or name != name.strip() or not _is_text(name):
             raise DatasetError(f"{root} has a folder {name!r}, which cannot be a label")
         if _LIKE_A_SPLIT.fullmatch(name):
             raise DatasetError(
@@ -88,10 +88,11 @@ def labels(root: Path) -> tuple[str, ...]:
     return names
 
 
+def _is_text(name: str) -> bool:
+    """Return whether a name can be written in UTF-8; of other bytes, Python makes surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """List the folders in a folder by name, but for hidden ones and those that archivers leave."""
-    return sorted(
-        child
-        for child in folder.iterdir()
-        if child.is_dir() and child.name[0] != "." and child.name not in _JUNK
-    )
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not is_junk(Path(child.name)))

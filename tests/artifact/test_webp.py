@@ -44,6 +44,16 @@ def test_metadata_are_found() -> None:
     assert found.xmp == b"<x/>"
 
 
+def test_of_several_metadata_the_first_count_and_of_long_ones_the_beginning() -> None:
+    pixels = encoded((8, 8), exif=Image.Exif())[12:30]  # the header of an extended file
+    chunks = b"".join(
+        struct.pack("<4sI", name, len(content)) + content
+        for name, content in ((b"EXIF", b"first."), (b"EXIF", b"second"), (b"XMP ", b"x" * 1_000_000))
+    )
+    found = webp.read(struct.pack("<4sI4s", b"RIFF", 4 + len(pixels + chunks), b"WEBP") + pixels + chunks)
+    assert (found.exif, found.xmp) == (b"first.", b"x" * 65_536)
+
+
 @pytest.mark.parametrize("kept", [12, 16, 20, 24, 25])
 def test_a_header_that_is_cut_off_gives_no_size(kept: int) -> None:
     file = encoded((64, 64))[:kept]

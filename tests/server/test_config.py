@@ -29,6 +29,16 @@ def test_flags_come_before_environment_before_file_before_defaults(
     assert (settings.log_format, settings.device, settings.max_queue_size) == ("json", "auto", 1024)
 
 
+def test_a_table_comes_whole_from_the_first_source_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "modelzoo.toml"
+    file.write_text('[model_precisions]\na = "int8"\n[model_batch_sizes]\na = [1]\n')
+    monkeypatch.setenv("MODELZOO_MODEL_PRECISIONS", '{"b": "fp16"}')
+    settings = config.load({}, file)
+    assert (settings.model_precisions, settings.model_batch_sizes) == ({"b": "fp16"}, {"a": [1]})
+
+
 def test_two_lanes_share_the_cores_where_there_are_two() -> None:
     cores = execution.core_count()
     settings = config.load({})

@@ -46,6 +46,21 @@ def test_pictures_that_only_resemble_each_other_are_no_copies(tmp_path: Path) ->
     assert len(set(numbers(tmp_path).values())) == 300
 
 
+def test_drawings_in_the_alpha_channel_alone_are_no_copies(tmp_path: Path) -> None:
+    for number, digit in enumerate(load_digits().images[:20]):
+        icon = Image.new("LA", (8, 8))
+        icon.putalpha(Image.fromarray((digit * 15.9).astype(np.uint8)))
+        icon.save(tmp_path / f"{number:02}.png")
+    assert len(set(numbers(tmp_path).values())) == 20
+
+
+def test_many_pictures_are_searched_in_parts_with_the_same_result(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    Image.new("L", (8, 8), 200).save(tmp_path / "b.png")
+    one, other = reading.read([(tmp_path, 0)]).used
+    assert copies.near([one, other] * 1500).tolist() == [0, 1] * 1500
+
+
 def test_equal_bytes_are_copies_whatever_they_show(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("L", (8, 8)).save(tmp_path / name)

@@ -1,6 +1,7 @@
 """Files are used, or passed over with a reason; all formats become the pixels that a client would send."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,29 @@ def test_a_file_that_cannot_be_used_has_a_reason(tmp_path: Path, content: bytes,
     found = reading.read([(tmp_path, 0)])
     assert (list(found.used), found.passed_over) == ([], {path: reason})
     assert found.report() == f"0 pictures used, 1 files passed over: 1 {reason}, a.jpg for one"
+
+
+def test_a_profile_that_pillow_cannot_read_keeps_no_picture_out(tmp_path: Path) -> None:
+    jpeg = encoded("JPEG")
+    profile = b"\xff\xe2" + (2 + 12).to_bytes(2, "big") + b"ICC_PROFILE\0"
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + profile + jpeg[2:])
+    Image.new("L", (40, 30)).save(tmp_path / "b.jpg")
+    found = reading.read([(tmp_path, 0)])
+    assert [(one.path.name, one.is_grey) for one in found.used] == [("a.jpg", False), ("b.jpg", True)]
+
+
+def test_a_colour_space_that_no_network_takes_is_a_reason(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 8)).save(tmp_path / "a.tiff")
+    grey = manifest_pb2.Input(height=16, width=16, channels=1)
+    with pytest.raises(PictureError, match="none of JPEG, PNG"):
+        reading.fit((tmp_path / "a.tiff").read_bytes(), grey, PREPROCESSING)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(PermissionError):
+        reading.read([(tmp_path, 0)])
 
 
 def test_a_picture_too_large_for_the_server_is_passed_over(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The parts of a dataset are found by what their folders are called, and nothing else is taken for one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_a_label_called_train_is_taken_for_the_training_part_and_that_is_said(tm
 @pytest.mark.parametrize("name", ["trainer", "valley", "tester", "train station", "devil"])
 def test_a_label_that_only_begins_like_a_part_is_one(tmp_path: Path, name: str) -> None:
     assert name in splits.labels(made(tmp_path, "cat", name))
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    made(tmp_path, "cat")
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(DatasetError, match="which cannot be a label"):
+        splits.labels(tmp_path)
 
 
 def test_what_archivers_and_editors_leave_is_no_label(tmp_path: Path) -> None:
