@@ -8,9 +8,7 @@ manifests say.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +16,12 @@ import numpy as np
 
 from artifact import execution, layout, manifest
 from artifact.errors import ArtifactError
+from bench.measured import bare
 from modelzoo.v1 import manifest_pb2
 from server.runtime.device import Device, open_session
 
 BEGIN, END = "<!-- zoo: written by `make zoo` -->", "<!-- end of zoo -->"
 BATCH_SIZES = (1, 8)
-_LEAST_RUNS = 5
 _HEAD = (
     *("model", "year", "parameters", "MMACs", "MB", "right, %"),
     *(f"images/s at {batch_size}" for batch_size in BATCH_SIZES),
@@ -68,9 +66,10 @@ def lines(repository: Path, measure_s: float = 0.0) -> Iterator[str]:
         OSError: the repository cannot be read.
         Exception: ONNX Runtime's own, where a file that is timed cannot be run.
     """
-    described = [manifest.read(entry.folder) for entry in layout.newest(repository)]
+    entries = list(layout.newest(repository))
+    described = [manifest.read(entry.folder) for entry in entries]
     if measure_s:
-        for entry, one in zip(layout.newest(repository), described, strict=True):
+        for entry, one in zip(entries, described, strict=True):
             _measure(entry.folder, one, measure_s)
     yield f"| {' | '.join(_HEAD)} |"
     yield f"| --- |{' ---: |' * (len(_HEAD) - 1)}"
@@ -102,20 +101,12 @@ def _measure(folder: Path, described: manifest_pb2.Manifest, seconds: float) -> 
     shape = (described.input.height, described.input.width, described.input.channels)
     images = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), *shape), np.uint8)
     for precision in described.precisions:
-        session = open_session(folder / precision.file.name, device)
-        source = session.get_inputs()[0].name
+        run = bare.runner(open_session(folder / precision.file.name, device))
         del precision.latencies[:]
         for batch_size in BATCH_SIZES:
-            runs_s: list[float] = []
-            session.run(None, {source: images[:batch_size]})  # plans memory for this shape
-            ends_s = time.perf_counter() + seconds
-            while len(runs_s) < _LEAST_RUNS or time.perf_counter() < ends_s:
-                begun_s = time.perf_counter()
-                session.run(None, {source: images[:batch_size]})
-                runs_s.append(time.perf_counter() - begun_s)
-            precision.latencies.add(
-                provider=device.provider, batch_size=batch_size, median_s=statistics.median(runs_s)
-            )
+            alone = bare.Arrangement(callers=1, threads=device.threads, batch_size=batch_size)
+            median_s = float(np.median(bare.timed(run, images, alone, seconds).run_s))
+            precision.latencies.add(provider=device.provider, batch_size=batch_size, median_s=median_s)
     described.machine.CopyFrom(manifest_pb2.Machine(processor=execution.processor(), threads=device.threads))
 
 

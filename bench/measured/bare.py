@@ -69,7 +69,7 @@ def answers(graph: Graph) -> Probabilities:
 
 def measure(graph: Graph, arrangement: Arrangement, seconds: float) -> Timing:
     """Run a graph again and again."""
-    return _time(_open(graph, arrangement.threads), graph, arrangement, seconds)
+    return timed(_open(graph, arrangement.threads), graph.images, arrangement, seconds)
 
 
 def search(graph: Graph, candidates: Sequence[Arrangement], seconds: float) -> Arrangement:
@@ -79,7 +79,7 @@ def search(graph: Graph, candidates: Sequence[Arrangement], seconds: float) -> A
         seconds: for each.
     """
     runs = {threads: _open(graph, threads) for threads in {one.threads for one in candidates}}
-    return max(candidates, key=lambda one: _time(runs[one.threads], graph, one, seconds).images_per_s)
+    return max(candidates, key=lambda one: timed(runs[one.threads], graph.images, one, seconds).images_per_s)
 
 
 def curve_s(
@@ -91,7 +91,7 @@ def curve_s(
         seconds: for each size.
     """
     run = _open(graph, threads)
-    timings = {size: _time(run, graph, Arrangement(callers, threads, size), seconds) for size in sizes}
+    timings = {size: timed(run, graph.images, Arrangement(callers, threads, size), seconds) for size in sizes}
     return {size: float(np.median(timing.run_s)) for size, timing in timings.items()}
 
 
@@ -101,8 +101,9 @@ def arrangements(device: str, cores: int, sizes: Sequence[int]) -> list[Arrangem
     return [Arrangement(callers, threads, size) for callers, threads in sorted(ways) for size in sizes]
 
 
-def _time(run: Run, graph: Graph, arrangement: Arrangement, seconds: float) -> Timing:
-    batch = np.resize(graph.images, (arrangement.batch_size, *graph.images.shape[1:]))  # [B, H, W, C]
+def timed(run: Run, images: Images, arrangement: Arrangement, seconds: float) -> Timing:
+    """Run an open graph again and again, on uint8 ``[N, H, W, C]`` as often as a batch takes."""
+    batch = np.resize(images, (arrangement.batch_size, *images.shape[1:]))  # [B, H, W, C]
     run(batch)  # plans memory for this shape
     together = threading.Barrier(arrangement.callers)
 
@@ -141,7 +142,11 @@ def _open(graph: Graph, threads: int) -> Run:
             options.add_session_config_entry(key, value)
         device_id = {"device_id": graph.device.removeprefix("cuda:")}
         providers = [(CUDA_PROVIDER, {**device_id, **execution.CUDA_PROVIDER_OPTIONS})]
-    session = onnxruntime.InferenceSession(graph.path, options, providers=providers)
+    return runner(onnxruntime.InferenceSession(graph.path, options, providers=providers))
+
+
+def runner(session: onnxruntime.InferenceSession) -> Run:
+    """Return what runs a batch of images through a session."""
     source, outputs = session.get_inputs()[0].name, [session.get_outputs()[0].name]
 
     def run(images: Images) -> Probabilities:

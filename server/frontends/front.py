@@ -9,7 +9,7 @@ from server.shutdown import GracePeriod
 
 
 class HealthStates(Protocol):
-    """What is told of the health of server and models."""
+    """The states that health checks answer with."""
 
     def set_server(self, *, serving: bool) -> None:
         """Set whether the server serves."""

@@ -66,7 +66,7 @@ class FrontendPool:
 
     @property
     def health(self) -> "FrontendPool":
-        """Itself: what it is told of health, it sends to all."""
+        """Itself: states that are set here go to all front ends."""
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The log: one line per event of the server's life, as text for people or JSON for machines.
+"""The log: one line per event of the server's life, as text or as JSON.
 
 Logging never raises, waits for nothing and is bounded: of events that come too fast the first are written
 (`RateLimit`), lines that cannot be are dropped (`sink`), and both are counted. Tracebacks hold no local

@@ -113,7 +113,8 @@ class Guard:
         self._idle_since_s = {
             one: max(self._idle_since_s.get(one, now_s), used_s) for one, used_s in idle.items()
         }
-        self._closing &= self._idle_since_s.keys()
+        self._closing |= {one.socket for one in self._calls.connections.values() if one.cut and one.socket}
+        self._closing &= set(found.values())
         crowd = len(found) - len(self._closing) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
         self._crowded = crowd > 0
         if self._crowded:
@@ -125,7 +126,11 @@ class Guard:
         waiting: dict[Connection, int] = {}
         for call in self._calls.waiting:
             waiting[call.connection] = waiting.get(call.connection, 0) + 1
-        idle += [one.socket for one, calls in waiting.items() if one.socket and calls == one.all_calls]
+        idle += [
+            one.socket
+            for one, calls in waiting.items()
+            if one.socket and calls == one.all_calls and one.socket not in self._closing
+        ]
         self._log.warning("idle_connections_closed", connections=min(crowd, len(idle)))
         for one in idle[:crowd]:
             self._calls.count("connections")

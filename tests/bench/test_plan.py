@@ -1,4 +1,4 @@
-"""ReleaseOptions that contradict each other are refused before anything is measured."""
+"""Options that contradict each other are refused before anything is measured."""
 
 from pathlib import Path
 

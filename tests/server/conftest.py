@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import threading
 import urllib.request
 from collections import deque
@@ -275,3 +276,11 @@ def start_empty(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             return running
 
         yield start
+
+
+@pytest.fixture(autouse=True)
+def hang_up_is_not_ignored() -> Iterator[None]:
+    """Under `nohup` it is, and what a process ignores its children ignore, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

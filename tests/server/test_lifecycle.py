@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -238,14 +238,6 @@ def test_a_stop_waits_no_longer_than_its_grace(start_server, gates) -> None:
         with pytest.raises(ClientError) as caught:
             held.result()
     assert caught.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-
-
-@pytest.fixture(autouse=True)
-def hang_up_is_not_ignored() -> Iterator[None]:
-    """Under `nohup` it is, and what a process ignores its children ignore, too."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 def start_process(repository: Path, *options: str) -> subprocess.Popen[str]:

@@ -17,7 +17,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.asked = Counter("asked", "FrontendCounts.", ["model"], registry=self.registry)
+        self.asked = Counter("asked", "Asked.", ["model"], registry=self.registry)
         self.took = Histogram("took_seconds", "Took.", ["model"], buckets=(1, 2), registry=self.registry)
         self.level = Gauge("level", "Level.", registry=self.registry)
         self.reporter = Reporter(self.registry)
