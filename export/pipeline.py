@@ -45,7 +45,7 @@ class Request:
         weights: a dataset's name or a folder of pictures to train on, `imagenet` or a file to load, or
             `random`.
         name: of the model; None for `<architecture>-<weights>`.
-        labels: file with a label a line, for weights from a file.
+        labels: file of labels, for weights from a file; see `labels.read`.
         preprocessing: what is known of the one that weights from a file were trained for.
         precisions: None for all of a trained network and fp32 of a loaded one.
         calibration: folder of pictures that precisions are judged on where there is no held-out set.

@@ -59,7 +59,9 @@ Weights = Annotated[
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="File with a label a line, for weights from a file.", envvar="MODELZOO_LABELS"),
+    typer.Option(
+        help="File with a label a line, or JSON, for weights from a file.", envvar="MODELZOO_LABELS"
+    ),
 ]
 Cache = Annotated[Path, typer.Option(help="Folder of downloaded datasets.", envvar="MODELZOO_CACHE")]
 Absent = Annotated[bool, typer.Option("--absent", help="Pass over what the repository holds already.")]

@@ -7,7 +7,7 @@ epoch on the second, and `pipeline` looks at the third once, at the very end.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +60,6 @@ class Part(Protocol):
             DatasetError: a picture cannot be read.
         """
 
-    def chosen(self, indices: npt.NDArray[np.intp]) -> Self:
-        """Return some of the pictures."""
-
-
-Cuttable = TypeVar("Cuttable", bound=Part)
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -114,7 +108,7 @@ def load(name: str, seed: int, cache: Path) -> Dataset:
     return _LOADERS[name](seed, cache)
 
 
-def cut(part: Cuttable, ratio: float, seed: int) -> tuple[Cuttable, Cuttable]:
+def cut(part: Split, ratio: float, seed: int) -> tuple[Split, Split]:
     """Cut a part off, every label in proportion; give what is left and what was cut."""
     left, off = train_test_split(
         np.arange(len(part.labels)), test_size=ratio, stratify=part.labels, random_state=seed

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from artifact.errors import PictureError
+from artifact.execution import core_count
 from export.data import copies, reading, splits
 from export.data.datasets import HELD_OUT_RATIO, VALIDATION_RATIO, Dataset, DatasetError, Split
 from export.data.reading import Found, Picture
@@ -42,16 +44,18 @@ class Files:
                 f"{len(self.paths):,} pictures of {shape.height} x {shape.width} do not fit into memory"
             )
         images = np.empty(size, np.uint8)  # [N, H, W, C]
-        for row, path in enumerate(self.paths):
+
+        def fit(row: int) -> None:
+            path = self.paths[row]
             try:
                 images[row] = reading.fit(path.read_bytes(), shape, preprocessing)
             except (PictureError, OSError) as error:
                 raise DatasetError(f"{path}: {error}") from error
-        return Split(images, self.labels)
 
-    def chosen(self, indices: npt.NDArray[np.intp]) -> "Files":
-        """Return some of the files."""
-        return Files([self.paths[index] for index in indices], self.labels[indices])
+        with ThreadPoolExecutor(core_count()) as pool:
+            for _ in pool.map(fit, range(len(self.paths))):  # raises the first error in order
+                pass
+        return Split(images, self.labels)
 
 
 def load(
@@ -73,6 +77,9 @@ def load(
     """
     parts = splits.find(folder)
     labels = splits.labels(parts.train)
+    for other in (parts.validation, parts.test):
+        if other is not None and (unknown := sorted(set(splits.labels(other)) - set(labels))):
+            raise DatasetError(f"{other} has labels that the training part lacks: {', '.join(unknown)}")
     loader = _Loader(labels, strict=strict, note=note)
     rest = loader.pictures(parts.train)
     if parts.test is not None:
@@ -129,7 +136,7 @@ def pictures_in(
     paths = reading.named_like_pictures(folder)
     if not paths:
         raise DatasetError(f"{folder} holds no picture")
-    chosen = paths[:: -(-len(paths) // limit)]
+    chosen = reading.spread(paths, limit)
     return Files(chosen, np.zeros(len(chosen), np.int64)).fitted(shape, preprocessing).images
 
 
@@ -146,10 +153,8 @@ class _Loader:
         """Read a part.
 
         Raises:
-            DatasetError: it holds no picture, or a label that is not one of the training part.
+            DatasetError: it holds no picture.
         """
-        if unknown := sorted(set(splits.labels(root)) - set(self._labels)):
-            raise DatasetError(f"{root} has labels that the training part lacks: {', '.join(unknown)}")
         folders = [(root / label, index) for index, label in enumerate(self._labels)]
         found = reading.read(folder for folder in folders if folder[0].is_dir())
         if self._strict and found.unusable:

@@ -24,6 +24,8 @@ def read(path: Path) -> tuple[str, ...]:
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_LABELS_BYTES + 1)
+        if len(content) > MAX_LABELS_BYTES:  # cut perhaps within a character
+            raise _too_many(path.name)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise LabelsError(f"{path.name} cannot be read: {error.strerror}") from error

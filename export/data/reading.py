@@ -117,6 +117,11 @@ def named_like_pictures(folder: Path) -> list[Path]:
     ]
 
 
+def spread(paths: Sequence[Path], limit: int) -> Sequence[Path]:
+    """Return some of the paths, spread evenly over all."""
+    return paths[:: -(-len(paths) // limit)] if paths else paths
+
+
 def is_junk(path: Path) -> bool:
     """Return whether a path, from its label on, is hidden, or is what systems and archivers leave."""
     return any(part.startswith(".") or part in _JUNK for part in path.parts)
@@ -178,7 +183,7 @@ def _look(candidate: tuple[Path, int]) -> Picture | str:
 def _small(encoded: bytes) -> tuple[Image.Image, int, bool]:
     """Decode a picture in RGB, at some times the size of a thumbnail where the format allows it.
 
-    What is transparent is white: glyphs and icons that are drawn in their alpha channel alone would all be black.
+    What is transparent is white: icons that are drawn in their alpha channel alone would all be black.
 
     Returns:
         The picture, its own shorter side in pixels, and whether it has no colours.

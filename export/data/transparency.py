@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from export.data.reading import spread
+
 _LOOKED_AT = 100  # pictures with headers that stand for the others
 WHITE = "#ffffff"  # what icons, logos and cut-outs are drawn for
 
@@ -25,7 +27,7 @@ class Ground:
 
 def ground(paths: Sequence[Path]) -> Ground:
     """Choose a background: white where most of some pictures have an alpha channel, by their headers."""
-    chosen = paths[:: max(1, len(paths) // _LOOKED_AT)]
+    chosen = spread(paths, _LOOKED_AT)
     count = sum(map(_has_alpha, chosen))
     if not count:
         return Ground("")

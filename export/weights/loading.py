@@ -105,7 +105,8 @@ def from_file(
     lies in the folder of downloads to compare with.
 
     Args:
-        labels_path: one label a line; without it there are as many as the last layer has outputs, and
+        labels_path: as `labels.read` takes them; without it there are as many as the last layer has outputs,
+        and
             their numbers are their names.
         given: what is known of the preprocessing that the weights were trained for.
         published: what to compare with; torchvision's weights of this name when None.
@@ -119,8 +120,9 @@ def from_file(
     file = checkpoint.read(path)
     known = _recognised(file, published or weights.imagenet(spec.name), folder)
     texts = _labels(labels_path) if labels_path is not None else known.labels if known else None
-    outputs = _outputs(spec, file)
-    own = _row_input(spec, file)
+    row = _empty(spec, spec.num_classes, spec.input)
+    outputs = _outputs(spec, file, row)
+    own = _row_input(spec, file, row)
     own = given.sized(own.resized(known.input.height, known.input.width) if known else own)
     network = _filled(_empty(spec, outputs, own), file)
     texts = texts or _numbers(outputs)
@@ -201,27 +203,28 @@ def _recognised(
     if not kept.is_file():
         return None
     try:
-        official = checkpoint.read(published.download(folder)).state
-    except (weights.DownloadError, WeightsError):  # what lies there is not what was published
+        original = checkpoint.read(kept)
+    except WeightsError:
         return None
+    if not original.sha256.startswith(published.sha256_start):  # what lies there is not what was published
+        return None
+    official = original.state
     compared = {name for name in {**official, **file.state} if not name.endswith(nearest.COUNTER)}
     both = compared <= official.keys() & file.state.keys()
     return published if both and all(official[name].equal(file.state[name]) for name in compared) else None
 
 
-def _row_input(spec: ModelSpec, file: checkpoint.Checkpoint) -> InputSpec:
+def _row_input(spec: ModelSpec, file: checkpoint.Checkpoint, row: nn.Module) -> InputSpec:
     """Return the row's input, of grey pictures where the first convolution takes such."""
-    network = _empty(spec, spec.num_classes, spec.input)
-    first = next(name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
+    first = next(name for name, part in row.named_modules() if isinstance(part, nn.Conv2d))
     kernels = file.state.get(f"{first}.weight")  # [maps, C, height, width]
     is_grey = kernels is not None and kernels.dim() == 4 and kernels.shape[1] == 1
     return spec.input_for(1, max(spec.input.height, spec.input.width)) if is_grey else spec.input
 
 
-def _outputs(spec: ModelSpec, file: checkpoint.Checkpoint) -> int:
+def _outputs(spec: ModelSpec, file: checkpoint.Checkpoint, row: nn.Module) -> int:
     """Count the outputs of the last layer; those of the row where the weights are of another network."""
-    network = _empty(spec, spec.num_classes, spec.input)
-    last = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
+    last = [name for name, part in row.named_modules() if isinstance(part, nn.Linear)][-1]
     bias = file.state.get(f"{last}.bias")
     if bias is None or bias.dim() != 1:
         return spec.num_classes
@@ -244,7 +247,7 @@ def _empty(spec: ModelSpec, outputs: int, pixels: InputSpec) -> nn.Module:
 
 
 def _filled(network: nn.Module, file: checkpoint.Checkpoint) -> nn.Module:
-    """Return an empty network its weights, in float32.
+    """Give an empty network its weights, in float32.
 
     Raises:
         WeightsError: names or shapes are not the network's, or a number is none.
