@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cli.terminal.console import RefusedError, err, one_line, out, refuse, refusing
+from cli.terminal.console import MAX_MESSAGE, RefusedError, err, one_line, out, refuse, refusing
 from cli.terminal.preparation import colour
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Bars:
 
     def note(self, text: str) -> None:
         """Show what should be known of the artifact, and leave it there."""
-        err.print(f"{self._name}: {one_line(text)}", style="yellow", soft_wrap=True)
+        err.print(f"{self._name}: {one_line(text, MAX_MESSAGE)}", style="yellow")
 
     def images(self, done: int, total: int) -> None:
         """Show the images trained on so far."""

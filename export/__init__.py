@@ -1,4 +1,4 @@
-"""Turns a row of the catalog into an artifact that proves itself."""
+"""Turns a row of the catalog, or an ONNX file, into an artifact that proves itself."""
 
 import os
 

@@ -3,10 +3,10 @@
 ExportError                one line that says why
 ├── DatasetError           pictures or labels are not what a dataset needs
 ├── DivergedError          the loss is no longer a number
-├── OnnxImportError      a graph from elsewhere is not taken
 ├── GraphError             the exported graph is not what an artifact may hold
 ├── LabelsError            a file holds no labels
 ├── NoPicturesError        a precision needs pictures
+├── OnnxImportError        a graph from elsewhere is not taken
 ├── PrecisionError         a graph cannot be had in another precision
 ├── PreprocessingError     a preprocessing cannot be had, or has to be chosen
 ├── UnknownWeightsError    there are no such weights
@@ -20,11 +20,7 @@ _MAX_CHARACTERS = 500
 
 
 class ExportError(Exception):
-    """Nothing was published; the message says why, in one line."""
-
-
-class OneLineError(ExportError):
-    """An error with a message of one line, whatever names it quotes."""
+    """Nothing was published; the message says why, in one line, whatever names it quotes."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))

@@ -149,14 +149,7 @@ def export(spec: ModelSpec, request: Request, observer: Observer | None = None) 
             observer,
             scaled_decoding=request.scaled_decoding,
             background=ground.background,
-        )
-        shape = candidate.description.input
-        candidate.description.weights.augmentation.CopyFrom(
-            manifest_pb2.Augmentation(
-                max_shift_px=augment.max_shift_px(recipe.max_shift_ratio, shape.height, shape.width),
-                mirrored=recipe.mirror,
-                unmirrored_label=unmirrored_label,
-            )
+            unmirrored_label=unmirrored_label,
         )
         precisions = request.precisions or PRECISIONS
     options = ReleaseOptions(request.repository, precisions, request.ungated)

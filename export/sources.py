@@ -1,4 +1,4 @@
-"""Where candidates come from: networks that are trained here, or get loaded weights."""
+"""Where candidates come from: networks that are trained here, get loaded weights, or came as ONNX."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from export.graph.tracing import ServedNetwork, to_onnx
 from export.graph.verification import Images
 from export.onnx_import import conversion, presets
 from export.onnx_import.conversion import ImportRequest
-from export.training import recipes, train
+from export.training import augment, recipes, train
 from export.training.savepoint import Savepoint
 from export.weights import loading
 from modelzoo.v1 import manifest_pb2
@@ -38,6 +38,7 @@ def trained(
     *,
     scaled_decoding: bool = False,
     background: str = "",
+    unmirrored_label: str = "",
 ) -> tuple[ServedNetwork, Candidate]:
     """Train a network, or go on where an earlier process was interrupted.
 
@@ -45,6 +46,7 @@ def trained(
         name: of the model.
         folder: where the training's state lies until `forget`.
         background: colour that transparent pictures are put on, ``#rrggbb``; empty drops transparency.
+        unmirrored_label: for which pictures are not mirrored; empty where no label decided.
 
     Raises:
         DatasetError: a picture cannot be read.
@@ -71,6 +73,11 @@ def trained(
         epochs=len(history.epochs),
         best_epoch=history.best.number,
         training_s=round(training_s, 3),
+        augmentation=manifest_pb2.Augmentation(
+            max_shift_px=augment.max_shift_px(recipe.max_shift_ratio, shape.height, shape.width),
+            mirrored=recipe.mirror,
+            unmirrored_label=unmirrored_label,
+        ),
     )
     return served, Candidate(
         description=_describe(spec, name, served, shape, preprocessing, origin),

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from artifact.manifest import MAX_LABEL_CHARACTERS, MAX_LABELS, MAX_LABELS_BYTES
-from export.errors import OneLineError
+from export.errors import ExportError
 
 _MAX_LITERAL_CHARACTERS = 1 << 20  # parsing takes some hundred times as many bytes
 
 
-class LabelsError(OneLineError):
+class LabelsError(ExportError):
     """These are no labels; the message says why, in one line."""
 
 

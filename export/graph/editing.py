@@ -57,7 +57,7 @@ def prune(graph: onnx.GraphProto, outputs: Iterable[str]) -> None:
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) -> None:
-    """Return every value and node another name: the one in ``names``, or its own behind a prefix."""
+    """Give every value and node another name: the one in ``names``, or its own behind a prefix."""
 
     def new(name: str) -> str:
         return names.get(name, prefix + name) if name else name  # an empty name is an absent input
@@ -76,8 +76,8 @@ def count_weights(graph: onnx.GraphProto) -> int:
     return sum(math.prod(tensor.dims) for tensor in tensors)
 
 
-def fold_constants(graph: onnx.GraphProto) -> int:
-    """Make weights of the tensors that nodes hold (Constant) or fill (ConstantOfShape); return how many.
+def fold_constants(graph: onnx.GraphProto) -> None:
+    """Make weights of the tensors that nodes hold (Constant) or fill (ConstantOfShape).
 
     Texts stay in their nodes, and so does what would take too much memory.
 
@@ -102,9 +102,7 @@ def fold_constants(graph: onnx.GraphProto) -> int:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
             weights[tensor.name] = tensor
-    folded = len(graph.node) - len(kept)
     replace(graph.node, kept)
-    return folded
 
 
 def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -165,6 +163,12 @@ def free_batch(graph: onnx.GraphProto, images: str) -> int:
 def _keep(repeated: object, kept: list[bool]) -> None:
     for position in reversed([position for position, keep in enumerate(kept) if not keep]):
         del repeated[position]  # type: ignore[attr-defined]
+
+
+def inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """List the inputs that are no weights; up to IR version 3, weights are listed among the inputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
 
 
 def replace(repeated: object, items: Iterable[object]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from export.graph import editing
 from export.graph.tracing import LAYERS
 
 # Softmax turns small errors into large ones; the square in LRN is beyond float16's 65,504 from 256 on.
@@ -50,8 +51,8 @@ def to_float16(model: onnx.ModelProto) -> None:
         nodes.append(node)
     for name in [value.name for value in body.output if value.name in float16]:
         nodes = [*_renamed(nodes, name, f"{name}_float16"), _cast(f"{name}_float16", name, TensorProto.FLOAT)]
-    del body.node[:], body.value_info[:]
-    body.node.extend(nodes)
+    del body.value_info[:]
+    editing.replace(body.node, nodes)
 
 
 def _renamed(nodes: list[NodeProto], old: str, new: str) -> list[NodeProto]:

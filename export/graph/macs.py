@@ -5,6 +5,8 @@ from pathlib import Path
 
 import onnx
 
+from artifact.errors import first_line
+
 # These multiply and accumulate too, but no artifact in floating point holds them.
 _NOT_COUNTED = frozenset(
     ("ConvInteger", "ConvTranspose", "Einsum", "MatMulInteger", "QLinearConv", "QLinearMatMul")
@@ -68,7 +70,7 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise ValueError(f"the shapes do not fit: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the shapes do not fit: {first_line(error)}") from error
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:

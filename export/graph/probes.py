@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from artifact.pictures import Pixels
-from export.graph.verification import Images, Run
+from export.graph.verification import Images, Probabilities, Run, in_batches
 
 COUNT = 32
 _BLOCKS = (2, 3, 6, 9)  # a side, each of one colour
@@ -62,20 +62,22 @@ def _made(shape: tuple[int, int, int]) -> Iterator[Pixels]:
     yield from (disc[..., np.newaxis] * image for image in (down, noise))
 
 
-def telling(run: Run, images: Images, batch_size: int) -> Images:
+def telling(run: Run, images: Images, batch_size: int) -> tuple[Images, Probabilities]:
     """Put pictures in such an order that the first ones have as many different labels as there are.
 
     Args:
         run: gives probabilities, float32 ``[N, K]``.
         images: uint8 ``[N, H, W, C]``.
         batch_size: of a run.
+
+    Returns:
+        The pictures, and their probabilities.
     """
-    starts = range(0, len(images), batch_size)
-    labels = np.concatenate(
-        [run(images[start : start + batch_size]).argmax(axis=1) for start in starts]
-    )  # [N]
+    answers = in_batches(run, images, batch_size)  # [N, K]
+    labels = answers.argmax(axis=1)
     repeats = [int((labels[:place] == label).sum()) for place, label in enumerate(labels)]
-    return images[np.argsort(repeats, kind="stable")]
+    order = np.argsort(repeats, kind="stable")
+    return images[order], answers[order]
 
 
 def _tinted(image: Pixels, channel: int) -> Pixels:

@@ -61,11 +61,6 @@ class Wrapped:
     changes: tuple[str, ...]
     original: Run
 
-    @property
-    def label_count(self) -> int:
-        """Return K."""
-        return len(self.labels)
-
 
 class _Original:
     """The file as it came, run one image at a time."""
@@ -200,7 +195,7 @@ def _prove(model: onnx.ModelProto, pixels: Pixels, expected: Floats, chosen: Act
     Raises:
         OnnxImportError: it cannot be run, or answers something else.
     """
-    wanted = {tracing.OUTPUT: chosen.applied(expected)}  # [N, K] or [N, S]
+    wanted = {tracing.OUTPUT: chosen.applied(expected)}  # [N, K]
     allowed = {tracing.OUTPUT: golden.TOLERANCES["fp32"][golden.CPU_PROVIDER]}
     if chosen.operator:  # the scores too: probabilities near 0 and 1 would hide a difference
         wanted[wrapping.SCORES] = expected

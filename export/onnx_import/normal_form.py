@@ -33,8 +33,7 @@ def reduce(model: onnx.ModelProto, output: str) -> list[str]:
         changes.append(one_line(f"without the file's other outputs: {', '.join(others)}"))
     editing.prune(graph, [output])
     taken = {name for node in graph.node for name in node.input}
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
+    inputs = editing.inputs(graph)
     # Of inputs of which none is taken, all stay: the scores do not depend on the picture, and are refused so.
     used = [value for value in inputs if value.name in taken] or inputs
     if unused := [value.name for value in inputs if value not in used]:

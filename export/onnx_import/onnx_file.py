@@ -17,9 +17,10 @@ import onnx.inliner
 import onnxruntime
 from google.protobuf.message import DecodeError
 
+from artifact import execution
 from artifact.golden import CPU_PROVIDER
 from export import memory, session
-from export.errors import OneLineError
+from export.errors import ExportError
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
 _MAX_NODES = 100_000  # ResNet-152 has 500; functions that call functions can grow without bound
@@ -37,7 +38,7 @@ _PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+:? .* fail
 Array = npt.NDArray[Any]
 
 
-class OnnxImportError(OneLineError):
+class OnnxImportError(ExportError):
     """The model is not taken; the message says why, in one line."""
 
 
@@ -105,7 +106,7 @@ class Session:
             OnnxImportError: it cannot be run, or takes too much memory or time.
         """
         options = onnxruntime.RunOptions()
-        options.log_severity_level = 4
+        options.log_severity_level = execution.LOG_SEVERITY_FATAL
         alarm = threading.Timer(_RUN_S, setattr, (options, "terminate", True))
         alarm.daemon = True
         alarm.start()
@@ -134,8 +135,7 @@ def check_operators(model: onnx.ModelProto) -> None:
     if model.graph.sparse_initializer:
         raise OnnxImportError("it holds a sparse tensor, which no artifact may")
     own = {(function.domain, function.name) for function in model.functions}
-    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    for node in nodes:
+    for node in _nodes(model):
         if node.op_type in _CONTROL_FLOW:
             raise OnnxImportError(f"it holds control flow ({node.op_type})")
         if node.domain not in STANDARD and (node.domain, node.op_type) not in own:
@@ -147,11 +147,14 @@ def check_operators(model: onnx.ModelProto) -> None:
                 raise OnnxImportError(f"it holds a sparse tensor ({node.op_type}), which no artifact may")
 
 
+def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [*model.graph.node, *(node for function in model.functions for node in function.node)]
+
+
 def tensors_of(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """List every tensor of a model that `check_operators` passed: of weights, nodes and functions."""
     tensors = list(model.graph.initializer)
-    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
+    for attribute in (attribute for node in _nodes(model) for attribute in node.attribute):
         tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
     return tensors
 

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from artifact import resizing
 from artifact.manifest import MAX_SIDE_PX
 from export.errors import one_line
+from export.graph import editing
 from export.onnx_import.onnx_file import OnnxImportError
 from export.onnx_import.signature import ImportRequest
 from modelzoo.v1 import manifest_pb2
@@ -278,8 +279,7 @@ def _text(value: object) -> str:
 
 def _picture_type(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
     """Return the type of the one input that is no weight, where there is one."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = editing.inputs(model.graph)
     return inputs[0].type.tensor_type if len(inputs) == 1 else None
 
 

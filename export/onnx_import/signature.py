@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from artifact.manifest import MAX_SIDE_PX
 from artifact.pictures import Pixels
+from export.graph import editing
 from export.onnx_import.activation import Choice
 from export.onnx_import.onnx_file import OnnxImportError
 from zoo.spec import InputSpec
@@ -112,8 +113,7 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
     Raises:
         OnnxImportError: it takes something else, or does not say how large, and ``request`` neither.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = editing.inputs(model.graph)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")

@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,7 +70,6 @@ class _Release:
         self._options = options
         self._folder = folder
         self._step = step
-        self._images = _proof_images(candidate)  # [N, H, W, C]
         self._own: dict[str, Probabilities] = {}
         self._fp32: Probabilities | None = None  # answers to the pictures that gates look at
 
@@ -80,16 +80,17 @@ class _Release:
         candidate.write(source)
         description.macs = _macs(source)
         self._step(f"comparing with {description.reference}")
-        expected = candidate.answer(self._images)  # [N, K]
-        if expected.shape[1] != len(candidate.labels):
+        proof = _proof(candidate)
+        if proof.expected.shape[1] != len(candidate.labels):
             raise GraphError(
-                f"the network has {expected.shape[1]} outputs, but there are {len(candidate.labels)} labels"
+                f"the network has {proof.expected.shape[1]} outputs, "
+                f"but there are {len(candidate.labels)} labels"
             )
-        answers = self._prove_fp32(source, expected)
+        answers = self._prove_fp32(source, proof)
         for name in ("fp16", "int8"):
             if name in self._options.precisions:
                 self._step(f"making {name}")
-                self._add(name, source, expected)
+                self._add(name, source, proof)
         self._step("measuring latencies")
         self._measure()
         self._step("publishing")
@@ -100,19 +101,21 @@ class _Release:
         golden.write(
             folder / layout.GOLDEN,
             golden.Golden(
-                self._images[shown], expected[shown], {name: own[shown] for name, own in self._own.items()}
+                proof.images[shown],
+                proof.expected[shown],
+                {name: own[shown] for name, own in self._own.items()},
             ),
         )
         description.golden.CopyFrom(manifest.describe_file(folder / layout.GOLDEN))
         description.tools.update({library: importlib.metadata.version(library) for library in _LIBRARIES})
-        card.write(folder / layout.CARD, candidate, self._images[0], answers)
+        card.write(folder / layout.CARD, candidate, proof.images[0], answers)
         return publish.publish(folder, description)
 
-    def _prove_fp32(self, path: Path, expected: Probabilities) -> Probabilities | None:
+    def _prove_fp32(self, path: Path, proof: "_Proof") -> Probabilities | None:
         """Hold the fp32 file against the reference; give its answers to the held-out pictures."""
         run = verification.open_on_cpu(path)
         allowed = golden.TOLERANCES["fp32"][golden.CPU_PROVIDER]
-        parity = verification.parity(run, self._images, expected, allowed)
+        parity = verification.parity(run, proof.images, proof.expected, allowed)
         described = self._describe("fp32", path, parity)
         answers = None
         if self._candidate.held_out is not None:
@@ -126,7 +129,7 @@ class _Release:
         self._description.precisions.append(described)
         return answers
 
-    def _add(self, name: str, source: Path, expected: Probabilities) -> None:
+    def _add(self, name: str, source: Path, proof: "_Proof") -> None:
         """Make a precision, and keep it if its gate says so; else the manifest says why not."""
         path = self._folder / layout.MODEL_FILES[name]
         try:
@@ -135,11 +138,11 @@ class _Release:
             self._description.refusals.add(precision=name, reason=f"{name}: {error}")
             return
         run = verification.open_on_cpu(path)
-        own = verification.in_batches(run, self._images, _ANSWER_BATCH)
-        described = self._describe(name, path, [verification.difference(expected, own, _ANSWER_BATCH)])
+        own = verification.in_batches(run, proof.images, _ANSWER_BATCH)
+        described = self._describe(name, path, [verification.difference(proof.expected, own, _ANSWER_BATCH)])
         verdict = self._verdict(name, run, described)
         # An int8 file is held against its own answers; the others must be the reference's, gate or no gate.
-        answers = self._against_the_reference(name, own if name == "int8" else expected, own)
+        answers = self._against_the_reference(name, own if name == "int8" else proof.expected, own)
         described.ungated = answers.passed and not verdict.passed and self._options.ungated
         if not (answers.passed and (verdict.passed or described.ungated)):
             verdict = verdict if answers.passed else answers
@@ -211,8 +214,8 @@ class _Release:
 
     def _measure(self) -> None:
         """Measure how long each file takes, on this machine's CPU."""
-        height, width, channels = self._images.shape[1:]
-        shape = (height, width, channels)
+        given = self._description.input
+        shape = (given.height, given.width, given.channels)
         threads = execution.threads(self._description.macs, execution.core_count())
         for described in self._description.precisions:
             found = latency.measure(
@@ -258,16 +261,27 @@ def _macs(path: Path) -> int:
         return 0
 
 
-def _proof_images(candidate: Candidate) -> Images:
-    """Choose the pictures that the files are held against the reference on; some are made if there are none.
+class _Proof(NamedTuple):
+    """What the files are held against.
 
-    The first of them become the golden ones.
+    Attributes:
+        images: uint8 ``[N, H, W, C]``; the first become the golden ones.
+        expected: the reference's answers to them, ``[N, K]``.
     """
+
+    images: Images
+    expected: Probabilities
+
+
+def _proof(candidate: Candidate) -> _Proof:
+    """Choose the pictures that the files are held against the reference on, or make some."""
     if candidate.held_out is not None:
-        return candidate.held_out.images[:_PROVEN_IMAGES]
-    if candidate.pictures is not None:
-        return candidate.pictures[:GOLDEN_IMAGES]
-    shape = candidate.description.input
-    fitting = _MAX_PROOF_BYTES // (shape.height * shape.width * shape.channels)
-    made = probes.pictures(shape.height, shape.width, shape.channels, max(1, min(probes.COUNT, fitting)))
-    return probes.telling(candidate.answer, made, _ANSWER_BATCH)
+        images = candidate.held_out.images[:_PROVEN_IMAGES]
+    elif candidate.pictures is not None:
+        images = candidate.pictures[:GOLDEN_IMAGES]
+    else:
+        shape = candidate.description.input
+        fitting = _MAX_PROOF_BYTES // (shape.height * shape.width * shape.channels)
+        made = probes.pictures(shape.height, shape.width, shape.channels, max(1, min(probes.COUNT, fitting)))
+        return _Proof(*probes.telling(candidate.answer, made, _ANSWER_BATCH))
+    return _Proof(images, candidate.answer(images))

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from artifact import files
 from artifact.manifest import MAX_SIDE_PX
-from export.errors import OneLineError
+from export.errors import ExportError
 from zoo import weights
 from zoo.spec import InputSpec, ModelSpec
 
@@ -25,7 +25,7 @@ _MAX_FILE_BYTES = 1 << 16
 _KEYS = ("mean", "std", "resize", "crop", "interpolation")  # of a file, and the names of the options
 
 
-class PreprocessingError(OneLineError):
+class PreprocessingError(ExportError):
     """A preprocessing cannot be had, or has to be chosen; the message says why, in one line."""
 
 

@@ -6,7 +6,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from export.errors import OneLineError
+from export.errors import ExportError
 
 # Where training scripts keep it, beside an optimiser's state: PyTorch's tutorials, Lightning, timm and
 # torchvision's references. An average of the weights (EMA) is taken only where there is nothing else.
@@ -18,7 +18,7 @@ _MAX_DEPTH = 2  # {"model": {"state_dict": ...}} is found
 _AVERAGED = "n_averaged"  # what torch.optim.swa_utils.AveragedModel counts, beside its "module."
 
 
-class WeightsError(OneLineError):
+class WeightsError(ExportError):
     """The weights are not taken; the message says why, in one line."""
 
 

@@ -20,7 +20,8 @@ def test_pictures_are_made_for_every_size_and_the_same_every_time(shape: tuple[i
 def test_the_first_pictures_have_as_many_labels_as_there_are() -> None:
     images = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1)
     answers = np.eye(4, dtype=np.float32)[[0, 0, 0, 2, 0, 2, 3, 0]]
-    ordered = probes.telling(lambda given: answers[given.reshape(-1)], images, batch_size=3)
+    ordered, theirs = probes.telling(lambda given: answers[given.reshape(-1)], images, batch_size=3)
+    np.testing.assert_array_equal(theirs, answers[ordered.reshape(-1)])
     assert ordered.reshape(-1).tolist() == [0, 3, 6, 1, 5, 2, 4, 7]
 
 

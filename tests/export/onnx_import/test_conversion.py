@@ -46,7 +46,7 @@ def test_scores_of_a_free_batch_become_probabilities(tmp_path: Path) -> None:
         ["Transpose", "Cast", "Mul", "Add", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm", "Softmax"]
     )
     assert found.labels == ("0", "1", "2", "3", "4")
-    assert found.label_count == K
+    assert len(found.labels) == K
     assert found.parameters == 7 * 3 * 9 + K * 7 + K
     assert (found.input_spec.mean, found.input_spec.std) == (IMAGENET["mean"], IMAGENET["std"])
     assert found.changes == (
