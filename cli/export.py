@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.terminal.console import MAX_MESSAGE, RefusedError, err, one_line, out, refuse, refusing
-from cli.terminal.preparation import colour
+from cli.terminal.preparation import colour, numbers
 
 if TYPE_CHECKING:
     from export.pipeline import Exported
@@ -102,20 +102,6 @@ def precisions_of(said: str | None) -> list[str] | None:
         if name not in layout.MODEL_FILES:
             raise RefusedError(f"no precision is called {name!r}; there are {', '.join(layout.MODEL_FILES)}")
     return names
-
-
-def numbers(option: str, said: str | None) -> tuple[float, ...] | None:
-    """Read numbers, separated by commas.
-
-    Raises:
-        RefusedError: one is none.
-    """
-    if said is None:
-        return None
-    try:
-        return tuple(float(part) for part in said.split(","))
-    except ValueError:
-        raise RefusedError(f"{option} {said!r} is not numbers separated by commas") from None
 
 
 def _chosen(

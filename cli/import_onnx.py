@@ -1,13 +1,12 @@
 """`modelzoo import`."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from cli.export import Bars, numbers, precisions_of, told
+from cli.export import Bars, precisions_of, told
 from cli.terminal.console import RefusedError, err, out, refusing
-from cli.terminal.preparation import colour, scale
+from cli.terminal.preparation import colour, numbers
 
 if TYPE_CHECKING:
     from export.onnx_import.conversion import ImportRequest
@@ -46,7 +45,7 @@ def run(
         from export.errors import ExportError
 
     with refusing(ArtifactError, ExportError, OSError):
-        request = _prepared(_request(input_, mean, std, output, activation, labels), *preparation)
+        request = _request(input_, mean, std, output, activation, labels, preparation)
         with Bars(options["name"]) as bars:
             exported = pipeline.import_(
                 path, request, precisions=precisions_of(precision) or ["fp32"], observer=bars, **options
@@ -66,6 +65,7 @@ def _request(
     output: str | None,
     activation: str,
     labels: Path | None,
+    preparation: Preparation,
 ) -> "ImportRequest":
     from export.data import labels as label_files
     from export.onnx_import.activation import Choice
@@ -75,9 +75,9 @@ def _request(
     if input_ is not None and match is None:
         raise RefusedError(f"--input {input_!r} is not HxW, HxW:nchw or HxW:nhwc")
     layouts: dict[str | None, Literal["nchw", "nhwc"]] = {"nchw": "nchw", "nhwc": "nhwc"}
-    choices: dict[str, Choice] = {"auto": "auto", "softmax": "softmax", "sigmoid": "sigmoid", "none": "none"}
-    if activation not in choices:
-        raise RefusedError(f"--activation {activation!r} is not one of {', '.join(choices)}")
+    if activation not in get_args(Choice):
+        raise RefusedError(f"--activation {activation!r} is not one of {', '.join(get_args(Choice))}")
+    preset, resize_px, resize_mode, fill, interpolation, channels, factors, background = preparation
     return ImportRequest(
         layout=layouts.get(match["layout"] if match else None, "auto"),
         height=int(match["height"]) if match else None,
@@ -85,30 +85,14 @@ def _request(
         mean=numbers("--mean", mean),
         std=numbers("--std", std),
         output=output,
-        activation=choices[activation],
+        activation=cast("Choice", activation),
         labels=label_files.read(labels) if labels is not None else None,
-    )
-
-
-def _prepared(
-    request: "ImportRequest",
-    preset: str | None,
-    resize_px: int | None,
-    resize_mode: str | None,
-    fill: str | None,
-    interpolation: str | None,
-    channels: str | None,
-    factors: str | None,
-    background: str | None,
-) -> "ImportRequest":
-    return replace(
-        request,
         preset=preset,
         resize_px=resize_px,
         resize_mode=resize_mode,
         fill=colour("--fill", fill),
         interpolation=interpolation,
         channel_order=channels,
-        scale=scale(factors),
+        scale=numbers("--scale", factors, fractions=True),
         background=colour("--background", background),
     )

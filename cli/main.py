@@ -14,13 +14,11 @@ from cli.terminal import preparation, streams
 from cli.terminal.options import MODELS as _MODELS
 from cli.terminal.options import (
     Absent,
-    Activation,
     Address,
     AsJson,
     Cache,
     Calibration,
     Crop,
-    ImportLabels,
     Interpolation,
     Labels,
     Mean,
@@ -112,7 +110,7 @@ def export(
 def import_(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An image classifier.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    labels: ImportLabels = None,
+    labels: preparation.Labels = None,
     input_: preparation.Input = None,
     preset: preparation.Preset = None,
     resize: preparation.Resize = None,
@@ -125,7 +123,7 @@ def import_(
     std: preparation.Std = None,
     background: preparation.Background = None,
     output: preparation.Output = None,
-    activation: Activation = "auto",
+    activation: preparation.Activation = "auto",
     precision: Precisions = None,
     calibration: Calibration = None,
     ungated: Ungated = False,

@@ -87,20 +87,4 @@ Preprocessing = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a folder with a picture file that cannot be used.")
 ]
-ImportLabels = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with a label a line, or a JSON list, or a JSON map of indices and labels.",
-        show_default="those that the file names, or numbers",
-        envvar="MODELZOO_LABELS",
-    ),
-]
-Activation = Annotated[
-    str,
-    typer.Option(
-        help="What makes probabilities of its scores: softmax (they sum to 1), sigmoid (one output, or "
-        "independent labels) or none; auto looks at them. One that the file ends in is not applied twice."
-    ),
-]
-
 MODELS = Path("models")

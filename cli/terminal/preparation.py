@@ -1,5 +1,6 @@
-"""Options that say how pictures are prepared for a network."""
+"""Options of `import`, most of which say how pictures are prepared for a network, and how they are read."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,6 +74,22 @@ Background = Annotated[
     ),
 ]
 
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a label a line, or a JSON list, or a JSON map of indices and labels.",
+        show_default="those that the file names, or numbers",
+        envvar="MODELZOO_LABELS",
+    ),
+]
+Activation = Annotated[
+    str,
+    typer.Option(
+        help="What makes probabilities of its scores: softmax (they sum to 1), sigmoid (one output, or "
+        "independent labels) or none; auto looks at them. One that the file ends in is not applied twice."
+    ),
+]
+
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
 
@@ -97,19 +114,23 @@ def colour(option: str, said: str | None) -> str | None:
     raise RefusedError(f"{option} {said!r} is no colour: white, black, #rrggbb or R,G,B of 0 to 255")
 
 
-def scale(said: str | None) -> tuple[float, ...] | None:
-    """Read numbers or fractions, separated by commas: ``1/255``.
+def numbers(option: str, said: str | None, *, fractions: bool = False) -> tuple[float, ...] | None:
+    """Read numbers, separated by commas.
+
+    Args:
+        fractions: whether ``1/255`` is one, too.
 
     Raises:
-        RefusedError: they are something else.
+        RefusedError: one is none.
     """
     if said is None:
         return None
     values = []
     try:
         for part in said.split(","):
-            above, slash, below = part.partition("/")
+            above, slash, below = part.partition("/") if fractions else (part, "", "")
             values.append(float(above) / (float(below) if slash else 1.0))
     except (ValueError, ZeroDivisionError):
-        raise RefusedError(f"--scale {said!r} is not numbers or fractions separated by commas") from None
+        kinds = "numbers or fractions" if fractions else "numbers"
+        raise RefusedError(f"{option} {said!r} is not {kinds} separated by commas") from None
     return tuple(values)

@@ -247,4 +247,4 @@ def test_pictures_that_are_made_fit_into_the_golden_file_at_any_size() -> None:
     )
     side_px = manifest.MAX_SIDE_PX
     one.description.input.CopyFrom(manifest_pb2.Input(height=side_px, width=side_px, channels=3))
-    assert 0 < release._proof_images(one).nbytes < golden.MAX_BYTES
+    assert 0 < release._proof(one).images.nbytes < golden.MAX_BYTES
