@@ -95,6 +95,7 @@ class Server:
             lanes=lanes,
             side_by_side=max(1.0, min(lanes, execution.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
+            max_loop_s=settings.max_loop_s,
         )
         self._monitor = Monitor(
             settings,

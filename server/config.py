@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """Allowed batch sizes of single models, by name, instead of the powers of two up to max_batch_size."""
     max_queue_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.0
     """Time that an image waits for others to fill its batch, while the device is free."""
+    max_loop_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0005
+    """Time for which the event loop may run a batch of a tiny network itself, on the CPU; 0 for never."""
     max_queue_size: Annotated[int, Field(ge=1)] = 1024
     """Images that may wait for one model, of each priority; a quarter more of peers that have few there."""
     max_images_per_request: Annotated[int, Field(ge=1)] = 256

@@ -231,7 +231,7 @@ def start_server(
         if not settings.get("allow_client_shm"):
             defaults["frontends"] = frontends
         if open_network is not OnnxNetwork:
-            defaults["lanes"] = 1  # what does not run, waits
+            defaults |= {"lanes": 1, "max_loop_s": 0.0}  # what does not run, waits, on the lane
         running.append(Running(Settings(**(defaults | settings)), open_network))
         if running[-1].error is not None:
             raise running[-1].error

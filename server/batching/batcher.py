@@ -1,7 +1,8 @@
 """The choice of a device's next batch, among the queues of its models.
 
 Handlers submit images on the event loop; lanes take batches on their threads. A batch is bound as late
-as can be: only when a lane is free, so it grows while the device is busy.
+as can be: only when a lane is free, so it grows while the device is busy. Where a batch takes less than
+handing it over to a lane, the event loop runs it itself, at the end of the turn in which its images came.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ class Batcher:
         side_by_side: how many of them do not slow each other down; all, where none is given.
         max_queue_delay_s: how long the oldest image of a batch that could be larger waits for more to
             come, while the device is free; never so long that a deadline could not be kept.
+        max_loop_s: how long the event loop may run a batch itself.
         clock: of deadlines and of all times.
     """
 
@@ -46,11 +48,13 @@ class Batcher:
         lanes: int = 1,
         side_by_side: float | None = None,
         max_queue_delay_s: float = 0.0,
+        max_loop_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wake = wake
         self._log_failure = log_failure
         self._max_queue_delay_s = max_queue_delay_s
+        self._max_loop_s = max_loop_s
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: list[deque[Batch]] = [deque() for _ in range(lanes)]  # by lane, in the order of taking
@@ -112,7 +116,7 @@ class Batcher:
             level.add(submission)
         if not self._waking:  # what comes in this turn of the event loop can join the batch
             self._waking = True
-            self._loop.call_soon(self._wake_lanes)
+            self._loop.call_soon(self._end_turn)
         return submission
 
     def release(self, lane: int) -> None:
@@ -122,7 +126,7 @@ class Batcher:
         if not running:
             self._contention.end(lane, now_s)
 
-    def take(self, lane: int = 0) -> Batch | float | None:
+    def take(self, lane: int | None = 0) -> Batch | float | None:
         """Bind the next batch, of the model with least slack.
 
         The policy names the priority that runs next, and the models with such images. Of these, without those
@@ -134,7 +138,8 @@ class Batcher:
         again. Called by a lane, which holds the lock.
 
         Args:
-            lane: the number of its thread. A batch may begin there while the one before is on its way.
+            lane: the number of its thread. A batch may begin there while the one before is on its way. None
+                for the event loop, which takes only what it may run itself.
 
         Returns:
             None where no image waits; a time, in seconds, where more are waited for: come again then, or when
@@ -145,6 +150,8 @@ class Batcher:
             priority, queues = self._policy.next(
                 self._queues, now_s, slowing=self._contention.beside(lane) > 1
             )
+            if lane is None:
+                queues = [queue for queue in queues if self._most_on_loop(queue)]
             if not queues:
                 return None
             if self._max_queue_delay_s:
@@ -169,11 +176,13 @@ class Batcher:
         for submission in left:
             submission.fail(ModelNotReadyError("the server is stopping"))
 
-    def _bind(self, queue: ModelQueue, priority: Priority, lane: int, now_s: float) -> Batch:
+    def _bind(self, queue: ModelQueue, priority: Priority, lane: int | None, now_s: float) -> Batch:
         level = queue.levels[priority]
-        starts_s = self._contention.free_s(lane, now_s)
+        starts_s = now_s if lane is None else self._contention.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
         images = level.best_size(starts_s, self._contention.slowest)
+        if lane is None:
+            images = min(images, self._most_on_loop(queue))
         ends_s = starts_s + queue.profile.batch_s(images) * self._contention.beside(lane)
         slices = level.take(images)
         free = queue.profile.padded_size(images) - images
@@ -182,12 +191,19 @@ class Batcher:
         batch = Batch(
             queue, priority, slices, ends_s, self._loop, self._clock, self._contention, self._log_failure
         )
-        self._running[lane].append(batch)
-        self._contention.begin(lane, ends_s, now_s)
         self._policy.began(batch)
+        if lane is not None:
+            self._running[lane].append(batch)
+            self._contention.begin(lane, ends_s, now_s)
         return batch
 
-    def _takes_s(self, lane: int, now_s: float, work_s: float, *, alone: bool) -> float:
+    def _most_on_loop(self, queue: ModelQueue) -> int:
+        """Return how many of the images that wait for a model the event loop may run at once; often none."""
+        if not queue.on_loop:
+            return 0
+        return queue.profile.largest_within(self._max_loop_s, min(queue.waiting, queue.profile.largest))
+
+    def _takes_s(self, lane: int | None, now_s: float, work_s: float, *, alone: bool) -> float:
         """Predict how long work takes that begins now on a lane.
 
         Args:
@@ -197,11 +213,31 @@ class Batcher:
             return self._contention.takes_s(work_s, now_s, lane)
         return work_s * self._contention.beside(lane)
 
-    def _wake_lanes(self) -> None:
-        """Wake as many lanes as there could be batches: a batch may be one image."""
+    def _end_turn(self) -> None:
+        """Run one batch here, if there is one for the event loop; leave all else that waits to the lanes."""
         self._waking = False
         with self._wake:
-            self._wake.notify(sum(queue.waiting for queue in self._queues))
+            batch = self.take(None)
+        if isinstance(batch, Batch):
+            self._run_on_loop(batch)
+        with self._wake:
+            own = [queue for queue in self._queues if isinstance(batch, Batch) and self._most_on_loop(queue)]
+            if own:  # what else happens on the event loop comes first
+                self._waking = True
+                self._loop.call_soon(self._end_turn)
+            # As many lanes as there could be batches: a batch may be one image.
+            self._wake.notify(sum(queue.waiting for queue in self._queues if queue not in own))
+
+    def _run_on_loop(self, batch: Batch) -> None:
+        try:
+            batch.start()
+            batch.finish(on_loop=True)
+        except BaseException as error:
+            batch.fail(error)
+            raise
+        finally:
+            with self._wake:
+                self._policy.ended(batch, self._clock())
 
     def _ended_unanswered(self, queue: ModelQueue, submission: Submission, reason: Unanswered | None) -> None:
         """Take out the images that still wait, because their answer is not wanted any more, and count all."""

@@ -74,7 +74,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - whatever the device raises, the lane goes on
             self._outcome = error
 
-    def finish(self, free_s: float = -math.inf) -> float:
+    def finish(self, free_s: float = -math.inf, *, on_loop: bool = False) -> float:
         """Settle on the event loop, with one wake-up for all.
 
         Of its time, the profile learns what it would have taken alone: the work is the integral of dt /
@@ -82,6 +82,7 @@ class Batch:
 
         Args:
             free_s: when the batch before this one ended, and left the device to it.
+            on_loop: whether the event loop calls this; then it settles at once.
 
         Returns:
             When this one ended.
@@ -94,7 +95,10 @@ class Batch:
         work_s = self.contention.work_s(ended_s) - self._begun_work_s
         self._slowdown = (ended_s - self.started_s) / work_s if work_s > 0 else 1.0
         times = BatchTimes(max(self.started_s, free_s), ended_s, self.images)
-        hand_over(self.loop, self._settle, outcome, times)
+        if on_loop:
+            self._settle(outcome, times)
+        else:
+            hand_over(self.loop, self._settle, outcome, times)
         return ended_s
 
     def fail(self, error: BaseException) -> None:

@@ -38,8 +38,8 @@ class Contention:
         """Whether a lane has nothing to do."""
         return -math.inf in self._until_s
 
-    def beside(self, lane: int) -> float:
-        """Return the slowdown of a batch that begins on a lane, beside what runs on the others."""
+    def beside(self, lane: int | None) -> float:
+        """Return the slowdown of a batch that begins on a lane (None: on the loop), beside the others."""
         return self._slowdown(1 + len(self._others(lane)))
 
     def free_s(self, lane: int, now_s: float) -> float:

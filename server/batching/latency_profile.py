@@ -81,6 +81,16 @@ class LatencyProfile:
         """Predict the time of one batch that nothing slows down, of no more than the largest size."""
         return self._seconds[images] * self._factor
 
+    def largest_within(self, seconds: float, images: int) -> int:
+        """Return how many of some images take no longer together; 0 where one does.
+
+        That is what batches took on average: unlike in `batch_s`, there is no reserve for the few that take
+        longer.
+        """
+        while images and self._seconds[images] * self._mean > seconds:
+            images //= 2
+        return images
+
     def drain_s(self, images: int) -> float:
         """Predict how long the device takes for any number of images, none included."""
         if images <= self._fastest:

@@ -232,6 +232,8 @@ class ModelQueue:
         label_count: K.
         profile: of its batches.
         max_queue_size: waiting images of one priority before refusal; see `AdmissionController`.
+        on_loop: whether a batch of it costs less than handing it over to a lane, so that the event loop runs
+            it itself.
     """
 
     def __init__(
@@ -242,6 +244,8 @@ class ModelQueue:
         profile: LatencyProfile,
         max_queue_size: int,
         metrics: BatcherMetrics,
+        *,
+        on_loop: bool = False,
     ) -> None:
         self.name = name
         self.network = network
@@ -250,6 +254,7 @@ class ModelQueue:
         self.profile = profile
         self.max_queue_size = max_queue_size
         self.metrics = metrics
+        self.on_loop = on_loop
         self.levels = tuple(PriorityLevel(profile) for _ in Priority)  # by priority
 
     @property

@@ -74,6 +74,7 @@ class Loader:
     max_model_bytes: int
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _queues: dict[Model, ModelQueue] = field(default_factory=dict)  # of models that are loaded
+    _hand_over_s: float | None = None  # measured once
 
     async def load(self, model: Model, report: Report) -> None:
         """Load a model: in the end it is READY, or FAILED.
@@ -121,6 +122,7 @@ class Loader:
             ),
             self.max_queue_size,
             self.metrics.for_batcher(entry.name, model.statistics),
+            on_loop=self._suits_loop(latency_s),
         )
         self.batcher.add(queue)
         model.submit = partial(self.batcher.submit, queue)
@@ -223,7 +225,15 @@ class Loader:
                 device_bytes=max(0, self._device_bytes() - device_before),
             )
 
+        if self._hand_over_s is None:  # the first model: nothing is served yet
+            self._hand_over_s = await self.lane.hand_over_s()
         return await asyncio.wrap_future(self.lane.call(open_and_prove))
+
+    def _suits_loop(self, latency_s: Mapping[int, float]) -> bool:
+        """Return whether a batch takes less than handing it over to a lane."""
+        if self.device.ordinal is not None or self._hand_over_s is None:  # CUDA's graphs belong to a thread
+            return False
+        return min(latency_s.values()) < self._hand_over_s
 
     async def unload(self, model: Model) -> None:
         """Take a model that is idle out of memory."""

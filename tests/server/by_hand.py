@@ -44,7 +44,11 @@ class ByHand:
     """
 
     def __init__(
-        self, lanes: int = 1, max_queue_delay_s: float = 0.0, side_by_side: float | None = None
+        self,
+        lanes: int = 1,
+        max_queue_delay_s: float = 0.0,
+        side_by_side: float | None = None,
+        max_loop_s: float = 0.0,
     ) -> None:
         self.clock = Clock()
         self.wake = threading.Condition()
@@ -61,6 +65,7 @@ class ByHand:
                 lanes=lanes,
                 side_by_side=side_by_side,
                 max_queue_delay_s=max_queue_delay_s,
+                max_loop_s=max_loop_s,
                 clock=self.clock,
             )
 
@@ -83,13 +88,14 @@ class ByHand:
         padded: bool = False,
         max_queue_size: int = 64,
         network: Network | None = None,
+        on_loop: bool = False,
     ) -> ModelQueue:
         """Add a model: its batches' times by their size."""
         profile = LatencyProfile(
             latency_s, padded=padded, measured_s=self.clock(), side_by_side=self.batcher.side_by_side
         )
         metrics = self.metrics.for_batcher(name)
-        queue = ModelQueue(name, network or Echo(), 2, profile, max_queue_size, metrics)
+        queue = ModelQueue(name, network or Echo(), 2, profile, max_queue_size, metrics, on_loop=on_loop)
         self.batcher.add(queue)
         return queue
 
