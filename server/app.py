@@ -95,7 +95,6 @@ class Server:
             lanes=lanes,
             side_by_side=max(1.0, min(lanes, execution.core_count() / device.threads)),
             max_queue_delay_s=settings.max_queue_delay_s,
-            max_loop_s=settings.max_loop_s,
         )
         self._monitor = Monitor(
             settings,
@@ -116,6 +115,7 @@ class Server:
             memory=memory,
             open_network=open_network,
             max_batch_size=settings.max_batch_size,
+            max_loop_s=settings.max_loop_s,
             max_queue_size=settings.max_queue_size,
             precision=settings.precision,
             model_precisions=settings.model_precisions,

@@ -36,7 +36,6 @@ class Batcher:
         side_by_side: how many of them do not slow each other down; all, where none is given.
         max_queue_delay_s: how long the oldest image of a batch that could be larger waits for more to
             come, while the device is free; never so long that a deadline could not be kept.
-        max_loop_s: how long the event loop may run a batch itself.
         clock: of deadlines and of all times.
     """
 
@@ -48,13 +47,11 @@ class Batcher:
         lanes: int = 1,
         side_by_side: float | None = None,
         max_queue_delay_s: float = 0.0,
-        max_loop_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wake = wake
         self._log_failure = log_failure
         self._max_queue_delay_s = max_queue_delay_s
-        self._max_loop_s = max_loop_s
         self._clock = clock
         self._queues: list[ModelQueue] = []
         self._running: list[deque[Batch]] = [deque() for _ in range(lanes)]  # by lane, in the order of taking
@@ -151,7 +148,7 @@ class Batcher:
                 self._queues, now_s, slowing=self._contention.beside(lane) > 1
             )
             if lane is None:
-                queues = [queue for queue in queues if self._most_on_loop(queue)]
+                queues = [queue for queue in queues if self._most_on_loop(queue, now_s)]
             if not queues:
                 return None
             if self._max_queue_delay_s:
@@ -182,7 +179,7 @@ class Batcher:
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
         images = level.best_size(starts_s, self._contention.slowest)
         if lane is None:
-            images = min(images, self._most_on_loop(queue))
+            images = min(images, self._most_on_loop(queue, now_s))
         ends_s = starts_s + queue.profile.batch_s(images) * self._contention.beside(lane)
         slices = level.take(images)
         free = queue.profile.padded_size(images) - images
@@ -197,11 +194,9 @@ class Batcher:
             self._contention.begin(lane, ends_s, now_s)
         return batch
 
-    def _most_on_loop(self, queue: ModelQueue) -> int:
+    def _most_on_loop(self, queue: ModelQueue, now_s: float) -> int:
         """Return how many of the images that wait for a model the event loop may run at once; often none."""
-        if not queue.on_loop:
-            return 0
-        return queue.profile.largest_within(self._max_loop_s, min(queue.waiting, queue.profile.largest))
+        return queue.loop_budget.images(queue.waiting, now_s) if queue.loop_budget else 0
 
     def _takes_s(self, lane: int | None, now_s: float, work_s: float, *, alone: bool) -> float:
         """Predict how long work takes that begins now on a lane.
@@ -221,7 +216,8 @@ class Batcher:
         if isinstance(batch, Batch):
             self._run_on_loop(batch)
         with self._wake:
-            own = [queue for queue in self._queues if isinstance(batch, Batch) and self._most_on_loop(queue)]
+            now_s = self._clock()
+            own = [q for q in self._queues if isinstance(batch, Batch) and self._most_on_loop(q, now_s)]
             if own:  # what else happens on the event loop comes first
                 self._waking = True
                 self._loop.call_soon(self._end_turn)

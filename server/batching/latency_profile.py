@@ -4,6 +4,7 @@ Measured when the model is loaded (`loading`), put right by every batch that run
 chooses sizes, and `admission` rejects what would be late.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -81,15 +82,9 @@ class LatencyProfile:
         """Predict the time of one batch that nothing slows down, of no more than the largest size."""
         return self._seconds[images] * self._factor
 
-    def largest_within(self, seconds: float, images: int) -> int:
-        """Return how many of some images take no longer together; 0 where one does.
-
-        That is what batches took on average: unlike in `batch_s`, there is no reserve for the few that take
-        longer.
-        """
-        while images and self._seconds[images] * self._mean > seconds:
-            images //= 2
-        return images
+    def measured_s(self, images: int) -> float:
+        """Return what a batch of no more than the largest size took when the model was loaded."""
+        return self._seconds[images]
 
     def drain_s(self, images: int) -> float:
         """Predict how long the device takes for any number of images, none included."""
@@ -119,4 +114,39 @@ class LatencyProfile:
         self._excess += (max(0.0, ratio - self._mean) - self._excess) * _WEIGHT
         self._mean += (ratio - self._mean) * _WEIGHT
         self._factor = self._mean + _EXCESSES * self._excess
+        self._observed_s = now_s
+
+
+class LoopBudget:
+    """How many images of a tiny network the event loop may run at once.
+
+    What batches take is what was measured at load, times the mean ratio of those that the event loop has run.
+    Those that lanes ran say nothing here: they also wait for the interpreter's lock.
+
+    Args:
+        max_s: how long the event loop may be held.
+    """
+
+    def __init__(self, profile: LatencyProfile, max_s: float) -> None:
+        self._profile = profile
+        self._max_s = max_s
+        self._mean = 1.0
+        self._observed_s = -math.inf
+
+    def images(self, waiting: int, now_s: float) -> int:
+        """Return how many of the images that wait, which may be none.
+
+        What was observed is believed the less the longer nothing ran: else what it rules out would never be
+        tried again.
+        """
+        images = min(waiting, self._profile.largest)
+        ratio = 1.0 + (self._mean - 1.0) * 0.5 ** ((now_s - self._observed_s) / _HALF_LIFE_S)
+        while images and self._profile.measured_s(images) * ratio > self._max_s:
+            images //= 2
+        return images
+
+    def observe(self, images: int, seconds: float, now_s: float) -> None:
+        """Learn from a batch that the event loop has run."""
+        ratio = min(seconds / self._profile.measured_s(images), _LARGEST_SURPRISE * max(1.0, self._mean))
+        self._mean += (ratio - self._mean) * _WEIGHT
         self._observed_s = now_s

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from server.batching.latency_profile import LatencyProfile
+from server.batching.latency_profile import LatencyProfile, LoopBudget
 from server.batching.submissions import Submission
 from server.inference import Priority
 from server.observability.metrics import BatcherMetrics
@@ -232,7 +232,7 @@ class ModelQueue:
         label_count: K.
         profile: of its batches.
         max_queue_size: waiting images of one priority before refusal; see `AdmissionController`.
-        on_loop: whether a batch of it costs less than handing it over to a lane, so that the event loop runs
+        loop_budget: for a network whose batch takes less than handing it over to a lane: the event loop runs
             it itself.
     """
 
@@ -245,7 +245,7 @@ class ModelQueue:
         max_queue_size: int,
         metrics: BatcherMetrics,
         *,
-        on_loop: bool = False,
+        loop_budget: LoopBudget | None = None,
     ) -> None:
         self.name = name
         self.network = network
@@ -254,7 +254,7 @@ class ModelQueue:
         self.profile = profile
         self.max_queue_size = max_queue_size
         self.metrics = metrics
-        self.on_loop = on_loop
+        self.loop_budget = loop_budget
         self.levels = tuple(PriorityLevel(profile) for _ in Priority)  # by priority
 
     @property

@@ -37,7 +37,7 @@ class Holders:
             self.none.set()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadyModel:
     """A model that serves: everything that classifying needs.
 

@@ -73,6 +73,14 @@ class _Wrong(NamedTuple):
         return InvalidRequestError(f"images[{self.position}]", self.reason)
 
 
+class _Taken(NamedTuple):
+    """A request's images, by index: pixels, files that are to be decoded, and the first that is wrong."""
+
+    rows: dict[int, Pixels]
+    sources: deque[tuple[int, Source]]
+    wrong: _Wrong | None
+
+
 class _Done(NamedTuple, Generic[Product]):
     """What a job has made, by index, up to the first image that is wrong: a plain value, never an error."""
 
@@ -111,10 +119,14 @@ class Decoder:
                 nothing of the request alive.
             OverloadedError: the decoders have no room for all of them; the same holds.
         """
-        outcome = await self._outcome(images, manifest)
+        taken = _take_pixels(images, manifest)
+        if taken.sources:
+            outcome = await self._outcome(taken, len(images), manifest)
+        else:
+            outcome = list(taken.rows.values()) if taken.wrong is None else taken.wrong.error()
         if isinstance(outcome, list):
             return outcome
-        del images
+        del images, taken
         try:
             raise outcome
         finally:
@@ -126,23 +138,10 @@ class Decoder:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _outcome(
-        self, images: Sequence[Source], manifest: manifest_pb2.Manifest
+        self, taken: _Taken, count: int, manifest: manifest_pb2.Manifest
     ) -> list[Pixels] | ModelZooError:
         """Decode as `decode` does, but return what that raises: an error that is raised keeps its frames."""
-        rows: dict[int, Pixels] = {}
-        sources: deque[tuple[int, Source]] = deque()
-        wrong: _Wrong | None = None
-        shape = None
-        for index, image in enumerate(images):
-            if not isinstance(image, classifier_pb2.Image) or not image.HasField("pixels"):
-                sources.append((index, image))
-                continue
-            shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
-            taken = _pixels(image.pixels, shape)
-            if isinstance(taken, str):
-                wrong = _Wrong(index, taken)
-                break
-            rows[index] = taken
+        rows, sources, wrong = taken
         files: dict[int, _File] = {}
         while sources:
             checked = await asyncio.wrap_future(
@@ -163,7 +162,7 @@ class Decoder:
                     return wrong.error()
             finally:
                 self._waiting_pixels -= total_px
-        return [rows[index] for index in range(len(images))]
+        return [rows[index] for index in range(count)]
 
     def _refusal(self, total_px: int) -> ModelZooError | None:
         """Return why pictures of so many pixels are not decoded now, or at all; None where they are."""
@@ -273,6 +272,23 @@ def _leave(leave: Callable[[], object], job: Future[_Done[Pixels]]) -> None:
     del job
     with suppress(RuntimeError):
         leave()
+
+
+def _take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> _Taken:
+    """Take raw pixels out of a request, up to the first that are wrong, and leave the encoded files."""
+    rows: dict[int, Pixels] = {}
+    sources: deque[tuple[int, Source]] = deque()
+    shape = None
+    for index, image in enumerate(images):
+        if not isinstance(image, classifier_pb2.Image) or not image.HasField("pixels"):
+            sources.append((index, image))
+            continue
+        shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
+        pixels = _pixels(image.pixels, shape)
+        if isinstance(pixels, str):
+            return _Taken(rows, sources, _Wrong(index, pixels))
+        rows[index] = pixels
+    return _Taken(rows, sources, None)
 
 
 def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels | str:

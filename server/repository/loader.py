@@ -13,7 +13,7 @@ from artifact.errors import ArtifactError, first_line, printable
 from modelzoo.v1 import manifest_pb2
 from server.batching.batcher import Batcher
 from server.batching.lane import Lane
-from server.batching.latency_profile import LatencyProfile, default_sizes, up_to_knee
+from server.batching.latency_profile import LatencyProfile, LoopBudget, default_sizes, up_to_knee
 from server.batching.queues import ModelQueue
 from server.models.model import Model, State, accuracy_text
 from server.observability.metrics import Metrics
@@ -54,6 +54,7 @@ class Loader:
         model_precisions: those of single models, by name.
         model_batch_sizes: allowed batch sizes of single models, by name; the others' are powers of two, as
             far as they bring more images per second.
+        max_loop_s: how long the event loop may run a batch itself.
         timeout_s: of reading a model, and then of opening and proving it.
         max_model_bytes: that its weights and its largest batch may take, as the graph states.
     """
@@ -65,6 +66,7 @@ class Loader:
     memory: MemoryMeter
     open_network: OpenNetwork
     max_batch_size: int
+    max_loop_s: float
     max_queue_size: int
     precision: str
     model_precisions: Mapping[str, str]
@@ -110,19 +112,20 @@ class Loader:
             return
         described = _required(model.manifest)
         latency_s = loaded.proof.latency_s
+        profile = LatencyProfile(
+            latency_s,
+            padded=self.device.ordinal is not None,
+            measured_s=time.monotonic(),
+            side_by_side=self.batcher.side_by_side,
+        )
         queue = self._queues[model] = ModelQueue(
             entry.name,
             loaded.network,
             described.label_count,
-            LatencyProfile(
-                latency_s,
-                padded=self.device.ordinal is not None,
-                measured_s=time.monotonic(),
-                side_by_side=self.batcher.side_by_side,
-            ),
+            profile,
             self.max_queue_size,
             self.metrics.for_batcher(entry.name, model.statistics),
-            on_loop=self._suits_loop(latency_s),
+            loop_budget=self._loop_budget(profile),
         )
         self.batcher.add(queue)
         model.submit = partial(self.batcher.submit, queue)
@@ -229,11 +232,16 @@ class Loader:
             self._hand_over_s = await self.lane.hand_over_s()
         return await asyncio.wrap_future(self.lane.call(open_and_prove))
 
-    def _suits_loop(self, latency_s: Mapping[int, float]) -> bool:
-        """Return whether a batch takes less than handing it over to a lane."""
+    def _loop_budget(self, profile: LatencyProfile) -> LoopBudget | None:
+        """Return what the event loop may run itself; None where handing it over takes less than the batch."""
         if self.device.ordinal is not None or self._hand_over_s is None:  # CUDA's graphs belong to a thread
-            return False
-        return min(latency_s.values()) < self._hand_over_s
+            return None
+        shortest_s = min(profile.measured_s(size) for size in profile.sizes)
+        return (
+            LoopBudget(profile, self.max_loop_s)
+            if (__import__("os").environ.get("FORCE") or shortest_s < self._hand_over_s)
+            else None
+        )
 
     async def unload(self, model: Model) -> None:
         """Take a model that is idle out of memory."""

@@ -32,7 +32,7 @@ from server.rpc.streams import Answers, Stream
 
 Request = TypeVar("Request")
 Parsed = TypeVar("Parsed", bound=Message)
-Handler = Callable[[Request, float | None], Awaitable[Message]]
+Handler = Callable[[Request, float | None], Awaitable[bytes]]
 # Answers a call as it likes, given the call and its deadline; gives the last answer, where gRPC sends it.
 Serve = Callable[[Call, float | None], Awaitable[None]]
 Serving = Callable[[Call, float | None], Awaitable[bytes]]
@@ -72,7 +72,7 @@ class Handlers:
         Args:
             parse: reads the request in a message, or raises a `ModelZooError`.
             handler: gets the request and its deadline on the clock of `time.monotonic` (None where the
-                client set none), and returns the response.
+                client set none), and returns the response as it is sent.
             pool: that the calls belong to; ordinary where None is given.
         """
         metrics = self._metrics.for_method("unary", service, method)
@@ -86,7 +86,7 @@ class Handlers:
             await self.pacer.wait(size_bytes)
             request = parse(body)
             del body  # parsed, most requests are copies
-            answer = (await handler(request, deadline_s)).SerializeToString()
+            answer = await handler(request, deadline_s)
             del request
             call.enter(len(answer))
             call.leave(size_bytes)
@@ -113,10 +113,11 @@ class Handlers:
         """
 
         def method(kind: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
+            async def respond(request: Message, _: float | None) -> bytes:
+                return (await handlers[kind](request)).SerializeToString()
+
             parse = parser(kind, max_bytes=_SMALL_BYTES)
-            return self.unary(
-                service, _method_name(kind), parse, lambda request, _: handlers[kind](request), pool
-            )
+            return self.unary(service, _method_name(kind), parse, respond, pool)
 
         return {_method_name(kind): method(kind) for kind in handlers}
 

@@ -25,14 +25,15 @@ class Answers(Generic[Request]):
 
     Attributes:
         parse: gives the request in a message.
-        handler: answers a request, given the stream's deadline on the clock of `time.monotonic`.
+        handler: answers a request, given the stream's deadline on the clock of `time.monotonic`, with the
+            message as it is sent.
         failed: makes an answer of an error; the request is None where it could not be read.
         ending_header: header of the call by which, with ``true``, a client asks for the first error to end
             the call instead.
     """
 
     parse: Callable[[bytes], Request]
-    handler: Callable[[Request, float | None], Awaitable[Message]]
+    handler: Callable[[Request, float | None], Awaitable[bytes]]
     failed: Callable[[Request | None, ModelZooError], Message]
     ending_header: str | None = None
 
@@ -97,7 +98,7 @@ class Stream(Generic[Request]):
             self._call.require_room()
             await self._pacer.wait(size_bytes)
             request = self._answers.parse(body)
-            answer = (await self._answers.handler(request, self._deadline_s)).SerializeToString()
+            answer = await self._answers.handler(request, self._deadline_s)
             self._call.enter(len(answer))
             try:
                 self._call.require_room_for_answer(len(answer))

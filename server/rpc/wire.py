@@ -1,12 +1,12 @@
-"""Protobuf's wire format, read to see what parsing a message would cost before that is done."""
+"""Protobuf's wire format: read to see what parsing would cost before that is done, and written in parts."""
 
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from server.errors import InvalidRequestError
 
-_VARINT, _FIXED64, BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)  # protobuf's wire types
-_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_VARINT, _FIXED64, BYTES, _GROUP, _END_GROUP, FIXED32 = range(6)  # protobuf's wire types
+_FIXED_BYTES = {_FIXED64: 8, FIXED32: 4}
 
 # Fields that hold a message (its own fields count too); or, for None, numbers, each perhaps a byte; or text
 # of up to so many bytes, which is decoded and hashed whole (1.4 ms a megabyte).
@@ -90,3 +90,19 @@ def read_varint(body: bytes, position: int, longest: int = 10) -> tuple[int, int
             return value, position
         shift += 7
     raise ValueError("bad varint")
+
+
+def varint(value: int) -> bytes:
+    """Write a number that is not negative."""
+    if value < 0x80:
+        return bytes((value,))
+    parts = []
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*parts, value))
+
+
+def tag(field: int, kind: int) -> bytes:
+    """Write what stands before a field of a kind, `BYTES` say."""
+    return varint(field << 3 | kind)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from functools import partial
+from weakref import WeakKeyDictionary
 
 import grpc
 
@@ -10,9 +10,10 @@ from modelzoo.v1 import classifier_pb2
 from server import deadlines
 from server.errors import InvalidRequestError, ModelZooError
 from server.inference import Priority
+from server.models.model import ReadyModel
 from server.models.registry import Models
 from server.processing.decoding import Decoder
-from server.processing.ranking import DEFAULT_TOP_K, off_the_loop, rank, require_labels
+from server.processing.ranking import DEFAULT_TOP_K, EncodedLabels, off_the_loop, rank, require_labels
 from server.processing.tracking import RequestTracker, TrackedRequest
 from server.rpc import statuses, wire
 from server.rpc.call import current_peer
@@ -28,6 +29,8 @@ _PRIORITIES = {
 _LABELS_ON_THE_LOOP = 10_000  # copied in 0.4 ms; more are copied by a thread
 
 StreamRequest = classifier_pb2.ClassifyStreamRequest
+StreamResponse = classifier_pb2.ClassifyStreamResponse
+_RESPONSE = wire.tag(StreamResponse.RESPONSE_FIELD_NUMBER, wire.BYTES)
 _INSIDE_REQUEST: wire.Inside = {classifier_pb2.ClassifyRequest.MODEL_FIELD_NUMBER: wire.TEXT}
 _INSIDE_STREAM_REQUEST: wire.Inside = {
     StreamRequest.ID_FIELD_NUMBER: wire.TEXT,
@@ -48,6 +51,7 @@ class Classifier:
         self._tracker = tracker
         self._decoder = decoder
         self._max_images = max_images
+        self._labels: WeakKeyDictionary[ReadyModel, EncodedLabels] = WeakKeyDictionary()
 
     def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
         """Return the service's methods."""
@@ -69,22 +73,23 @@ class Classifier:
             ),
         }
 
-    async def classify(
-        self, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
-    ) -> classifier_pb2.ClassifyResponse:
+    async def classify(self, request: classifier_pb2.ClassifyRequest, deadline_s: float | None) -> bytes:
         """Classify every image of the request, or none of them.
+
+        Returns:
+            A `ClassifyResponse`.
 
         Raises:
             ModelZooError: one of its subclasses.
         """
-        response = classifier_pb2.ClassifyResponse()
-        await self._classify(request, deadline_s, response)
-        return response
+        with self._tracker.open(request.model, _version(request), deadline_s) as tracked:
+            return await self._answer(tracked, request, deadline_s)
 
-    async def classify_streamed(
-        self, request: StreamRequest, deadline_s: float | None
-    ) -> classifier_pb2.ClassifyStreamResponse:
+    async def classify_streamed(self, request: StreamRequest, deadline_s: float | None) -> bytes:
         """Classify every image of a request that came in a stream, or none of them.
+
+        Returns:
+            A `ClassifyStreamResponse`.
 
         Raises:
             ModelZooError: one of its subclasses.
@@ -93,9 +98,9 @@ class Classifier:
             if request.timeout_ms < 1:
                 raise InvalidRequestError("timeout_ms", f"{request.timeout_ms} is not above zero")
             deadline_s = deadlines.within(request.timeout_ms / 1000, deadline_s)
-        answer = classifier_pb2.ClassifyStreamResponse(id=request.id)
-        await self._classify(request.request, deadline_s, answer.response)
-        return answer
+        response = await self.classify(request.request, deadline_s)
+        answer = StreamResponse(id=request.id).SerializeToString()
+        return b"".join((answer, _RESPONSE, wire.varint(len(response)), response))
 
     async def list_models(
         self, request: classifier_pb2.ListModelsRequest
@@ -119,23 +124,9 @@ class Classifier:
             response.labels.extend(model.labels)
         return response
 
-    async def _classify(
-        self,
-        request: classifier_pb2.ClassifyRequest,
-        deadline_s: float | None,
-        response: classifier_pb2.ClassifyResponse,
-    ) -> None:
-        """Write the answer into a response, wherever that is: it is large, and would be copied."""
-        with self._tracker.open(request.model, _version(request), deadline_s) as tracked:
-            await self._answer(tracked, request, deadline_s, response)
-
     async def _answer(
-        self,
-        tracked: TrackedRequest,
-        request: classifier_pb2.ClassifyRequest,
-        deadline_s: float | None,
-        response: classifier_pb2.ClassifyResponse,
-    ) -> None:
+        self, tracked: TrackedRequest, request: classifier_pb2.ClassifyRequest, deadline_s: float | None
+    ) -> bytes:
         model = tracked.model
         if not 1 <= len(request.images) <= self._max_images:
             raise InvalidRequestError("images", f"{len(request.images)} images, not 1 to {self._max_images}")
@@ -153,13 +144,24 @@ class Classifier:
         priority = _PRIORITIES[request.priority]
         answer = await model.submit(rows, deadline_s, priority=priority, peer=current_peer())
         tracked.inferred(answer)
-        await off_the_loop(partial(rank, response), answer.probabilities, model.labels, top_k)
-        response.model = model.status.name
-        response.version = model.status.version
-        response.timing.decode_us = round(decode_s * 1e6)
-        response.timing.queue_us = round(answer.queue_s * 1e6)
-        response.timing.infer_us = round(answer.infer_s * 1e6)
-        response.timing.batch_size = answer.batch_size
+        classifications = await off_the_loop(rank, answer.probabilities, self._encoded_labels(model), top_k)
+        response = classifier_pb2.ClassifyResponse(
+            model=model.status.name,
+            version=model.status.version,
+            timing=classifier_pb2.Timing(
+                decode_us=round(decode_s * 1e6),
+                queue_us=round(answer.queue_s * 1e6),
+                infer_us=round(answer.infer_s * 1e6),
+                batch_size=answer.batch_size,
+            ),
+        )
+        return response.SerializeToString() + classifications
+
+    def _encoded_labels(self, model: ReadyModel) -> EncodedLabels:
+        encoded = self._labels.get(model)
+        if encoded is None:
+            encoded = self._labels[model] = EncodedLabels(model.labels)
+        return encoded
 
 
 def _failed(request: StreamRequest | None, error: ModelZooError) -> classifier_pb2.ClassifyStreamResponse:

@@ -85,12 +85,12 @@ class Health:
             return Response.SERVICE_UNKNOWN
         return Response.SERVING if self.is_serving(name) else Response.NOT_SERVING
 
-    async def _check(self, request: Request, deadline_s: float | None) -> Response:
+    async def _check(self, request: Request, deadline_s: float | None) -> bytes:
         del deadline_s
         status = self._status(request.service)
         if status == Response.SERVICE_UNKNOWN:
             raise ModelNotFoundError("no model of that name")
-        return Response(status=status)
+        return Response(status=status).SerializeToString()
 
     async def _watch(self, call: Call, deadline_s: float | None) -> None:
         """Send the status, and every change of it; an unknown model is reported as such and may yet come."""

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from artifact.pictures import Pixels
 from server.batching.batcher import Batcher
 from server.batching.batches import Batch
-from server.batching.latency_profile import LatencyProfile
+from server.batching.latency_profile import LatencyProfile, LoopBudget
 from server.batching.queues import ModelQueue
 from server.batching.submissions import Submission
 from server.inference import Priority, Probabilities
@@ -48,7 +48,6 @@ class ByHand:
         lanes: int = 1,
         max_queue_delay_s: float = 0.0,
         side_by_side: float | None = None,
-        max_loop_s: float = 0.0,
     ) -> None:
         self.clock = Clock()
         self.wake = threading.Condition()
@@ -65,7 +64,6 @@ class ByHand:
                 lanes=lanes,
                 side_by_side=side_by_side,
                 max_queue_delay_s=max_queue_delay_s,
-                max_loop_s=max_loop_s,
                 clock=self.clock,
             )
 
@@ -88,14 +86,22 @@ class ByHand:
         padded: bool = False,
         max_queue_size: int = 64,
         network: Network | None = None,
-        on_loop: bool = False,
+        max_loop_s: float | None = None,
     ) -> ModelQueue:
         """Add a model: its batches' times by their size."""
         profile = LatencyProfile(
             latency_s, padded=padded, measured_s=self.clock(), side_by_side=self.batcher.side_by_side
         )
         metrics = self.metrics.for_batcher(name)
-        queue = ModelQueue(name, network or Echo(), 2, profile, max_queue_size, metrics, on_loop=on_loop)
+        queue = ModelQueue(
+            name,
+            network or Echo(),
+            2,
+            profile,
+            max_queue_size,
+            metrics,
+            loop_budget=None if max_loop_s is None else LoopBudget(profile, max_loop_s),
+        )
         self.batcher.add(queue)
         return queue
 

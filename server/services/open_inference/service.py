@@ -15,6 +15,7 @@ from server.inference import Answer, Priority, Rows
 from server.processing.decoding import Decoder
 from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import RequestTracker, TrackedRequest
+from server.rpc import wire
 from server.rpc.call import current_peer
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
@@ -29,6 +30,7 @@ from server.services.open_inference.tensors import RequestInput, RequestOutput
 Response = open_inference_pb2.ModelInferResponse
 StreamResponse = open_inference_pb2.ModelStreamInferResponse
 
+_RESPONSE = wire.tag(StreamResponse.INFER_RESPONSE_FIELD_NUMBER, wire.BYTES)
 SERVICE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _TYPED_ON_THE_LOOP = 1 << 17  # pixels as numbers, taken in some 2 ms; more are taken by a thread
 _ENDING_HEADER = "triton_grpc_error"  # with `true`, a stream ends with the first refusal
@@ -77,8 +79,8 @@ class OpenInference:
             **administration.methods(handlers, SERVICE),
         }
 
-    async def infer(self, request: InferRequest, deadline_s: float | None) -> Response:
-        """Answer every image of the request, or none of them.
+    async def infer(self, request: InferRequest, deadline_s: float | None) -> bytes:
+        """Answer every image of the request, or none of them, with a `ModelInferResponse`.
 
         Raises:
             ModelZooError: one of its subclasses.
@@ -106,15 +108,16 @@ class OpenInference:
             answer = await self._submit(tracked, rows, deadline_s, priority)
             response = await self._response(tracked, asked, answer)
             response.id = message.id
-            return response
+            return response.SerializeToString()
 
-    async def infer_streamed(self, request: InferRequest, deadline_s: float | None) -> StreamResponse:
-        """Answer a request that came in a stream.
+    async def infer_streamed(self, request: InferRequest, deadline_s: float | None) -> bytes:
+        """Answer a request that came in a stream, with a `ModelStreamInferResponse`.
 
         Raises:
             ModelZooError: one of its subclasses.
         """
-        return StreamResponse(infer_response=await self.infer(request, deadline_s))
+        response = await self.infer(request, deadline_s)
+        return _RESPONSE + wire.varint(len(response)) + response
 
     async def _rows(self, tracked: TrackedRequest, given: RequestInput, content: memoryview | None) -> Rows:
         """Return the pixels of every image, uint8 ``[H, W, C]``."""

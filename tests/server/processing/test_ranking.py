@@ -26,7 +26,7 @@ from server.models.model import Holders, ReadyModel
 from server.observability.metrics import Metrics
 from server.observability.statistics import Statistics
 from server.processing.decoding import Decoder, Limits
-from server.processing.ranking import MAX_LABELS, rank
+from server.processing.ranking import MAX_LABELS, EncodedLabels, rank
 from server.processing.tracking import RequestTracker
 from server.services.classifier import Classifier
 
@@ -36,9 +36,9 @@ pytestmark = pytest.mark.serves(SIMPLE)
 
 
 def answer(rows: np.ndarray, labels: tuple[str, ...], top_k: int) -> Sequence[classifier_pb2.Classification]:
-    response = classifier_pb2.ClassifyResponse()
-    rank(response, rows, labels, top_k)
-    return response.classifications
+    return classifier_pb2.ClassifyResponse.FromString(
+        rank(rows, EncodedLabels(labels), top_k)
+    ).classifications
 
 
 def ranked(row: list[float], top_k: int) -> list[tuple[str, int, float]]:
@@ -154,8 +154,8 @@ class OneModel:
         return self.model
 
 
-@pytest.mark.parametrize(("images", "on_the_loop"), [(250, True), (251, False)])
-def test_more_than_five_hundred_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
+@pytest.mark.parametrize(("images", "on_the_loop"), [(1000, True), (1001, False)])
+def test_more_than_two_thousand_labels_are_not_made_on_the_event_loop(wire, images, on_the_loop) -> None:
     async def scenario() -> None:
         wired = wire(max_batch_size=1024, max_queue_size=4096)
         metrics = Metrics(CollectorRegistry())
@@ -175,7 +175,7 @@ def test_more_than_five_hundred_labels_are_not_made_on_the_event_loop(wire, imag
         classifier = Classifier(repository, RequestTracker(repository, metrics), decoder, images)
         pixel = classifier_pb2.Image(pixels=classifier_pb2.Pixels(height=1, width=1, channels=1, data=b"\0"))
         request = classifier_pb2.ClassifyRequest(model="m", images=[pixel] * images)
-        response = await classifier.classify(request, None)
+        response = classifier_pb2.ClassifyResponse.FromString(await classifier.classify(request, None))
         decoder.close()
         best = {tuple((s.label, s.probability) for s in c.labels) for c in response.classifications}
         assert best == {(("light", 1.0), ("dark", 0.0))}

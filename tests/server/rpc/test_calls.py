@@ -33,14 +33,14 @@ Request = classifier_pb2.ClassifyRequest
 MEGABYTE = 1 << 20
 
 
-async def answer(request: Request, deadline_s: float | None) -> Request:
+async def answer(request: Request, deadline_s: float | None) -> bytes:
     if request.model == "invalid":
         raise InvalidRequestError("model", "as the test wants it")
     if request.model == "broken":
         raise ValueError("as the test wants it")
     if request.model == "large":
-        return Request(model="m" * request.version)
-    return Request(model="answer")
+        return Request(model="m" * request.version).SerializeToString()
+    return Request(model="answer").SerializeToString()
 
 
 def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:

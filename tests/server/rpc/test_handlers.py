@@ -65,7 +65,7 @@ async def refusal(call: "Awaitable[bytes]") -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def break_down(request: Request, deadline_s: float | None) -> classifier_pb2.ClassifyResponse:
+async def break_down(request: Request, deadline_s: float | None) -> bytes:
     picture = request.images[0].encoded
     raise RuntimeError(f"table {len(picture)} of the back room fell over")
 
@@ -102,9 +102,9 @@ def test_a_failure_is_one_event_in_the_log() -> None:
 
 
 def test_an_answer_is_counted_once_and_leaves_nothing_in_flight() -> None:
-    async def answer(request: Request, deadline_s: float | None) -> classifier_pb2.ClassifyResponse:
+    async def answer(request: Request, deadline_s: float | None) -> bytes:
         assert (request, deadline_s) == (REQUEST, None)
-        return ANSWER
+        return ANSWER.SerializeToString()
 
     async def scenario() -> None:
         async with served(answer) as it:
@@ -123,10 +123,10 @@ def test_an_answer_is_counted_once_and_leaves_nothing_in_flight() -> None:
 def test_a_client_that_hangs_up_is_cancelled_and_one_that_is_late_exceeded_its_deadline() -> None:
     arrived = asyncio.Semaphore(0)
 
-    async def never_answer(request: Request, deadline_s: float | None) -> classifier_pb2.ClassifyResponse:
+    async def never_answer(request: Request, deadline_s: float | None) -> bytes:
         arrived.release()
         await asyncio.Event().wait()
-        return ANSWER
+        return ANSWER.SerializeToString()
 
     async def scenario() -> None:
         async with served(never_answer) as it:
