@@ -89,7 +89,7 @@ def test_digits_and_recipes_of_others_are_mirrored_as_they_say_or_on_demand(
 
 def test_mirroring_of_loaded_weights_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     for mirror in (True, False):
-        with pytest.raises(pipeline.UntrainedError) as refused:
+        with pytest.raises(pipeline.InapplicableError) as refused:
             pipeline.export(LENET, pipeline.Request(tmp_path / "zoo", "random", mirror=mirror))
-        assert str(refused.value) == "--mirror and --no-mirror are of trainings; random is loaded"
+        assert str(refused.value) == "--mirror and --no-mirror are for a training, not for random"
     assert list(tmp_path.iterdir()) == []
