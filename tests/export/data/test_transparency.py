@@ -1,6 +1,5 @@
 """Icons that are drawn in their alpha channel alone are learnt as they look, and served alike."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from export.data.transparency import WHITE, ground
 from export.training.recipes import Recipe
 from server.config import Settings
 from tests.conftest import Running
+from tests.encoding import encode
 from zoo import catalog
 
 RECIPE = Recipe(epochs=12, learning_rate=1e-2)
@@ -42,12 +42,6 @@ def icon(label: str, seed: int) -> Image.Image:
     image = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
     image.putalpha(alpha)
     return image
-
-
-def encoded(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture
@@ -125,7 +119,7 @@ def test_icons_are_learnt_and_served_on_their_background(icons: Path, tmp_path: 
     assert min(right.values()) >= 0.9  # half is chance
 
     kinds = [(label, seed) for label in ("cross", "disc") for seed in range(100, 120)]
-    unseen = [(label, encoded(icon(label, seed))) for label, seed in kinds]
+    unseen = [(label, encode(icon(label, seed))) for label, seed in kinds]
     server = Running(Settings(repository=tmp_path / "zoo", grpc_port=0, metrics_port=0, device="cpu"))
     try:
         with server.client() as client:
