@@ -267,6 +267,10 @@ def test_a_preprocessing_is_read_from_json_and_toml_and_options_come_before_it(t
         ('{"mean": 1' + "0" * 400 + "}", r"^a\.txt: mean is a number or a list of numbers$"),
         ('{"mean": [1, 2]}', r"^mean is one number or three, each finite, not 1, 2$"),
         ('{"mean": NaN}', r"^mean is one number or three, each finite, not nan$"),
+        (
+            "mean = [123.675, 116.28, 103.53]",
+            r"^mean is on the scale 0\.\.1, not 123\.675, 116\.28, 103\.53: div",
+        ),
         ("std = [1, 0, 1]", r"^std is above zero, not 1, 0, 1$"),
         ('interpolation = "nearest"', r"^interpolation is bilinear or bicubic, not 'nearest'$"),
         ("interpolation = [1]", r"^interpolation is bilinear or bicubic, not \[1\]$"),
