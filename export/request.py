@@ -116,6 +116,7 @@ class Request:
             UnknownWeightsError: there are no such weights.
             InapplicableError: one does not.
         """
+        kind = self.kind
         of_preprocessing = "--preprocessing, --mean, --std, --resize, --crop and --interpolation are"
         for is_given, option, kinds, called in (
             (self.labels is not None, "--labels is", (Kind.FILE,), Kind.FILE.value),
@@ -124,6 +125,6 @@ class Request:
             (self.mirror is not None, "--mirror and --no-mirror are", _TRAINED, "a training"),
             (self.calibration is not None, "--calibration is", _LOADED, "weights that are loaded"),
         ):
-            if is_given and self.kind not in kinds:
-                what = self.weights if self.weights in _NAMED else self.kind.value
+            if is_given and kind not in kinds:
+                what = self.weights if self.weights in _NAMED else kind.value
                 raise InapplicableError(f"{option} for {called}, not for {what}")
