@@ -58,12 +58,12 @@ def run(
             background=colour("--background", background),
             **options,
         )
-        pipeline.require_weights(request.weights)
+        request.require_applicable()
         if request.name is not None and len(specs) > 1:
             raise RefusedError("one --name cannot be the name of several models")
     failed = []
     for spec in specs:
-        name = pipeline.model_name(spec, request)
+        name = request.model_name(spec)
         if absent and layout.versions(request.repository / name):
             err.print(f"{name}: exported already")
             continue

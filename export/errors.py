@@ -4,13 +4,13 @@ ExportError                one line that says why
 ├── DatasetError           pictures or labels are not what a dataset needs
 ├── DivergedError          the loss is no longer a number
 ├── GraphError             the exported graph is not what an artifact may hold
+├── InapplicableError      an option means nothing for these weights
 ├── LabelsError            a file holds no labels
 ├── NoPicturesError        a precision needs pictures
 ├── OnnxImportError        a graph from elsewhere is not taken
 ├── PrecisionError         a graph cannot be had in another precision
 ├── PreprocessingError     a preprocessing cannot be had, or has to be chosen
 ├── UnknownWeightsError    there are no such weights
-├── UntrainedError         an option of trainings, and nothing is trained
 └── WeightsError           weights from elsewhere are not taken
 
 Each lies beside what raises it.

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
+from artifact import golden
+from artifact.golden import Golden
 from client import Client
 from server.app import Server
 from server.batching.queues import ModelQueue
@@ -138,6 +140,12 @@ def repository_of(repository: Path, tmp_path_factory: pytest.TempPathFactory) ->
         return folder
 
     return of
+
+
+@pytest.fixture(scope="session")
+def digits(repository: Path) -> Golden:
+    """Sixteen real digits, 8 x 8, with PyTorch's answers."""
+    return golden.read(repository / "simple_cnn-digits" / "1" / "golden.npz")
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ INNER_ARROWS: dict[str, dict[str, set[str]]] = {
         "onnx_import": {"data", "graph"},
         "publishing": {"candidate", "data", "graph", "training"},
         "candidate": {"data", "graph", "training"},
+        "request": {"data", "training", "weights"},
     },
     "bench": {
         "load": set(),

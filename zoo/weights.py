@@ -55,7 +55,7 @@ _HASH = re.compile(r"-([0-9a-f]{8,64})\.")
 _AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
 # Old DenseNet checkpoints name the layers of a block with a dot: norm.1 is norm1 today.
 _OLD_DENSENET = re.compile(
-    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
+    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
 )
 
 
@@ -197,7 +197,10 @@ def modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Auxiliary heads, which only help training, are dropped; old names in DenseNets are renewed.
     """
     return {
-        _OLD_DENSENET.sub(r"\1\2", name): value
-        for name, value in state.items()
-        if not name.startswith(_AUXILIARY_HEADS)
+        modern_name(name): value for name, value in state.items() if not name.startswith(_AUXILIARY_HEADS)
     }
+
+
+def modern_name(name: str) -> str:
+    """Return what today's torchvision calls a tensor, whatever stands before its name."""
+    return _OLD_DENSENET.sub(r"\1\2", name)

@@ -18,6 +18,7 @@ from modelzoo.v1 import manifest_pb2
 
 _FEWEST = 2  # different pictures of a label: one to learn from, one that is held out
 _MAX_BYTES = 8 << 30  # of decoded pixels, which all lie in memory
+_MAX_NAME_CHARACTERS = 100  # a model's name has up to 128, the architecture's first
 _FEW_HELD_OUT = 100  # pictures, on which a figure says little
 
 
@@ -76,10 +77,9 @@ def load(
         OSError: the folder cannot be read.
     """
     parts = splits.find(folder)
-    labels = splits.labels(parts.train)
-    for other in (parts.validation, parts.test):
-        if other is not None and (unknown := sorted(set(splits.labels(other)) - set(labels))):
-            raise DatasetError(f"{other} has labels that the training part lacks: {', '.join(unknown)}")
+    for name in splits.beside(folder, parts):
+        note(f"{folder.name} has a folder {name}, which is none of its parts: passed over")
+    labels = _labels(parts)
     loader = _Loader(labels, strict=strict, note=note)
     rest = loader.pictures(parts.train)
     if parts.test is not None:
@@ -90,10 +90,10 @@ def load(
     loader.report()
     numbers = loader.number_copies(rest, validation, test)
 
-    for part, name in ((validation, parts.validation), (test, parts.test)):
-        if name is not None:
+    for part, root in ((validation, parts.validation), (test, parts.test)):
+        if root is not None:
             known = {numbers[one.path] for one in (rest if part is validation else [*rest, *validation])}
-            _drop_copies(part, known, numbers, name, note)
+            _drop_copies(part, known, numbers, root, note)
     loader.require_enough(rest, parts.train, numbers)
     random = np.random.default_rng(seed)
     if parts.test is None:
@@ -120,9 +120,27 @@ def load(
     )
 
 
+def _labels(parts: splits.Folders) -> tuple[str, ...]:
+    """Return the labels of a dataset.
+
+    Raises:
+        DatasetError: a part has others than the training part, or they are none.
+    """
+    labels = splits.labels(parts.train)
+    for other in (parts.validation, parts.test):
+        if other is not None and (unknown := sorted(set(splits.labels(other)) - set(labels))):
+            raise DatasetError(f"{other} has labels that the training part lacks: {', '.join(unknown)}")
+    return labels
+
+
 def name_of(folder: Path) -> str:
     """Make of a folder's name what a model's name may end with."""
-    return re.sub(r"[^a-z0-9_.]+", "-", folder.resolve().name.lower()).strip("-.") or "pictures"
+    return slug(folder.resolve().name) or "pictures"
+
+
+def slug(name: str) -> str:
+    """Make of a name what a model's name may end with, 100 characters at most; empty where none is left."""
+    return re.sub(r"[^a-z0-9_.]+", "-", name.lower())[:_MAX_NAME_CHARACTERS].strip("-.")
 
 
 def pictures_in(

@@ -23,7 +23,13 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 _OTHER_FORMATS = ("BMP", "GIF", "TIFF")
 _WHITE = (255, 255, 255)
 _THUMBNAIL_PX = 16
-_JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_LEFT = "hidden, or left by a system"
+_JUNK = frozenset(
+    {
+        *("__MACOSX", "Thumbs.db", "desktop.ini", "__pycache__"),
+        *("@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,12 @@ class Found:
 
     @property
     def unusable(self) -> dict[Path, str]:
-        """Those that are named like pictures, with the reasons."""
-        return {path: why for path, why in self.passed_over.items() if path.suffix.lower() in SUFFIXES}
+        """Those that are named like pictures, with the reasons; without what systems leave."""
+        return {
+            path: why
+            for path, why in self.passed_over.items()
+            if path.suffix.lower() in SUFFIXES and why != _LEFT
+        }
 
     def report(self) -> str:
         """Say in one line how many files are used, how many not, and why, with an example each."""
@@ -90,7 +100,7 @@ def read(folders: Iterable[tuple[Path, int]]) -> Found:
     for folder, label in folders:
         for path in _files(folder):
             if is_junk(path.relative_to(folder)):
-                passed_over[path] = "hidden, or left by a system"
+                passed_over[path] = _LEFT
             elif path.suffix.lower() not in SUFFIXES:
                 passed_over[path] = "not named like pictures"
             else:

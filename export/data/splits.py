@@ -1,6 +1,7 @@
 """Which folders are the parts of a dataset: ``DIR/<label>``, or ``DIR/train/<label>`` with others beside."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def find(folder: Path) -> Folders:
     return Folders(found["train"], found.get("validation"), found["test"])
 
 
+def beside(folder: Path, parts: Folders) -> tuple[str, ...]:
+    """Return the names of other folders that lie beside the parts of a dataset.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    known = (parts.train, parts.validation, parts.test)
+    if parts.train == folder:
+        return ()
+    return tuple(child.name for child in subfolders(folder) if child not in known)
+
+
 def labels(root: Path) -> tuple[str, ...]:
     """Return the labels of a part: the names of its folders, in order.
 
@@ -85,6 +98,11 @@ def labels(root: Path) -> tuple[str, ...]:
                 f"{root} has a folder {name}, which looks like a part of the dataset and not like a label: "
                 f"the parts are called train, val and test, and lie side by side"
             )
+    by_form: dict[str, str] = {}
+    for name in names:
+        other = by_form.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise DatasetError(f"{root} has two folders {name!r}, the same letters in two forms of Unicode")
     return names
 
 
@@ -94,5 +112,10 @@ def _is_text(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """List the folders in a folder by name, but for hidden ones and those that archivers leave."""
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not is_junk(Path(child.name)))
+    """List the folders in a folder by name, but for hidden ones, those that archivers leave, and loops."""
+    here = folder.resolve()
+    return sorted(
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and not is_junk(Path(child.name)) and not here.is_relative_to(child.resolve())
+    )

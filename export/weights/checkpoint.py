@@ -5,20 +5,17 @@ The file is taken for hostile: nothing in it is run, and nothing as large as it 
 
 import pickle
 import re
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from artifact import files, manifest
 from export import memory
-from export.weights import state_dict
+from export.weights import state_dict, unpickling
 from export.weights.state_dict import StateDict, WeightsError
 from zoo import weights
 
@@ -27,37 +24,10 @@ _MAX_BYTES = (1 << 31) - 1  # of a file; the largest of the catalog, VGG-19's, h
 _MAX_ENTRIES = 100_000  # of a zip file, one a tensor; the networks of the catalog have up to 1,000
 # What reading may take beyond the process's memory so far: the tensors, and once more while they are copied.
 _MEMORY_BYTES, _MEMORY_FILES = 512 << 20, 2
-# What training scripts keep beside the weights: their arguments, and accuracies as NumPy computed them. For
-# these names, and no others, an `_Inert` is made: NumPy's own would trust what a pickle says of their memory.
-_BESIDE_WEIGHTS = (
-    "argparse.Namespace",
-    *(f"numpy.{core}.multiarray.{made}" for core in ("core", "_core") for made in ("scalar", "_reconstruct")),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(
-        f"pathlib{inner}.{kind}Path"
-        for inner in ("", "._local")
-        for kind in ("Posix", "PurePosix", "Windows")
-    ),
-)
 _SCRIPTED = re.compile(r"[^/]*/(constants\.pkl|code/.*)")  # what only torch.jit.save writes
 _MODULE_STATE = (b"_parameters", b"_buffers", b"_modules")  # what every pickled nn.Module has as attributes
 _PICKLE_BYTES = 64 << 20  # of the part without numbers; a network's has kilobytes
 _NO_MEMORY = re.compile("allocate memory|can't allocate|bad_alloc", re.IGNORECASE)  # what torch says then
-_WANTED = re.compile(r"\bGLOBAL ([\w.]+)")  # in torch's page of advice on a pickle that asks for code
-
-
-class _Inert:
-    """Stands for an object beside the weights: it takes what it would be made of, and forgets it."""
-
-    def __new__(cls, *_: object) -> Self:
-        """Make it of anything; an ``__init__`` would have to agree."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        """Do nothing."""
-
-    def __setstate__(self, _: object) -> None:
-        """Ignore the state."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +53,11 @@ def stem(path: Path) -> str:
     )
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, wanted: Collection[str] = ()) -> Checkpoint:
     """Read a state dict from a file with one of `SUFFIXES`.
+
+    Args:
+        wanted: names of a network's tensors; see `state_dict.find`.
 
     Raises:
         WeightsError: the file cannot be read, wants to run code, or holds something else.
@@ -99,8 +72,13 @@ def read(path: Path) -> Checkpoint:
         raise WeightsError(f"{path.name} cannot be read: {files.reason(error)}") from error
     with memory.bounded(_MEMORY_BYTES + _MEMORY_FILES * file.size_bytes):
         _require_stored(path, file.size_bytes)
-        content = _content(path)
-    found = state_dict.find(content, path.name)
+        content, stand_ins = _content(path)
+    try:
+        found = state_dict.find(content, path.name, wanted)
+    except WeightsError as error:
+        if stand_ins and _holds_module(path):
+            raise _module(path, stand_ins[0]) from error
+        raise
     # A tensor can claim any size over a few bytes of storage.
     if sum(value.numel() * value.element_size() for value in found.tensors.values()) > file.size_bytes:
         raise WeightsError(f"{path.name} claims more numbers than it holds")
@@ -133,32 +111,41 @@ def _require_stored(path: Path, size_bytes: int) -> None:
         )
 
 
-def _content(path: Path) -> object:
+def _content(path: Path) -> tuple[object, tuple[str, ...]]:
+    """Return what a file holds, and the names of classes of which nothing was made."""
     try:
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
-        inert: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-            (_Inert, name) for name in _BESIDE_WEIGHTS
-        ]
-        # The warnings are torch's, of old formats.
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(inert):
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path), ()
+        return unpickling.load(path)
+    except unpickling.NamesCodeError as error:
+        if _holds_module(path):
+            raise _module(path, error.name) from error
+        raise WeightsError(
+            f"{path.name} asks for {error.name}; only tensors are taken from a file"
+        ) from error
     except pickle.UnpicklingError as error:  # its message is a page of advice
-        wanted = _WANTED.search(str(error))
-        if wanted and _holds_module(path):
-            raise WeightsError(
-                f"{path.name} holds a whole pickled nn.Module, which is code (it asks for {wanted[1]}): "
-                "save model.state_dict() instead"
-            ) from error
-        what = f"asks for {wanted[1]}" if wanted else "is no pickle of torch's"
-        raise WeightsError(f"{path.name} {what}; only tensors are taken from a file") from error
+        raise WeightsError(
+            f"{path.name} is no pickle of torch's; only tensors are taken from a file"
+        ) from error
     except MemoryError as error:
         raise WeightsError(f"{path.name} asks for more memory than a file of its size may") from error
     except Exception as error:  # KeyError, EOFError, RuntimeError, whatever the bytes lead to
         if _NO_MEMORY.search(str(error)):
             raise WeightsError(f"{path.name} asks for more memory than a file of its size may") from error
         raise WeightsError(f"{path.name} is damaged or truncated, or holds no weights") from error
-    return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors do: a length of 8 bytes, then JSON."""
+    with files.open_regular(path) as stream:
+        return stream.read(9)[8:] == b"{"
+
+
+def _module(path: Path, wanted: str) -> WeightsError:
+    return WeightsError(
+        f"{path.name} holds a whole pickled nn.Module, which is code (it asks for {wanted}): "
+        "save model.state_dict() instead"
+    )
 
 
 def _holds_module(path: Path) -> bool:

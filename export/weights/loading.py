@@ -3,6 +3,7 @@
 They come from torchvision, from a file, or from chance.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from export.data import labels
-from export.weights import checkpoint, nearest, preprocessing
+from export.weights import checkpoint, nearest, preprocessing, recognition
 from export.weights.preprocessing import Preprocessing
-from export.weights.state_dict import WeightsError, some
+from export.weights.state_dict import COUNTER, WeightsError, some
 from modelzoo.v1 import manifest_pb2
 from zoo import weights
 from zoo.spec import InputSpec, ModelSpec
@@ -40,7 +41,6 @@ class Loaded:
         source: where the weights come from, in words.
         sha256: of the file they were in; None where there was none.
         accuracy_ratio: top-1 as the source states it, not as measured here; None where it says nothing.
-        notes: lines on what was found in the file, and on the preprocessing.
         assumed: a line on the part of the preprocessing that was neither given nor known, where there is one.
     """
 
@@ -52,7 +52,6 @@ class Loaded:
     source: str
     sha256: str | None
     accuracy_ratio: float | None
-    notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
 
     @property
@@ -68,13 +67,17 @@ class Loaded:
 
 
 def from_imagenet(
-    spec: ModelSpec, published: weights.ImageNetWeights | None = None, folder: Path | None = None
+    spec: ModelSpec,
+    published: weights.ImageNetWeights | None = None,
+    folder: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Load torchvision's ImageNet weights.
 
     Args:
         published: where they are, and what they expect; torchvision's own of this name when None.
         folder: where downloads are kept; the one of ``torch.hub`` when None.
+        note: told what was found in the file, and the preprocessing.
 
     Raises:
         WeightsError: torchvision has none for this network, they cannot be fetched, or the file holds
@@ -87,7 +90,7 @@ def from_imagenet(
         path = published.download(folder)
     except weights.DownloadError as error:
         raise WeightsError(str(error)) from error
-    return from_file(path, spec, published=published, folder=folder)
+    return from_file(path, spec, published=published, folder=folder, note=note)
 
 
 def from_file(
@@ -97,6 +100,7 @@ def from_file(
     given: Preprocessing = _NOTHING_GIVEN,
     published: weights.ImageNetWeights | None = None,
     folder: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Load a state dict from a checkpoint, with one of the suffixes of `checkpoint`.
 
@@ -106,21 +110,22 @@ def from_file(
 
     Args:
         labels_path: as `labels.read` takes them; without it there are as many as the last layer has outputs,
-        and
-            their numbers are their names.
+            and their numbers are their names.
         given: what is known of the preprocessing that the weights were trained for.
         published: what to compare with; torchvision's weights of this name when None.
         folder: where downloads are kept; the one of ``torch.hub`` when None.
+        note: told what was found in the file, and the preprocessing with what was assumed of it.
 
     Raises:
         WeightsError: the file cannot be read or holds something else than this network's weights, the
             labels are not as many as its outputs, or the input is too small for the network.
         PreprocessingError: it has to be chosen, or does not fit the network.
     """
-    file = checkpoint.read(path)
-    known = _recognised(file, published or weights.imagenet(spec.name), folder)
-    texts = _labels(labels_path) if labels_path is not None else known.labels if known else None
     row = _empty(spec, spec.num_classes, spec.input)
+    file = checkpoint.read(path, {name for name in row.state_dict() if not name.endswith(COUNTER)})
+    published = published or weights.imagenet(spec.name)
+    known = recognition.recognised(file, published, folder)
+    texts = _labels(labels_path) if labels_path is not None else known.labels if known else None
     outputs = _outputs(spec, file, row)
     own = _row_input(spec, file, row)
     own = given.sized(own.resized(known.input.height, known.input.width) if known else own)
@@ -133,6 +138,10 @@ def from_file(
     assumed = f"preprocessing assumed, not given with the weights: {settled.assumed}"
     total = len(file.found.tensors)
     heads = "; the others are of auxiliary heads, which only help training" if total > len(file.state) else ""
+    note(f"{path.name}: {file.found}, {len(file.state)} of {total} tensors match {spec.name}{heads}")
+    note(f"{path.name}: {settled.summary}")
+    if known is None and published is not None and outputs == len(published.labels):
+        note(f"{path.name}: {recognition.unknown(published)}")
     return Loaded(
         network=network,
         input_spec=settled.input_spec,
@@ -142,10 +151,6 @@ def from_file(
         source=known.source if known else path.name,
         sha256=file.sha256,
         accuracy_ratio=known.accuracy_ratio if known and as_published else None,
-        notes=(
-            f"{path.name}: {file.found}, {len(file.state)} of {total} tensors match {spec.name}{heads}",
-            f"{path.name}: {settled.summary}",
-        ),
         assumed=(assumed,) if settled.assumed else (),
     )
 
@@ -193,27 +198,6 @@ def _labels(path: Path) -> tuple[str, ...]:
         raise WeightsError(str(error)) from error
 
 
-def _recognised(
-    file: checkpoint.Checkpoint, published: weights.ImageNetWeights | None, folder: Path | None
-) -> weights.ImageNetWeights | None:
-    """Return what torchvision says of weights; None where they are not its own, as far as can be seen."""
-    if published is None or file.sha256.startswith(published.sha256_start):
-        return published
-    kept = published.path(folder)
-    if not kept.is_file():
-        return None
-    try:
-        original = checkpoint.read(kept)
-    except WeightsError:
-        return None
-    if not original.sha256.startswith(published.sha256_start):  # what lies there is not what was published
-        return None
-    official = original.state
-    compared = {name for name in {**official, **file.state} if not name.endswith(nearest.COUNTER)}
-    both = compared <= official.keys() & file.state.keys()
-    return published if both and all(official[name].equal(file.state[name]) for name in compared) else None
-
-
 def _row_input(spec: ModelSpec, file: checkpoint.Checkpoint, row: nn.Module) -> InputSpec:
     """Return the row's input, of grey pictures where the first convolution takes such."""
     first = next(name for name, part in row.named_modules() if isinstance(part, nn.Conv2d))
@@ -253,25 +237,32 @@ def _filled(network: nn.Module, file: checkpoint.Checkpoint) -> nn.Module:
         WeightsError: names or shapes are not the network's, or a number is none.
     """
     wanted = network.state_dict()
-    missing = [name for name in wanted if name not in file.state and not name.endswith(nearest.COUNTER)]
+    missing = [name for name in wanted if name not in file.state and not name.endswith(COUNTER)]
     strays = [name for name in file.state if name not in wanted]
     said = [f"{how} {some(names)}" for how, names in (("lacks", missing), ("has also", strays)) if names]
     said += [
         f"has {name} of {_shape(file.state[name])}, not {_shape(empty)}"
         for name, empty in wanted.items()
-        if not said and name in file.state and file.state[name].shape != empty.shape
+        if not said
+        and name in file.state
+        and not name.endswith(COUNTER)
+        and file.state[name].shape != empty.shape
     ][:1]
     if said:
         other = f"{file.file_name} holds another network: it {' and '.join(said)}"
         raise WeightsError(f"{other}; {nearest.described(file.state)}")
     filled = {}
     for name, empty in wanted.items():
-        value = file.state.get(name, torch.zeros(empty.shape, dtype=empty.dtype))
+        value = None if name.endswith(COUNTER) else file.state.get(name)
+        if value is None:  # of a counter, which may be missing
+            value = torch.zeros(empty.shape, dtype=empty.dtype)
         if value.is_floating_point() != empty.is_floating_point():
             raise WeightsError(f"{file.file_name}: {name} is {value.dtype}, not {empty.dtype}")
         filled[name] = value.to(empty.dtype).contiguous()
         if not filled[name].isfinite().all():
             raise WeightsError(f"{file.file_name}: {name} holds a number that is infinite or none")
+        if name.endswith("running_var") and filled[name].min() < 0:
+            raise WeightsError(f"{file.file_name}: {name} is a variance, and holds a number below zero")
     network.load_state_dict(filled, assign=True)
     return network.eval()
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from export.weights.state_dict import COUNTER, shared_prefix
 from zoo.catalog import CATALOG
-
-COUNTER = "num_batches_tracked"  # matters in training only; checkpoints older than 2018 lack it
 
 _Shapes = frozenset[tuple[str, torch.Size]]
 
@@ -32,14 +31,32 @@ def described(state: Mapping[str, Tensor]) -> str:
     """Name the nearest architecture, and say how many of its tensors the state dict has.
 
     Near is what shares many tensors and differs in few: ResNet-34 has every tensor of ResNet-18, and more.
+    Of a state dict with several parts, each is looked at, too: a backbone beside a head, say.
     """
-    own = _shapes(state)
-    overlaps = {name: len(own & shapes) / len(own | shapes) for name, shapes in _catalog().items()}
-    nearest = max(overlaps, key=overlaps.__getitem__)
+    parts = {"": _shapes(state)} | {
+        prefix: frozenset((name.removeprefix(prefix), shape) for name, shape in _shapes(part))
+        for prefix, part in _parts(state).items()
+    }
+    overlaps = {
+        (prefix, name): len(own & shapes) / len(own | shapes)
+        for prefix, own in parts.items()
+        for name, shapes in _catalog().items()
+    }
+    prefix, nearest = max(overlaps, key=overlaps.__getitem__)
     shapes = _catalog()[nearest]
-    if not own & shapes:
+    shared = len(parts[prefix] & shapes)
+    if not shared:
         return "no architecture of the catalog has any of its tensors"
-    return f"the nearest of the catalog is {nearest}: {len(own & shapes)} of its {len(shapes)} tensors match"
+    behind = f" behind {prefix!r}" if prefix else ""
+    return f"the nearest of the catalog is {nearest}: {shared} of its {len(shapes)} tensors match{behind}"
+
+
+def _parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each part, by what stands before all of its names."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        parts.setdefault(name.partition(".")[0], {})[name] = value
+    return {prefix: part for part in parts.values() if (prefix := shared_prefix(part))}
 
 
 @functools.cache

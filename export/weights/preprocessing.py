@@ -22,6 +22,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Start = Literal["finetuned", "scratch"]
 
 _MAX_FILE_BYTES = 1 << 16
+_MAX_MEAN = 1.0
 _KEYS = ("mean", "std", "resize", "crop", "interpolation")  # of a file, and the names of the options
 
 
@@ -58,6 +59,10 @@ class Preprocessing:
                 raise PreprocessingError(
                     f"{name} is one number or three, each finite, not {_numbers(values)}"
                 )
+        if self.mean is not None and max(map(abs, self.mean)) > _MAX_MEAN:
+            raise PreprocessingError(
+                f"mean is on the scale 0..1, not {_numbers(self.mean)}: divide mean and std of 0..255 by 255"
+            )
         if self.std is not None and min(self.std) <= 0:
             raise PreprocessingError(f"std is above zero, not {_numbers(self.std)}")
         for name, side_px in (("resize", self.resize), ("crop", self.crop)):

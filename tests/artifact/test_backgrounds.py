@@ -9,6 +9,7 @@ from PIL import Image
 from artifact import pictures
 from modelzoo.v1 import manifest_pb2
 from server.processing import jpeg
+from tests.encoding import encode, exif
 
 WHITE, GROUND = "#ffffff", "#10c8ff"
 SIDE_PX = 12
@@ -16,12 +17,6 @@ SIDE_PX = 12
 
 def noise(channels: int) -> np.ndarray:
     return np.random.default_rng(channels).integers(0, 256, (SIDE_PX, SIDE_PX, channels), np.uint8)
-
-
-def png(image: Image.Image, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", **options)
-    return stream.getvalue()
 
 
 def palette() -> Image.Image:
@@ -44,15 +39,15 @@ def decoded(file: bytes, channels: int, background: str) -> np.ndarray:
 
 
 TRANSPARENT = {
-    "RGBA": png(Image.fromarray(noise(4))),
-    "LA": png(Image.fromarray(noise(2))),
-    "palette": png(palette(), transparency=bytes(range(0, 256, 16))),
-    "palette, one colour": png(palette(), transparency=3),
-    "RGB, one colour": png(
+    "RGBA": encode(Image.fromarray(noise(4))),
+    "LA": encode(Image.fromarray(noise(2))),
+    "palette": encode(palette(), transparency=bytes(range(0, 256, 16))),
+    "palette, one colour": encode(palette(), transparency=3),
+    "RGB, one colour": encode(
         Image.fromarray(np.where(noise(1) < 128, noise(3), np.uint8(9))), transparency=(9, 9, 9)
     ),
-    "grey, one level": png(Image.fromarray(noise(1)[:, :, 0] // 64), transparency=2),
-    "1-bit": png(Image.fromarray(noise(1)[:, :, 0] < 99), transparency=0),
+    "grey, one level": encode(Image.fromarray(noise(1)[:, :, 0] // 64), transparency=2),
+    "1-bit": encode(Image.fromarray(noise(1)[:, :, 0] < 99), transparency=0),
 }
 
 
@@ -75,7 +70,7 @@ def test_what_is_transparent_shows_the_background(form: str, background: str) ->
 def test_the_one_level_of_16_bit_grey_that_is_transparent_shows_the_background() -> None:
     levels = noise(1)[:, :, 0].astype(np.uint16) * 256 + 7
     levels[0] = 40_000
-    file = png(Image.fromarray(levels), transparency=40_000)
+    file = encode(Image.fromarray(levels), transparency=40_000)
     made = decoded(file, 3, GROUND)
     assert (made[0] == (0x10, 0xC8, 0xFF)).all()
     np.testing.assert_array_equal(made[1:, :, 0], np.rint(levels[1:] / 257))
@@ -85,15 +80,17 @@ def test_the_one_level_of_16_bit_grey_that_is_transparent_shows_the_background()
 def test_opaque_pictures_have_the_same_pixels_on_any_background() -> None:
     stream = io.BytesIO()
     Image.fromarray(noise(3)).save(stream, "JPEG")
-    for file in (png(Image.fromarray(noise(3))), png(Image.fromarray(noise(1)[:, :, 0])), stream.getvalue()):
+    for file in (
+        encode(Image.fromarray(noise(3))),
+        encode(Image.fromarray(noise(1)[:, :, 0])),
+        stream.getvalue(),
+    ):
         for channels in (1, 3):
             np.testing.assert_array_equal(decoded(file, channels, GROUND), decoded(file, channels, ""))
 
 
 def test_the_background_is_turned_with_its_picture() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
     pixels = noise(4)
-    lying = decoded(png(Image.fromarray(pixels)), 3, WHITE)
-    turned = decoded(png(Image.fromarray(pixels), exif=exif), 3, WHITE)
+    lying = decoded(encode(Image.fromarray(pixels)), 3, WHITE)
+    turned = decoded(encode(Image.fromarray(pixels), exif=exif(6)), 3, WHITE)
     np.testing.assert_array_equal(turned, np.rot90(lying, -1))

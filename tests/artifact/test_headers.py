@@ -14,6 +14,7 @@ from artifact import headers, pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
 from server.processing import jpeg
+from tests.encoding import chunk, encode
 from tests.watched import Watched
 
 SHAPE = manifest_pb2.Input(height=8, width=8, channels=3)
@@ -32,9 +33,7 @@ def noise(mode: str, width_px: int = 64, height_px: int = 48) -> Image.Image:
 
 
 def save(image: Image.Image, file_format: str = "JPEG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
+    return encode(image, file_format, **options)
 
 
 JPEG, GREY, CMYK = (save(noise(mode)) for mode in ("RGB", "L", "CMYK"))
@@ -45,10 +44,6 @@ FILES = {1: GREY, 3: JPEG, 4: CMYK}  # by their components
 
 def segment(marker: int, payload: bytes = b"") -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
-
-
-def chunk(name: bytes, data: bytes = b"") -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def behind_soi(encoded: bytes, *parts: bytes) -> bytes:

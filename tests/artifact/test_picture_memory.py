@@ -1,6 +1,5 @@
 """A picture that Pillow gives up is refused in our words, also where it is the memory that is wanting."""
 
-import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,17 +12,12 @@ from PIL import Image
 from artifact import pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
+from tests.encoding import encode
 
 SHAPE = manifest_pb2.Input(height=8, width=8, channels=3)
 PREPROCESSING = manifest_pb2.Preprocessing(
     resize_shorter_px=8, interpolation=manifest_pb2.INTERPOLATION_BILINEAR
 )
-
-
-def png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def scribbled(encoded: bytes) -> bytes:
@@ -42,7 +36,7 @@ def test_pillows_words_are_in_the_cause_and_not_in_the_reason(
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     with pytest.raises(PictureError) as caught:
-        pictures.decode(damage(png(noise)), SHAPE, PREPROCESSING)
+        pictures.decode(damage(encode(Image.fromarray(noise))), SHAPE, PREPROCESSING)
     assert str(caught.value) == "damaged or truncated: what follows the header cannot be decoded"
     assert pillows_words in str(caught.value.__cause__)
 
@@ -73,8 +67,8 @@ print(pictures.decode(small, shape, preprocessing).shape)
 def test_a_picture_that_the_memory_does_not_hold_is_refused_and_the_next_is_decoded(
     tmp_path: Path, spare_mb: int
 ) -> None:
-    (tmp_path / "large.png").write_bytes(png(np.zeros((6000, 6000), np.uint8)))
-    (tmp_path / "small.png").write_bytes(png(np.zeros((60, 60), np.uint8)))
+    (tmp_path / "large.png").write_bytes(encode(Image.fromarray(np.zeros((6000, 6000), np.uint8))))
+    (tmp_path / "small.png").write_bytes(encode(Image.fromarray(np.zeros((60, 60), np.uint8))))
     files = [str(tmp_path / name) for name in ("large.png", "small.png")]
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, *files, str(spare_mb * 1_000_000)],

@@ -1,6 +1,5 @@
 """What is no picture, or costs too much, is refused in words; nothing but PictureError comes out."""
 
-import io
 import random
 import re
 import struct
@@ -14,6 +13,7 @@ from artifact import pictures
 from artifact.errors import PictureError
 from artifact.pictures import Limits
 from modelzoo.v1 import manifest_pb2
+from tests.encoding import chunk, encode
 
 SHAPE = manifest_pb2.Input(height=8, width=8, channels=3)
 PREPROCESSING = manifest_pb2.Preprocessing(
@@ -42,16 +42,6 @@ def noise(width_px: int = 40, height_px: int = 30) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height_px, width_px, 3), np.uint8))
 
 
-def save(image: Image.Image, file_format: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def header(width_px: int, height_px: int, bit_depth: int = 1) -> bytes:
     """The IHDR chunk of a grey PNG."""
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width_px, height_px, bit_depth, 0, 0, 0, 0))
@@ -77,9 +67,9 @@ def resized_header(encoded: bytes, width_px: int, height_px: int) -> bytes:
     return frame[:5] + struct.pack(">HH", height_px, width_px) + frame[9:]
 
 
-JPEG = save(noise(), "JPEG")
-PROGRESSIVE = save(noise(), "JPEG", progressive=True)
-PNG = save(noise(), "PNG")
+JPEG = encode(noise(), "JPEG")
+PROGRESSIVE = encode(noise(), "JPEG", progressive=True)
+PNG = encode(noise(), "PNG")
 
 
 @pytest.mark.parametrize(
@@ -87,13 +77,13 @@ PNG = save(noise(), "PNG")
     [
         (b"", "^empty$"),
         (b"a picture", "^neither a JPEG, a PNG nor a WebP file$"),
-        (save(noise(), "GIF"), "^neither a JPEG, a PNG nor a WebP file$"),
-        (save(noise(), "TIFF"), "^neither a JPEG, a PNG nor a WebP file$"),
+        (encode(noise(), "GIF"), "^neither a JPEG, a PNG nor a WebP file$"),
+        (encode(noise(), "TIFF"), "^neither a JPEG, a PNG nor a WebP file$"),
         (PNG[1:], "^neither a JPEG, a PNG nor a WebP file$"),
         (b"\xff\xd8\xff", "^damaged or truncated: the header gives no size$"),
         ((PNG_MAGIC + header(256, 256))[:23], r"^damaged or truncated: the header gives no size$"),
         (
-            save(noise(300, 300), "JPEG").partition(b"\xff\xc0")[0] + b"\xff\xc0\x00\x11\x08\x01\x2c\x01",
+            encode(noise(300, 300), "JPEG").partition(b"\xff\xc0")[0] + b"\xff\xc0\x00\x11\x08\x01\x2c\x01",
             r"^damaged or truncated: the header gives no size$",
         ),
         (PNG_MAGIC + header(0, 8) + black(0, 100), "^damaged or truncated: the header gives no size$"),
@@ -144,9 +134,9 @@ def test_a_jpeg_that_claims_4_billion_pixels_is_refused_by_its_header() -> None:
 
 def test_the_limit_of_pixels_is_exact() -> None:
     limits = Limits(max_pixels=1200)
-    assert decode(save(noise(40, 30), "PNG"), limits).shape == (8, 8, 3)
+    assert decode(encode(noise(40, 30), "PNG"), limits).shape == (8, 8, 3)
     with pytest.raises(PictureError, match=r"^40 x 31 pixels are more than the 1,200 allowed$"):
-        decode(save(noise(40, 31), "PNG"), limits)
+        decode(encode(noise(40, 31), "PNG"), limits)
 
 
 def test_a_second_header_cannot_smuggle_pixels_past_the_limit() -> None:
@@ -167,11 +157,11 @@ def test_a_strip_that_would_explode_when_resized_is_refused(size: tuple[int, int
     strip = Image.new("L", size)
     reason = rf"^{size[0]} x {size[1]} pixels are too narrow a strip to resize$"
     with pytest.raises(PictureError, match=reason):
-        decode(save(strip, "PNG"))
+        decode(encode(strip, "PNG"))
     with pytest.raises(PictureError, match="too narrow a strip"):
         pictures.fit(np.asarray(strip.convert("RGB")), SHAPE, PREPROCESSING)
     shorter = Image.new("L", (size[0] // 1000 or 1, size[1] // 1000 or 1))
-    assert decode(save(shorter, "PNG")).shape == (8, 8, 3)
+    assert decode(encode(shorter, "PNG")).shape == (8, 8, 3)
 
 
 def with_scans(count: int, inside: bytes = b"") -> bytes:
@@ -269,14 +259,14 @@ def exif() -> Image.Exif:
 
 
 SAMPLES = {
-    "JPEG": save(noise(), "JPEG", exif=exif()),
+    "JPEG": encode(noise(), "JPEG", exif=exif()),
     "JPEG progressive": PROGRESSIVE,
-    "JPEG CMYK": save(noise().convert("CMYK"), "JPEG"),
-    "MPO": save(noise(), "MPO", save_all=True, append_images=[noise(20, 20)]),
-    "PNG": save(noise(), "PNG", exif=exif()),
-    "PNG palette": save(noise().convert("P"), "PNG", transparency=bytes(range(256))),
-    "PNG 16-bit": save(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "PNG"),
-    "PNG animated": save(noise(), "PNG", save_all=True, append_images=[noise().rotate(90)]),
+    "JPEG CMYK": encode(noise().convert("CMYK"), "JPEG"),
+    "MPO": encode(noise(), "MPO", save_all=True, append_images=[noise(20, 20)]),
+    "PNG": encode(noise(), "PNG", exif=exif()),
+    "PNG palette": encode(noise().convert("P"), "PNG", transparency=bytes(range(256))),
+    "PNG 16-bit": encode(Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "PNG"),
+    "PNG animated": encode(noise(), "PNG", save_all=True, append_images=[noise().rotate(90)]),
 }
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from artifact import pictures
 from artifact.headers import Header
 from modelzoo.v1 import manifest_pb2
+from tests.encoding import TURNS, encode, exif
 
 MODES = {1: "L", 3: "RGB"}
 RESAMPLING = {
@@ -31,12 +32,6 @@ def noise(width_px: int, height_px: int, channels: int, seed: int = 0) -> np.nda
     return coarse.repeat(2, axis=0).repeat(2, axis=1)[:height_px, :width_px]
 
 
-def save(image: Image.Image, file_format: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 def palette_image(width_px: int, height_px: int) -> Image.Image:
     image = Image.fromarray(noise(width_px, height_px, 1)[:, :, 0]).convert("P")
     image.putpalette(np.random.default_rng(1).integers(0, 256, 768, np.uint8).tobytes())
@@ -45,20 +40,22 @@ def palette_image(width_px: int, height_px: int) -> Image.Image:
 
 # A picture in every form that a file can have, and the RGB or grey picture that it shows.
 FORMS: dict[str, Callable[[int, int], bytes]] = {
-    "JPEG grey": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]), "JPEG"),
-    "JPEG RGB": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "JPEG", quality=90),
-    "JPEG CMYK": lambda w, h: save(Image.fromarray(noise(w, h, 4), "CMYK"), "JPEG", quality=90),
-    "JPEG progressive": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "JPEG", progressive=True),
-    "PNG grey": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]), "PNG"),
-    "PNG RGB": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "PNG"),
-    "PNG RGBA": lambda w, h: save(Image.fromarray(noise(w, h, 4)), "PNG"),
-    "PNG palette": lambda w, h: save(palette_image(w, h), "PNG"),
-    "PNG palette, transparent": lambda w, h: save(palette_image(w, h), "PNG", transparency=bytes(range(256))),
-    "PNG LA": lambda w, h: save(Image.fromarray(noise(w, h, 2)), "PNG"),
-    "WebP": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "WEBP"),
-    "WebP lossless": lambda w, h: save(Image.fromarray(noise(w, h, 3)), "WEBP", lossless=True),
-    "WebP RGBA": lambda w, h: save(Image.fromarray(noise(w, h, 4)), "WEBP", lossless=True, exact=True),
-    "PNG 1-bit": lambda w, h: save(Image.fromarray(noise(w, h, 1)[:, :, 0]).convert("1"), "PNG"),
+    "JPEG grey": lambda w, h: encode(Image.fromarray(noise(w, h, 1)[:, :, 0]), "JPEG"),
+    "JPEG RGB": lambda w, h: encode(Image.fromarray(noise(w, h, 3)), "JPEG", quality=90),
+    "JPEG CMYK": lambda w, h: encode(Image.fromarray(noise(w, h, 4), "CMYK"), "JPEG", quality=90),
+    "JPEG progressive": lambda w, h: encode(Image.fromarray(noise(w, h, 3)), "JPEG", progressive=True),
+    "PNG grey": lambda w, h: encode(Image.fromarray(noise(w, h, 1)[:, :, 0]), "PNG"),
+    "PNG RGB": lambda w, h: encode(Image.fromarray(noise(w, h, 3)), "PNG"),
+    "PNG RGBA": lambda w, h: encode(Image.fromarray(noise(w, h, 4)), "PNG"),
+    "PNG palette": lambda w, h: encode(palette_image(w, h), "PNG"),
+    "PNG palette, transparent": lambda w, h: encode(
+        palette_image(w, h), "PNG", transparency=bytes(range(256))
+    ),
+    "PNG LA": lambda w, h: encode(Image.fromarray(noise(w, h, 2)), "PNG"),
+    "WebP": lambda w, h: encode(Image.fromarray(noise(w, h, 3)), "WEBP"),
+    "WebP lossless": lambda w, h: encode(Image.fromarray(noise(w, h, 3)), "WEBP", lossless=True),
+    "WebP RGBA": lambda w, h: encode(Image.fromarray(noise(w, h, 4)), "WEBP", lossless=True, exact=True),
+    "PNG 1-bit": lambda w, h: encode(Image.fromarray(noise(w, h, 1)[:, :, 0]).convert("1"), "PNG"),
 }
 
 
@@ -130,21 +127,21 @@ def test_transparency_is_dropped_and_the_colours_beneath_it_stay() -> None:
     for form in ("PNG palette", "PNG palette, transparent"):
         np.testing.assert_array_equal(pictures.decode(FORMS[form](16, 12), *rgb_shape), shown)
         np.testing.assert_array_equal(pictures.decode(FORMS[form](16, 12), *grey_shape), luma(shown))
-    one_colour_transparent = save(Image.fromarray(rgba[:, :, :3]), "PNG", transparency=(1, 2, 3))
+    one_colour_transparent = encode(Image.fromarray(rgba[:, :, :3]), "PNG", transparency=(1, 2, 3))
     np.testing.assert_array_equal(pictures.decode(one_colour_transparent, *rgb_shape), rgba[:, :, :3])
 
 
 def test_cmyk_is_ink_on_white_paper() -> None:
     inks = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
     for ink, colour in inks.items():
-        encoded = save(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95)
+        encoded = encode(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95)
         pixels = pictures.decode(encoded, *exact(16, 16, 3))
         assert np.abs(pixels.astype(int) - colour).max() <= 2  # JPEG rounds
 
 
 def test_one_bit_pixels_become_black_and_white() -> None:
     bits = np.random.default_rng(0).random((12, 16)) < 0.5
-    encoded = save(Image.fromarray(bits), "PNG")
+    encoded = encode(Image.fromarray(bits), "PNG")
     wanted = np.where(bits, 255, 0)[:, :, np.newaxis]
     np.testing.assert_array_equal(pictures.decode(encoded, *exact(16, 12, 1)), wanted)
     np.testing.assert_array_equal(pictures.decode(encoded, *exact(16, 12, 3)), wanted.repeat(3, axis=2))
@@ -153,7 +150,7 @@ def test_one_bit_pixels_become_black_and_white() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_grey_is_divided_by_257_and_rounded(channels: int) -> None:
     levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
-    encoded = save(Image.fromarray(levels), "PNG")
+    encoded = encode(Image.fromarray(levels), "PNG")
     pixels = pictures.decode(encoded, *exact(256, 256, channels))
     wanted = np.rint(levels / 257).astype(np.uint8)  # no tie: 257 is odd
     np.testing.assert_array_equal(pixels, wanted[:, :, np.newaxis].repeat(channels, axis=2))
@@ -166,54 +163,37 @@ def test_16_bit_grey_is_divided_by_257_and_rounded(channels: int) -> None:
     assert pixels[255, 255, 0] == 255
 
 
-# What to do with the pixels of a file to see them as the camera did, by EXIF orientation (Exif 2.32, 4.6.4).
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: np.rot90(pixels, 1),
-}
-
-
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_pictures_are_turned_upright(file_format: str, orientation: int) -> None:
     image = Image.fromarray(noise(20, 12, 3))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    lying = pictures.decode(save(image, file_format), *exact(20, 12, 3))
+    lying = pictures.decode(encode(image, file_format), *exact(20, 12, 3))
     wanted = TURNS[orientation](lying)
     height_px, width_px, _ = wanted.shape
-    upright = pictures.decode(save(image, file_format, exif=exif), *exact(width_px, height_px, 3))
+    upright = pictures.decode(
+        encode(image, file_format, exif=exif(orientation)), *exact(width_px, height_px, 3)
+    )
     np.testing.assert_array_equal(upright, wanted)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_16_bit_grey_is_turned_upright_too(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
     grey = noise(20, 12, 1)
-    encoded = save(Image.fromarray(grey[:, :, 0].astype(np.uint16) * 257), "PNG", exif=exif)
+    encoded = encode(Image.fromarray(grey[:, :, 0].astype(np.uint16) * 257), "PNG", exif=exif(orientation))
     wanted = TURNS[orientation](grey)
     height_px, width_px, _ = wanted.shape
     np.testing.assert_array_equal(pictures.decode(encoded, *exact(width_px, height_px, 1)), wanted)
 
 
 def test_an_unknown_orientation_is_taken_for_upright() -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 9
     pixels = noise(20, 12, 3)
-    encoded = save(Image.fromarray(pixels), "PNG", exif=exif)
+    encoded = encode(Image.fromarray(pixels), "PNG", exif=exif(9))
     np.testing.assert_array_equal(pictures.decode(encoded, *exact(20, 12, 3)), pixels)
 
 
 def test_a_progressive_jpeg_gives_the_pixels_of_the_plain_one() -> None:
     image = Image.fromarray(noise(40, 30, 3))
-    plain, progressive = (save(image, "JPEG", progressive=flag) for flag in (False, True))
+    plain, progressive = (encode(image, "JPEG", progressive=flag) for flag in (False, True))
     assert plain != progressive
     shape = exact(40, 30, 3)
     np.testing.assert_array_equal(pictures.decode(progressive, *shape), pictures.decode(plain, *shape))
@@ -221,9 +201,11 @@ def test_a_progressive_jpeg_gives_the_pixels_of_the_plain_one() -> None:
 
 def test_of_several_pictures_in_a_file_the_first_is_taken() -> None:
     first, second = (Image.fromarray(noise(20, 12, 3, seed)) for seed in (0, 1))
-    both = save(first, "MPO", save_all=True, append_images=[second])
+    both = encode(first, "MPO", save_all=True, append_images=[second])
     shape = exact(20, 12, 3)
-    np.testing.assert_array_equal(pictures.decode(both, *shape), pictures.decode(save(first, "JPEG"), *shape))
+    np.testing.assert_array_equal(
+        pictures.decode(both, *shape), pictures.decode(encode(first, "JPEG"), *shape)
+    )
 
 
 def test_what_follows_a_jpeg_is_not_looked_at() -> None:
@@ -237,7 +219,7 @@ def test_what_follows_a_jpeg_is_not_looked_at() -> None:
 @pytest.mark.parametrize("size", SIZES_PX)
 def test_fitting_pixels_is_decoding_their_png(size: tuple[int, int], channels: int) -> None:
     pixels = noise(*size, channels)
-    encoded = save(Image.fromarray(pixels.squeeze()), "PNG")
+    encoded = encode(Image.fromarray(pixels.squeeze()), "PNG")
     shape = manifest_pb2.Input(height=11, width=12, channels=channels)
     preprocessing = manifest_pb2.Preprocessing(
         resize_shorter_px=12, interpolation=manifest_pb2.INTERPOLATION_BICUBIC
@@ -250,8 +232,8 @@ def test_fitting_pixels_is_decoding_their_png(size: tuple[int, int], channels: i
 def test_odd_exif_neither_refuses_a_picture_nor_fills_the_log() -> None:
     # One entry of four bytes a number, 255 of them, at an offset far behind the end of the file.
     entry = b"\x32\x01" + b"\x02\x00" + b"\xff\x00\x00\x00" + b"\xff\xff\x00\x00"
-    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0" + b"\x01\0" + entry + b"\0\0\0\0"
-    encoded = save(Image.fromarray(noise(20, 12, 3)), "JPEG", exif=exif)
+    odd = b"Exif\0\0" + b"II*\0\x08\0\0\0" + b"\x01\0" + entry + b"\0\0\0\0"
+    encoded = encode(Image.fromarray(noise(20, 12, 3)), "JPEG", exif=odd)
     with pytest.warns(UserWarning, match="Tag data larger than file"):
         Image.open(io.BytesIO(encoded)).getexif().get(ExifTags.Base.Orientation)
     code = (
@@ -265,7 +247,7 @@ def test_odd_exif_neither_refuses_a_picture_nor_fills_the_log() -> None:
     # In a process of its own: pytest makes errors of warnings, a server does not.
     done = subprocess.run([sys.executable, "-c", code], input=encoded, capture_output=True, check=True)
     assert done.stderr == b""
-    plain = save(Image.fromarray(noise(20, 12, 3)), "JPEG")
+    plain = encode(Image.fromarray(noise(20, 12, 3)), "JPEG")
     assert done.stdout == pictures.decode(plain, *exact(20, 12, 3)).tobytes()
 
 

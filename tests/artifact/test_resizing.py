@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from artifact import pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
+from tests.encoding import encode
 from tests.opencv import opencv_linear, opencv_nearest
 
 SIZES_PX = [
@@ -50,16 +51,10 @@ def patches(photographs: list[Image.Image]) -> list[Image.Image]:
     ]
 
 
-def png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 def decoded(
     image: Image.Image, shape: manifest_pb2.Input = SHAPE, /, **preprocessing: object
 ) -> pictures.Pixels:
-    return pictures.decode(png(image), shape, manifest_pb2.Preprocessing(**preprocessing))
+    return pictures.decode(encode(image), shape, manifest_pb2.Preprocessing(**preprocessing))
 
 
 OPENCV = {

@@ -9,13 +9,12 @@ from PIL import Image
 
 from artifact import webp
 from artifact.errors import PictureError
+from tests.encoding import encode
 
 
 def encoded(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], len(mode)), np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "WEBP", **options)
-    return stream.getvalue()
+    return encode(Image.fromarray(pixels), "WEBP", **options)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

@@ -10,16 +10,7 @@ from typing import Any
 
 import pytest
 
-from artifact import golden
-from artifact.golden import Golden
-
 NAME = "simple_cnn-digits"
-
-
-@pytest.fixture(scope="session")
-def digits(repository: Path) -> Golden:
-    """Sixteen real digits, 8 x 8, with PyTorch's answers."""
-    return golden.read(repository / NAME / "1" / "golden.npz")
 
 
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]

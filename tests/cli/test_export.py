@@ -26,8 +26,9 @@ from zoo.spec import ModelSpec
         (("lenet5", "--precision", "fp8"), "no precision is called 'fp8'; there are fp32, fp16, int8"),
         (
             ("lenet5", "--weights", "random", "--no-mirror"),
-            "--mirror and --no-mirror are of trainings; random is loaded",
+            "--mirror and --no-mirror are for a training, not for random",
         ),
+        (("lenet5", "--labels", "a.txt"), "--labels is for a file of weights, not for digits"),
         (("lenet5", "alexnet", "--name", "one"), "one --name cannot be the name of several models"),
     ],
 )
@@ -100,7 +101,7 @@ def test_the_preprocessing_of_a_file_and_of_options_is_published(run: Run, tmp_p
         (("finetuned", None, "1", None, None, None), "mean and std are those of 'finetuned'; give either"),
         (
             (None, None, None, None, 64, None),
-            "a preprocessing is given for weights from a file, not for digits",
+            "--crop and --interpolation are for a file of weights, not for digits",
         ),
     ],
 )

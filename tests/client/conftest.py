@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import pytest
 
-from artifact import golden
-from artifact.golden import Golden
 from client import Client
 
 NAME = "simple_cnn-digits"
@@ -31,9 +28,3 @@ def client_of() -> Iterator[Callable[[grpc.GenericRpcHandler], Client]]:
         client.close()
     for server in servers:
         server.stop(None).wait()
-
-
-@pytest.fixture(scope="session")
-def digits(repository: Path) -> Golden:
-    """Sixteen real digits, 8 x 8, with PyTorch's answers."""
-    return golden.read(repository / NAME / "1" / "golden.npz")

@@ -11,7 +11,7 @@ from artifact import layout, manifest
 from cli.export import told
 from export import pipeline, sources
 from export.data import datasets, folders
-from export.training import train
+from export.training import recipes, train
 from export.training.recipes import Recipe
 from zoo import catalog
 
@@ -87,9 +87,17 @@ def test_digits_and_recipes_of_others_are_mirrored_as_they_say_or_on_demand(
         assert (found.mirror, label) == (expected, "")
 
 
+def test_a_folder_that_is_called_like_a_dataset_is_trained_like_a_folder(tmp_path: Path) -> None:
+    folder = draw_arrows(tmp_path / "mnist", ("cat", "dog"), 5)
+    dataset = folders.load(folder, seed=0)
+    recipe, _ = pipeline.recipe_for(LENET, dataset, pipeline.Request(tmp_path, str(folder)))
+    assert recipe == recipes.find("lenet5", "pets", mirror=True)
+    assert recipe != recipes.find("lenet5", "mnist", mirror=True)
+
+
 def test_mirroring_of_loaded_weights_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     for mirror in (True, False):
-        with pytest.raises(pipeline.UntrainedError) as refused:
+        with pytest.raises(pipeline.InapplicableError) as refused:
             pipeline.export(LENET, pipeline.Request(tmp_path / "zoo", "random", mirror=mirror))
-        assert str(refused.value) == "--mirror and --no-mirror are of trainings; random is loaded"
+        assert str(refused.value) == "--mirror and --no-mirror are for a training, not for random"
     assert list(tmp_path.iterdir()) == []

@@ -257,6 +257,8 @@ def test_exporting_again_adds_versions_that_are_reproducible_and_leaves_the_firs
 
 def test_unknown_weights_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(pipeline.UnknownWeightsError, match="no weights 'letters': neither digits, mnist"):
+        pipeline.Request(tmp_path, weights="letters").require_applicable()
+    with pytest.raises(pipeline.UnknownWeightsError, match="no weights 'letters': neither digits, mnist"):
         pipeline.export(catalog.find("lenet5"), request(tmp_path / "models", QUICK, weights="letters"))
     assert list(tmp_path.iterdir()) == []
 

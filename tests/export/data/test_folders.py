@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact import pictures
+from artifact import layout, pictures
 from export.data import folders
 from export.data.datasets import DatasetError
 from modelzoo.v1 import manifest_pb2
@@ -151,6 +151,31 @@ def test_junk_is_passed_over_and_said_in_one_line_unless_the_folder_must_be_clea
         assert reason in notes[0]
     with pytest.raises(DatasetError, match=r"/cat/.*\.(jpg|png) is "):
         folders.load(pets, seed=0, strict=True)
+
+
+def test_what_systems_leave_is_no_reason_to_refuse_a_folder_that_must_be_clean(pets: Path) -> None:
+    (pets / "cat" / "._000.jpg").write_bytes(bytes(99))
+    (pets / "dog" / "Thumbs.db").write_bytes(b"x")
+    assert folders.load(pets, seed=0, strict=True).labels == ("cat", "dog")
+
+
+def test_a_folder_beside_the_parts_is_said_to_be_passed_over(tmp_path: Path) -> None:
+    for part in ("train", "dev"):
+        draw(tmp_path / part, "cat", 5)
+        draw(tmp_path / part, "dog", 6)
+    notes: list[str] = []
+    dataset = folders.load(tmp_path, seed=0, note=notes.append)
+    assert notes[0] == f"{tmp_path.name} has a folder dev, which is none of its parts: passed over"
+    assert dataset.held_out.startswith("held-out 20 %")
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("My Best (1)", "my-best-1"), ("x" * 300, "x" * 100), ("猫", ""), ("..a", "a"), ("pets.v2", "pets.v2")],
+)
+def test_a_models_name_may_end_with_what_is_made_of_a_files(name: str, slug: str) -> None:
+    assert folders.slug(name) == slug
+    assert layout.MODEL_NAME.fullmatch(f"lenet5-{slug}x")
 
 
 def test_copies_are_on_one_side_and_labels_that_differ_are_said(tmp_path: Path) -> None:

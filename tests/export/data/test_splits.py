@@ -77,6 +77,29 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         splits.labels(tmp_path)
 
 
+def test_a_link_back_to_the_folder_is_no_label(tmp_path: Path) -> None:
+    pets = made(tmp_path / "pets", "cat", "dog")
+    (pets / "again").symlink_to(pets)
+    (pets / "above").symlink_to(tmp_path)
+    made(tmp_path, "bird")
+    (pets / "elsewhere").symlink_to(tmp_path / "bird")
+    assert splits.labels(pets) == ("cat", "dog", "elsewhere")
+
+
+def test_two_forms_of_one_word_are_refused_as_labels(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"two folders 'caf.*', the same letters in two forms of Unicode$"):
+        splits.labels(made(tmp_path, "caf\u00e9", "cafe\u0301"))
+    assert splits.labels(made(tmp_path / "case", "Cat", "cat")) == ("Cat", "cat")
+
+
+def test_folders_beside_the_parts_are_known(tmp_path: Path) -> None:
+    folder = made(tmp_path, "train", "val", "dev", "notes", "__MACOSX")
+    assert splits.beside(folder, splits.find(folder)) == ("dev", "notes")
+    pets = made(tmp_path / "pets", "cat", "dog")
+    assert splits.beside(pets, splits.find(pets)) == ()
+
+
 def test_what_archivers_and_editors_leave_is_no_label(tmp_path: Path) -> None:
     made(tmp_path, "cat", "dog", "__MACOSX", ".git", ".ipynb_checkpoints")
+    made(tmp_path, "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
     assert splits.labels(tmp_path) == ("cat", "dog")

@@ -1,6 +1,5 @@
 """Icons that are drawn in their alpha channel alone are learnt as they look, and served alike."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,11 @@ from PIL import Image, ImageDraw
 
 from artifact import manifest
 from export import pipeline
-from export.data.transparency import WHITE, Ground, ground
+from export.data.transparency import WHITE, ground
 from export.training.recipes import Recipe
 from server.config import Settings
 from tests.conftest import Running
+from tests.encoding import encode
 from zoo import catalog
 
 RECIPE = Recipe(epochs=12, learning_rate=1e-2)
@@ -44,12 +44,6 @@ def icon(label: str, seed: int) -> Image.Image:
     return image
 
 
-def encoded(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 @pytest.fixture
 def icons(tmp_path: Path) -> Path:
     for label in ("cross", "disc"):
@@ -60,26 +54,36 @@ def icons(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_mostly_transparent_pictures_is_put_on_white(icons: Path) -> None:
-    chosen = ground(sorted(icons.rglob("*.png")))
-    assert chosen.background == WHITE
-    assert chosen.notes == (
+    notes: list[str] = []
+    assert ground(sorted(icons.rglob("*.png")), notes.append) == WHITE
+    assert notes == [
         "warning: 80 of 80 pictures looked at have transparent parts: put on white, here and in the server; "
         "--background names a colour",
-    )
+    ]
 
 
 def test_few_transparent_pictures_are_reported_and_none_are_not(icons: Path) -> None:
     paths = sorted(icons.rglob("*.png"))
     for path in paths[30:]:
         Image.open(path).convert("RGB").save(path)
-    chosen = ground(paths)
-    assert chosen.background == ""
-    assert chosen.notes[0].startswith(
-        "warning: 30 of 80 pictures looked at have transparent parts: the colours"
-    )
-    assert ground(paths[30:]) == Ground("")
+    notes: list[str] = []
+    assert ground(paths, notes.append) == ""
+    [note] = notes
+    assert note.startswith("warning: 30 of 80 pictures looked at have transparent parts: the colours")
+    notes.clear()
+    assert ground(paths[30:], notes.append) == ""
     paths[40].write_bytes(b"")
-    assert ground(paths[30:]) == Ground("")  # the loader refuses it by name
+    assert ground(paths[30:], notes.append) == ""  # the loader refuses it by name
+    assert notes == []
+
+
+def test_an_alpha_channel_without_transparent_pixels_is_no_transparency(icons: Path) -> None:
+    paths = sorted(icons.rglob("*.png"))
+    for path in paths:
+        Image.open(path).convert("RGB").convert("RGBA").save(path)
+    notes: list[str] = []
+    assert ground(paths, notes.append) == ""
+    assert notes == []
 
 
 @pytest.mark.parametrize("form", ["LA", "palette", "one colour"])
@@ -91,7 +95,7 @@ def test_transparency_is_seen_in_every_form(form: str, tmp_path: Path) -> None:
         Image.new("P", (4, 4)).save(path, transparency=b"\x00")
     else:
         Image.new("RGB", (4, 4)).save(path, transparency=(0, 0, 0))
-    assert ground([path]).background == WHITE
+    assert ground([path]) == WHITE
 
 
 @pytest.mark.slow  # trains twice
@@ -115,7 +119,7 @@ def test_icons_are_learnt_and_served_on_their_background(icons: Path, tmp_path: 
     assert min(right.values()) >= 0.9  # half is chance
 
     kinds = [(label, seed) for label in ("cross", "disc") for seed in range(100, 120)]
-    unseen = [(label, encoded(icon(label, seed))) for label, seed in kinds]
+    unseen = [(label, encode(icon(label, seed))) for label, seed in kinds]
     server = Running(Settings(repository=tmp_path / "zoo", grpc_port=0, metrics_port=0, device="cpu"))
     try:
         with server.client() as client:

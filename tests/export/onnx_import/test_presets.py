@@ -3,7 +3,6 @@
 References are Pillow and torchvision themselves; for what OpenCV does, its formulas in `tests/opencv.py`.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +29,7 @@ from export.onnx_import.presets import PRESETS
 from modelzoo.v1 import manifest_pb2
 from server.config import Settings
 from tests.conftest import Running
+from tests.encoding import encode
 from tests.export.onnx_import.onnx_files import (
     IMAGENET,
     K,
@@ -58,12 +58,6 @@ def patches() -> tuple[Image.Image, ...]:
         left, top = int(random.integers(0, 640 - width_px)), int(random.integers(0, 427 - height_px))
         made.append(photographs[index % 2].crop((left, top, left + width_px, top + height_px)))
     return tuple(made)
-
-
-def png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def torchvision_s(resize_px: int, mode: InterpolationMode) -> Callable[[Image.Image], np.ndarray]:
@@ -137,7 +131,7 @@ def expected(path: Path, preset: str) -> np.ndarray:
 def decoded(found: conversion.Wrapped) -> np.ndarray:
     spec = found.input_spec
     shape = manifest_pb2.Input(height=spec.height, width=spec.width, channels=spec.channels)
-    return np.stack([pictures.decode(png(patch), shape, found.preprocessing) for patch in patches()])
+    return np.stack([pictures.decode(encode(patch), shape, found.preprocessing) for patch in patches()])
 
 
 def test_every_preset_has_a_reference() -> None:
@@ -177,7 +171,7 @@ def test_a_server_answers_as_every_library_prepares(tmp_path: Path) -> None:
         assert (one.manifest.input.channel_order == manifest_pb2.CHANNEL_ORDER_BGR) is bgr
     with served(tmp_path / "zoo") as client:
         for preset, path in paths.items():
-            answers = client.classify(preset, [png(patch) for patch in patches()], top_k=K)
+            answers = client.classify(preset, [encode(patch) for patch in patches()], top_k=K)
             for labels, row in zip(answers, expected(path, preset), strict=True):
                 assert labels[0].text == str(row.argmax())
                 for label in labels:

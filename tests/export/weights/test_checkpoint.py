@@ -35,10 +35,16 @@ def prefixed(state: State, prefix: str) -> State:
 def note(content: object, path: Path, wanted: State) -> str:
     """Save and load, check the tensors, and return the line about what was found."""
     torch.save(content, path)
-    loaded = loading.from_file(path, LENET)
+    found, loaded = first_note(path)
     state = loaded.network.state_dict()
     assert all(torch.equal(state[name], value) for name, value in wanted.items())
-    return loaded.notes[0].removeprefix(f"{path.name}: ")
+    return found
+
+
+def first_note(path: Path) -> tuple[str, loading.Loaded]:
+    notes: list[str] = []
+    loaded = loading.from_file(path, LENET, note=notes.append)
+    return notes[0].removeprefix(f"{path.name}: "), loaded
 
 
 @pytest.mark.parametrize(
@@ -110,11 +116,11 @@ def test_arguments_and_numbers_of_numpy_beside_the_weights_are_passed_over(
     path = tmp_path / "a.pth.tar"
     for new_format in (True, False):
         torch.save({"state_dict": lenet} | beside, path, _use_new_zipfile_serialization=new_format)
-        assert loading.from_file(path, LENET).notes[0].endswith("10 of 10 tensors match lenet5")
+        assert first_note(path)[0].endswith("10 of 10 tensors match lenet5")
     content = path.read_bytes()  # as NumPy 1 wrote it
     assert content.count(b"numpy._core.multiarray") == 2
     path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert loading.from_file(path, LENET).notes[0].endswith("10 of 10 tensors match lenet5")
+    assert first_note(path)[0].endswith("10 of 10 tensors match lenet5")
 
 
 class Forged:
@@ -230,8 +236,9 @@ def test_auxiliary_heads_are_counted_and_left_out(tmp_path: Path) -> None:
     state = models.googlenet(weights=None, aux_logits=True, num_classes=3, init_weights=False).state_dict()
     torch.save({"model": state}, tmp_path / "a.pth")
     given = loading.Preprocessing(start="finetuned")
-    loaded = loading.from_file(tmp_path / "a.pth", catalog.find("googlenet"), given=given)
-    assert loaded.notes[0] == (
+    notes: list[str] = []
+    loading.from_file(tmp_path / "a.pth", catalog.find("googlenet"), given=given, note=notes.append)
+    assert notes[0] == (
         f"a.pth: state dict under 'model', {len(state) - 20} of {len(state)} tensors match googlenet; "
         "the others are of auxiliary heads, which only help training"
     )

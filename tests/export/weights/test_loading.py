@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import fractions
 import hashlib
 import os
 from collections.abc import Callable
@@ -193,7 +192,7 @@ def with_(state: State, **changed: torch.Tensor) -> State:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"a\n\x1b[2Jb": torch.zeros(1)}, r"it has also a  \[2Jb; the nearest"),
+        (lambda s: s | {"a\n\x1b[2Jb": torch.zeros(2)}, r"it has also a  \[2Jb; the nearest"),
         (
             lambda s: without(s, "f6.bias"),
             r"it lacks f6\.bias; the nearest of the catalog is lenet5: 9 of its 10 tensors match$",
@@ -218,7 +217,8 @@ def with_(state: State, **changed: torch.Tensor) -> State:
         (lambda s: with_(s, c1__bias=torch.zeros(6).to_sparse()), r"c1\.bias is sparse"),
         (lambda s: with_(s, c1__bias=torch.empty(6, device="meta")), r"c1\.bias is sparse, or has no"),
         (lambda s: with_(s, output__bias=torch.zeros(1).expand(1 << 40)), r"claims more numbers than it"),
-        (lambda s: s | {"epoch": 3}, r"holds no state dict: epoch is no tensor"),
+        (lambda s: {"epoch": 3}, r"holds no state dict: epoch is no tensor of torch's$"),
+        (lambda s: s | {0: torch.zeros(2)}, r"holds no state dict: 1 of its names are no text$"),
         (lambda s: {"state_dict": {}}, r"holds no state dict"),
         (lambda s: {}, r"holds no state dict"),
         (lambda s: list(s.values()), r"holds no state dict"),
@@ -227,11 +227,15 @@ def with_(state: State, **changed: torch.Tensor) -> State:
             lambda s: LENET.network(),
             r"a whole pickled nn\.Module, which is code \(it asks for zoo\.lenet\.LeNet5\): save model",
         ),
-        (lambda s: s | {"args": argparse.Namespace(lr=1)}, r"holds no state dict: args is no tensor$"),
         (
-            lambda s: {"model": s, "when": fractions.Fraction(1, 2)},
-            r"asks for fractions\.Fraction; only tens",
+            lambda s: {"args": argparse.Namespace(lr=1), "step": 3},
+            r"holds no state dict: args, step are no tensors of torch's$",
         ),
+        (
+            lambda s: {"model": {name: value.numpy() for name, value in s.items()}},
+            r"holds no state dict: c1\.weight, c1\.bias, c3\.weight and 7 more are no tensors of torch's$",
+        ),
+        (lambda s: {"model": s, "join": os.path.join}, r"asks for posixpath\.join; only tensors are taken"),
     ],
 )
 def test_what_is_not_this_networks_state_dict_is_refused_in_one_line(

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -170,16 +170,17 @@ def test_what_is_assumed_is_said_and_what_is_given_is_not() -> None:
 def test_an_assumption_is_in_the_manifest_and_among_the_notes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(LENET.network().state_dict(), tmp_path / "mine.PTH")
-    loaded = loading.from_file(tmp_path / "mine.PTH", LENET)
+    notes: list[str] = []
+    loaded = loading.from_file(tmp_path / "mine.PTH", LENET, note=notes.append)
     _, candidate = sources.loaded(LENET, "mine", loaded, None, pipeline.Silent())
     whole = "shorter side to 32 px, centre of 32 x 32 px, bilinear, mean 0.0784314, std 0.784314"
     assert candidate.description.deviations[-1] == (
         f"preprocessing assumed, not given with the weights: {whole}"
     )
-    assert loaded.notes == (
+    assert notes == [
         "mine.PTH: plain state dict, 10 of 10 tensors match lenet5",
         f"mine.PTH: preprocessing: {whole} (assumed: {whole})",
-    )
+    ]
 
 
 def test_a_published_file_that_was_saved_anew_is_recognised_by_its_tensors(tmp_path: Path) -> None:
@@ -202,14 +203,25 @@ def test_a_published_file_that_was_saved_anew_is_recognised_by_its_tensors(tmp_p
     anew = tmp_path / "anew.pth"
     torch.save({"model": {name: value.clone() for name, value in state.items()}, "epoch": 0}, anew)
 
+    notes: list[str] = []
+
     def load(folder: str) -> loading.Loaded:
-        return loading.from_file(anew, LENET, published=published, folder=tmp_path / folder)
+        notes.clear()
+        return loading.from_file(
+            anew, LENET, published=published, folder=tmp_path / folder, note=notes.append
+        )
 
     known = load("hub")
     assert (known.resize_shorter_px, known.accuracy_ratio, known.labels[0]) == (36, 0.69758, "a")
     assert known.assumed == ()
-    assert known.notes[1].endswith(" (torchvision's own)")
+    assert len(notes) == 2
+    assert notes[1].endswith(" (torchvision's own)")
     assert load("elsewhere").resize_shorter_px == 32  # there is nothing to compare with
+    assert notes[2] == (
+        "anew.pth: warning: not known as torchvision ResNet18_Weights.IMAGENET1K_V1; if it is, saved anew, "
+        "give --mean 0.0784314 --std 0.784314 --resize 36 --crop 32 and its --labels, or keep "
+        f"{published.file_name} in the folder of torch.hub to compare with"
+    )
     content = kept.read_bytes()
     kept.write_bytes(content[:-1])
     assert load("hub").resize_shorter_px == 32
@@ -255,6 +267,10 @@ def test_a_preprocessing_is_read_from_json_and_toml_and_options_come_before_it(t
         ('{"mean": 1' + "0" * 400 + "}", r"^a\.txt: mean is a number or a list of numbers$"),
         ('{"mean": [1, 2]}', r"^mean is one number or three, each finite, not 1, 2$"),
         ('{"mean": NaN}', r"^mean is one number or three, each finite, not nan$"),
+        (
+            "mean = [123.675, 116.28, 103.53]",
+            r"^mean is on the scale 0\.\.1, not 123\.675, 116\.28, 103\.53: div",
+        ),
         ("std = [1, 0, 1]", r"^std is above zero, not 1, 0, 1$"),
         ('interpolation = "nearest"', r"^interpolation is bilinear or bicubic, not 'nearest'$"),
         ("interpolation = [1]", r"^interpolation is bilinear or bicubic, not \[1\]$"),
@@ -295,8 +311,35 @@ def test_a_preprocessing_for_what_is_no_file_is_refused_before_anything_is_done(
     weights: str, tmp_path: Path
 ) -> None:
     request = pipeline.Request(tmp_path / "models", weights, name="a", preprocessing=Preprocessing(crop=32))
+    what = "a folder of pictures" if weights == "." else weights
     with pytest.raises(
-        PreprocessingError, match=rf"^a preprocessing is given for weights from a file, not for {weights}$"
+        pipeline.InapplicableError, match=rf" and --interpolation are for a file of weights, not for {what}$"
     ):
         pipeline.export(LENET, request)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "option", "message"),
+    [
+        ("imagenet", {"labels": Path("a.txt")}, "--labels is for a file of weights, not for imagenet"),
+        (".", {"labels": Path("a.txt")}, "--labels is for a file of weights, not for a folder of pictures"),
+        ("mnist", {"strict": True}, "--strict is for a folder of pictures, not for mnist"),
+        ("a.pt", {"strict": True}, "--strict is for a folder of pictures, not for a file of weights"),
+        ("a.pt", {"mirror": False}, "--mirror and --no-mirror are for a training, not for a file of weights"),
+        (
+            "digits",
+            {"calibration": Path()},
+            "--calibration is for weights that are loaded, not for digits",
+        ),
+    ],
+)
+def test_an_option_that_means_nothing_for_the_weights_is_refused(
+    weights: str, option: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pt").touch()
+    with pytest.raises(pipeline.InapplicableError) as caught:
+        pipeline.export(LENET, pipeline.Request(tmp_path / "models", weights, name="a", **option))
+    assert str(caught.value) == message
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

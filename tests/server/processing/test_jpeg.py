@@ -10,6 +10,7 @@ from artifact import pictures
 from artifact.errors import PictureError
 from modelzoo.v1 import manifest_pb2
 from server.processing import jpeg
+from tests.encoding import encode, exif
 
 SIZES_PX = [(500, 375), (501, 377), (333, 500), (224, 224), (17, 13), (1, 1), (640, 97)]
 SUBSAMPLINGS = (0, 1, 2)  # Pillow's names of 4:4:4, 4:2:2 and 4:2:0
@@ -25,15 +26,7 @@ def photograph(width_px: int, height_px: int, seed: int = 0) -> Image.Image:
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
+    return encode(image, "JPEG", **options)
 
 
 def varied() -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """A picture is turned, or refused, by one rule: in training, in export and in the server."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,23 +14,13 @@ from export.data.datasets import DatasetError
 from export.data.folders import Files
 from modelzoo.v1 import manifest_pb2
 from server.processing import jpeg
+from tests.encoding import TURNS, encode, exif
 
 PREPROCESSING = manifest_pb2.Preprocessing(
     resize_shorter_px=16, interpolation=manifest_pb2.INTERPOLATION_BILINEAR
 )
 SHAPE = manifest_pb2.Input(height=16, width=16, channels=3)
 
-# What a viewer does by EXIF orientation (Exif 2.32, 4.6.4).
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: np.rot90(pixels, 1),
-}
 ATTRIBUTE = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
 ELEMENT = "<x:xmpmeta><rdf:Description><tiff:Orientation>{}</tiff:Orientation></rdf:Description></x:xmpmeta>"
 
@@ -42,24 +31,15 @@ def picture() -> Image.Image:
     return Image.fromarray(np.stack([rows * 16, columns * 8, rows * columns], axis=2).astype(np.uint8))
 
 
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
-
-
 def in_jpeg(**options: object) -> bytes:
-    stream = io.BytesIO()
-    picture().save(stream, "JPEG", quality=95, subsampling=0, **options)
-    return stream.getvalue()
+    return encode(picture(), "JPEG", quality=95, subsampling=0, **options)
 
 
 def in_png(text: str = "", *, packed: bool = False, **options: object) -> bytes:
-    stream, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    info = PngImagePlugin.PngInfo()
     if text:
         info.add_itxt("XML:com.adobe.xmp", text, zip=packed)
-    picture().save(stream, "PNG", pnginfo=info, **options)
-    return stream.getvalue()
+    return encode(picture(), pnginfo=info, **options)
 
 
 SAYING: dict[str, Callable[[int], bytes]] = {
