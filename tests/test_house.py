@@ -67,7 +67,15 @@ VOCABULARY = {
 COMPOSITION_ROOTS = {
     "server": {"app", "frontend", "grpc_server", "process"},
     "export": {"pipeline", "sources"},
-    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "zoo"},  # each a command
+    "bench": {
+        "batcher",
+        "ceiling",
+        "lanes",
+        "loop_occupancy",
+        "loop_requests",
+        "start",
+        "zoo",
+    },  # each a command
     "cli": {
         *(
             "main",
@@ -205,6 +213,16 @@ def test_importing_a_serving_room_loads_no_training_library(room: str) -> None:
     code = (
         f"import sys\nfor name in {modules!r}: __import__(name)\n"
         "print([name for name in ('torch', 'torchvision', 'onnx', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["status", "classify"])
+def test_a_command_that_only_asks_loads_nothing_that_serves(command: str) -> None:
+    code = (
+        f"import sys, cli.main, cli.{command}\n"
+        "print([name for name in ('server', 'artifact', 'onnxruntime', 'pydantic', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
