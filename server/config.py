@@ -26,7 +26,7 @@ _DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
 class Settings(BaseModel):
     """The settings of a server; every field is also an environment variable ``MODELZOO_<NAME>``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repository: Path = Path("models")
     """Folder of the models."""
