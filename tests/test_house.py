@@ -213,7 +213,7 @@ def test_importing_a_serving_room_loads_no_training_library(room: str) -> None:
 
 @pytest.mark.parametrize("command", ["status", "classify"])
 def test_a_command_that_only_asks_loads_nothing_that_serves(command: str) -> None:
-    heavy = ("server", "artifact", "onnxruntime", "pydantic", "PIL")
+    heavy = ("server", "artifact", "onnxruntime", "pydantic", "PIL", "numpy")
     code = f"import sys, cli.main, cli.{command}; print(sys.modules.keys() & {heavy!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
