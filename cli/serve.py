@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 def run(flags: dict[str, Any], config: Path | None) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP."""
     with refusing():
-        from server import shutdown
+        from server import machine, shutdown
 
         shutdown.on_stop_signal(lambda _: os._exit(0))  # there is nothing yet that an end could hurt
+    with machine.lasting(), refusing():
         import uvloop
 
         from server import config as server_config

@@ -8,22 +8,24 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.channels import open_channel
 from client.errors import ClientError, client_error, malformed, refusal
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
 
+if TYPE_CHECKING:  # only a caller with arrays needs it, and has it; a command that sends files starts sooner
+    import numpy as np
+    import numpy.typing as npt
+
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 _MAX_MESSAGE_BYTES = 256 << 20  # answers are small; this only must not be the limit that is met first
 
-Picture = bytes | npt.NDArray[np.uint8]
+Picture: TypeAlias = "bytes | npt.NDArray[np.uint8]"
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -237,6 +239,8 @@ def image(picture: Picture) -> classifier_pb2.Image:
     """
     if isinstance(picture, bytes):
         return classifier_pb2.Image(encoded=picture)
+    import numpy as np
+
     if not isinstance(picture, np.ndarray):
         raise TypeError(f"a picture is a file's bytes or an array, not {type(picture).__name__}")
     if picture.dtype != np.uint8 or picture.ndim != 3:

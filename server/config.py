@@ -3,13 +3,14 @@
 The only place in `server` that reads settings from the environment.
 """
 
+import json
+import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from artifact import files
 from artifact.execution import core_count
@@ -18,15 +19,14 @@ from server.errors import StartError
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: whatever is free
 BatchSize = Annotated[int, Field(ge=1, le=1024)]
 Precision = Literal["fp32", "fp16", "int8"]
+_PREFIX = "MODELZOO_"
 _DEVICE = r"^(auto|cpu|cuda:\d{1,2})$"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of a server; every field is also an environment variable ``MODELZOO_<NAME>``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="MODELZOO_", extra="forbid", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     repository: Path = Path("models")
     """Folder of the models."""
@@ -157,11 +157,27 @@ def load(flags: dict[str, Any], config: Path | None = None) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartError(f"settings file {config} cannot be read: {error}") from error
     try:
-        # Whole values: pydantic-settings' own order of sources would merge tables, those of one model with
-        # another.
-        return Settings(**(beneath | EnvSettingsSource(Settings)() | given))
+        return Settings(**(beneath | _environment() | given))  # whole values: tables are not merged
     except ValidationError as error:
         raise StartError(f"settings: {_first_problem(error)}") from error
+
+
+def _environment() -> dict[str, Any]:
+    """Return what the environment sets; tables are JSON there.
+
+    Raises:
+        StartError: one is not.
+    """
+    found: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        text = os.environ.get(_PREFIX + name.upper())
+        if text is None:
+            continue
+        try:
+            found[name] = json.loads(text) if isinstance(field.default, dict) else text
+        except ValueError as error:
+            raise StartError(f"settings: {_PREFIX}{name.upper()} is not JSON: {error}") from error
+    return found
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ of its own. It ends when the engine says so, or has ended.
 """
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -213,6 +214,7 @@ class Frontend:
 def main() -> None:
     """Run a front end on the descriptors that the command line names, and end the process."""
     shutdown.ignore_signals()
+    gc.freeze()  # every module: a collection in the middle of a call would walk through them all
     end, memory = map(int, sys.argv[1:])
 
     async def run() -> None:

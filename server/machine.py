@@ -3,11 +3,27 @@
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _SMAPS = Path("/proc/self/smaps_rollup")
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Collect no garbage while what lasts as long as the process is made, modules above all, nor ever in it.
+
+    A collection walks through all that there is: hundreds of thousands of objects of the libraries.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def host_memory_bytes() -> int:

@@ -68,7 +68,8 @@ VOCABULARY = {
 COMPOSITION_ROOTS = {
     "server": {"app", "frontend", "grpc_server", "process"},
     "export": {"pipeline", "sources"},
-    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "zoo"},  # each a command
+    # each a command
+    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "start", "zoo"},
     "cli": {
         *(
             "main",
@@ -209,6 +210,14 @@ def test_importing_a_serving_room_loads_no_training_library(room: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["status", "classify"])
+def test_a_command_that_only_asks_loads_nothing_that_serves(command: str) -> None:
+    heavy = ("server", "artifact", "onnxruntime", "pydantic", "PIL", "numpy")
+    code = f"import sys, cli.main, cli.{command}; print(sys.modules.keys() & {heavy!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_committed_stubs_are_what_protoc_generates(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What the documents promise is there, and does what they say."""
 
+import ast
 import contextlib
+import inspect
 import io
+import itertools
 import re
 from pathlib import Path
 
@@ -41,9 +44,18 @@ def test_the_settings_page_lists_exactly_the_settings_there_are() -> None:
     derived["max_bytes_per_connection"] = "half of `max_bytes_in_flight`"
     fields = Settings.model_fields
     assert {name for name, field in fields.items() if field.default_factory} == derived.keys()
-    assert rows == [
-        (name, derived.get(name, f"`{field.default}`"), field.description) for name, field in fields.items()
-    ]
+    said = docstrings_of_fields(Settings)
+    assert rows == [(name, derived.get(name, f"`{fields[name].default}`"), said[name]) for name in fields]
+
+
+def docstrings_of_fields(cls: type) -> dict[str, str]:
+    """The texts under the fields of a class, by field."""
+    [body] = [node.body for node in ast.parse(inspect.getsource(cls)).body if isinstance(node, ast.ClassDef)]
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -112,7 +112,7 @@ def opened(plan: Plan, entry: Entry) -> Iterator[Server]:
     with TemporaryDirectory(prefix="modelzoo-bench-") as folder:
         # Of a large repository the other models would take their time to load, and memory.
         (Path(folder) / entry.name).symlink_to(entry.folder.parent.absolute())
-        with _started(plan, folder) as server:
+        with started(plan, folder) as server:
             status = described(server, entry.name)
             if status.state != classifier_pb2.MODEL_STATE_READY:
                 raise BenchError(f"{entry.name} is not served: {status.reason}")
@@ -140,7 +140,12 @@ def complaint(error: ClientError, address: str) -> str:
 
 
 @contextmanager
-def _started(plan: Plan, repository: str) -> Iterator[Server]:
+def started(plan: Plan, repository: str) -> Iterator[Server]:
+    """Start a server of a repository with a plan's settings; it has tried every model when it is given.
+
+    Raises:
+        BenchError: it cannot be started, or has ended.
+    """
     command = [sys.executable, "-m", "cli.main", "serve", "--repository", repository, "--log-format", "json"]
     command += ["--grpc-port", "0", "--metrics-port", "0"]
     options: dict[str, object] = {

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -63,6 +62,8 @@ class FrontendProcessCollector(Collector):
             "Resident memory of a front end, what it shares with the engine included.",
             labels=["frontend"],
         )
+        import psutil  # where there are no front ends, nothing else needs it
+
         for number, pid in self._pids().items():
             with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 process = psutil.Process(pid)

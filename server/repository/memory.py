@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
 from server import machine
-from server.observability.gpu_memory import DeviceMemoryCollector, GpuMemory
 from server.observability.guarded import Guarded
 from server.runtime.device import Device
 
@@ -33,6 +32,8 @@ def open_memory(device: Device, registry: CollectorRegistry, log: FilteringBound
     """
     if device.ordinal is None:
         return MemoryMeter(machine.host_memory_bytes)
+    from server.observability.gpu_memory import DeviceMemoryCollector, GpuMemory  # loads NVML
+
     try:
         gpu = GpuMemory(device.ordinal)
     except OSError as error:

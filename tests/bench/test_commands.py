@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import batcher, ceiling, lanes
+from bench import batcher, ceiling, lanes, start
 
 
 def test_what_the_batcher_costs_is_told_for_both_ways(
@@ -53,6 +53,20 @@ def test_lanes_are_compared_on_the_same_load_and_their_answers_checked(
         assert 0 < float(p50) <= float(p99)
         assert float(batch) >= 1
         assert errors == "0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frontends", ["0", "1"])
+def test_a_start_is_timed_to_its_first_right_answers(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], frontends: str
+) -> None:
+    command = ["start", "lenet5-digits", "--repository", str(repository), "--starts", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--frontends", frontends])
+    assert start.main() == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [name for name, *_ in rows] == ["serving", "answered", "processor"]
+    for _, middle, best, worst in rows:
+        assert float(middle) == float(best) == float(worst) > 0
 
 
 @pytest.mark.parametrize(

@@ -105,5 +105,11 @@ def test_batch_sizes_of_a_model_may_come_from_the_environment(monkeypatch: pytes
     assert config.load({}).model_batch_sizes == {"lenet5-digits": [8, 1]}
 
 
+def test_a_table_that_is_not_json_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELZOO_MODEL_PRECISIONS", "lenet5-digits=int8")
+    with pytest.raises(StartError, match="settings: MODELZOO_MODEL_PRECISIONS is not JSON: Expecting value"):
+        config.load({})
+
+
 def test_the_precisions_that_can_be_asked_for_are_those_that_artifacts_have() -> None:
     assert get_args(config.Precision) == tuple(layout.MODEL_FILES)

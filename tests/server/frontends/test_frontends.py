@@ -114,27 +114,28 @@ def test_answers_are_those_of_one_process(fronted, clients, server, digits: data
 
 
 CLASSIFY, INFER = classifier_pb2.ClassifyRequest, messages.ModelInferRequest
-REFUSED = [
-    ("Classify", CLASSIFY(model="nobody", images=[pixels(BLANK)])),
-    ("Classify", CLASSIFY(model=MODEL, version=7, images=[pixels(BLANK)])),
-    ("Classify", CLASSIFY(model=MODEL)),
-    ("Classify", CLASSIFY(model=MODEL, images=[pixels(BLANK), pixels(BLANK[:31])])),
-    ("Classify", CLASSIFY(model=MODEL, images=[classifier_pb2.Image(encoded=b"no picture")])),
-    ("Classify", CLASSIFY(model=MODEL, images=[pixels(BLANK)], top_k=11)),
-    ("Classify", CLASSIFY(model=MODEL, images=[pixels(np.zeros((4096, 8192, 3), np.uint8))])),
-    ("GetModel", classifier_pb2.GetModelRequest(name="nobody")),
-    ("ModelInfer", tensor(np.zeros((1, 31, 32, 1), np.uint8))),
-    ("ModelInfer", tensor(BLANK[None], model_version="x")),
-    ("ModelStatistics", messages.ModelStatisticsRequest(name="nobody")),
-    ("RepositoryModelLoad", messages.RepositoryModelLoadRequest(repository_name="x")),
-    ("SystemSharedMemoryRegister", messages.SystemSharedMemoryRegisterRequest(name="r", key="k")),
+REFUSED = [  # built when they are sent: one has 100 MB
+    ("Classify", lambda: CLASSIFY(model="nobody", images=[pixels(BLANK)])),
+    ("Classify", lambda: CLASSIFY(model=MODEL, version=7, images=[pixels(BLANK)])),
+    ("Classify", lambda: CLASSIFY(model=MODEL)),
+    ("Classify", lambda: CLASSIFY(model=MODEL, images=[pixels(BLANK), pixels(BLANK[:31])])),
+    ("Classify", lambda: CLASSIFY(model=MODEL, images=[classifier_pb2.Image(encoded=b"no picture")])),
+    ("Classify", lambda: CLASSIFY(model=MODEL, images=[pixels(BLANK)], top_k=11)),
+    ("Classify", lambda: CLASSIFY(model=MODEL, images=[pixels(np.zeros((4096, 8192, 3), np.uint8))])),
+    ("GetModel", lambda: classifier_pb2.GetModelRequest(name="nobody")),
+    ("ModelInfer", lambda: tensor(np.zeros((1, 31, 32, 1), np.uint8))),
+    ("ModelInfer", lambda: tensor(BLANK[None], model_version="x")),
+    ("ModelStatistics", lambda: messages.ModelStatisticsRequest(name="nobody")),
+    ("RepositoryModelLoad", lambda: messages.RepositoryModelLoadRequest(repository_name="x")),
+    ("SystemSharedMemoryRegister", lambda: messages.SystemSharedMemoryRegisterRequest(name="r", key="k")),
 ]
 
 
 @pytest.mark.parametrize(
-    ("method", "request_"), REFUSED, ids=lambda value: value if isinstance(value, str) else ""
+    ("method", "build"), REFUSED, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_refusals_are_those_of_one_process(fronted, start_server, server, method, request_) -> None:
+def test_refusals_are_those_of_one_process(fronted, start_server, server, method, build) -> None:
+    request_ = build()
     alone = server if method != "RepositoryModelLoad" else start_server(allow_model_control=True)
     mine, theirs = (refusal(address, method, request_) for address in (fronted.address, alone.address))
     assert mine == theirs
