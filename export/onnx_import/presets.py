@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from artifact import resizing
+from artifact.fitting import resizing
 from artifact.manifest import MAX_SIDE_PX
 from export.errors import one_line
 from export.graph import editing
