@@ -16,7 +16,7 @@ from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
 from export.graph.verification import Images
-from export.onnx_import import conversion, presets
+from export.onnx_import import conversion
 from export.onnx_import.conversion import ImportRequest
 from export.training import augment, recipes, train
 from export.training.savepoint import Savepoint
@@ -133,8 +133,6 @@ def imported(
     wrapped_path: Path,
     calibration: Path | None,
     observer: Observer,
-    *,
-    scaled_decoding: bool = False,
 ) -> Candidate:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
@@ -151,11 +149,9 @@ def imported(
     wrapped = conversion.wrap(path, wrapped_path, request)
     for note in wrapped.notes:
         observer.note(note)
-    shape, _ = input_of(wrapped.input_spec, scaled_decoding=scaled_decoding)
+    shape, _ = input_of(wrapped.input_spec, scaled_decoding=request.scaled_decoding)
     shape.channel_order = wrapped.channel_order
     preprocessing = wrapped.preprocessing
-    if scaled_decoding:
-        presets.allow_scaled_decoding(preprocessing)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,

@@ -1,8 +1,8 @@
 """OpenCV's resize of 8-bit pictures, pixel by pixel; OpenCV is not among this project's packages.
 
 From the formulas of modules/imgproc/src/resize.cpp. Held against OpenCV 4.14 and 5.0 on random pictures:
-INTER_NEAREST, INTER_LINEAR and INTER_LANCZOS4 give its very pixels, INTER_AREA but for ties. INTER_CUBIC, which its
-packages for x86 leave to Intel's library, differs by one in less than a hundredth of the pixels.
+INTER_NEAREST, INTER_LINEAR and INTER_LANCZOS4 give its very pixels, INTER_AREA but for ties. INTER_CUBIC,
+which its packages for x86 leave to Intel's library, differs by one in less than a hundredth of the pixels.
 """
 
 import math

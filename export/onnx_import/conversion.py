@@ -13,11 +13,10 @@ import onnx
 from artifact import golden
 from artifact.manifest import MAX_LABELS
 from artifact.pictures import Pixels
-from export.data import labels as label_files
 from export.errors import one_line
 from export.graph import cleaning, editing, probes, tracing
 from export.graph.verification import Run
-from export.onnx_import import activation, external_data, normal_form, onnx_file, presets, wrapping
+from export.onnx_import import activation, external_data, metadata, normal_form, onnx_file, presets, wrapping
 from export.onnx_import.activation import Activation, Floats
 from export.onnx_import.onnx_file import MAX_BYTES, Array, OnnxImportError, Session, reason
 from export.onnx_import.signature import Images, ImportRequest, images_of, output_of
@@ -29,8 +28,6 @@ __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
 _PROBES = 6
 _BATCHES = (slice(0, 1), slice(1, 3), slice(3, _PROBES))  # one, two and three pictures
 _TOLERANCE_RATIO = 1e-4  # of the largest score; another size of batch is summed up in another order
-# Of what a file says beside its graph, the keys that hold labels: YOLO's, PaddleOCR's, and others'.
-_LABEL_KEYS = ("names", "character", "classes", "labels", "class_names", "id2label")
 _BINARY_LABELS = ("negative", "positive")
 
 
@@ -175,17 +172,9 @@ def _labels(
                 f"it has {chosen.score_count} outputs{two}, but there are {len(request.labels)} labels"
             )
         return request.labels, []
-    notes = []
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    for key in (key for key in _LABEL_KEYS if key in texts):
-        try:
-            found = label_files.parse(texts[key], f"the file's own {key!r}")
-        except label_files.LabelsError as error:
-            notes.append(one_line(f"its own labels are not taken: {error}"))
-            continue
-        if len(found) == count:
-            return found, [f"labels are the file's own, its {key!r}"]
-        notes.append(f"its own labels are not taken: {key!r} has {len(found)} for {count}")
+    found, notes = metadata.labels_of(model, count)
+    if found is not None:
+        return found, notes
     return _BINARY_LABELS if chosen.is_binary else tuple(map(str, range(count))), notes
 
 

@@ -46,12 +46,14 @@ class ImportRequest:
             network 0..255.
         channel_order: in which the network takes three channels, ``rgb`` or ``bgr``.
         preset: a library's preprocessing, a key of `presets.PRESETS`, for what is None here.
-        resize_px: length that the shorter side of a picture is resized to.
+        resize_px: length that the shorter side of a picture is resized to before the crop; or, of one that is
+            stretched, the length of both sides, or height and width.
         crop_ratio: the input's side by that length, where ``resize_px`` is None.
         resize_mode: a key of `presets.RESIZE_MODES`.
-        fill: colour beside a letterbox, ``#rrggbb``.
+        fill: colour beside a letterbox or a line, ``#rrggbb``.
         interpolation: a key of `presets.INTERPOLATIONS`.
         background: colour that transparent pictures are composited on, ``#rrggbb``.
+        scaled_decoding: large JPEG files may be decoded at a part of their size.
     """
 
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
@@ -65,12 +67,13 @@ class ImportRequest:
     scale: tuple[float, ...] | None = None
     channel_order: str | None = None
     preset: str | None = None
-    resize_px: int | None = None
+    resize_px: tuple[int, ...] | None = None
     crop_ratio: float | None = None
     resize_mode: str | None = None
     fill: str | None = None
     interpolation: str | None = None
     background: str | None = None
+    scaled_decoding: bool = False
 
 
 @dataclass(frozen=True)

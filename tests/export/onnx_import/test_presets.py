@@ -228,7 +228,7 @@ def test_a_scale_for_each_channel_comes_before_mean_and_std(tmp_path: Path) -> N
 
 def test_a_single_option_overrides_its_part_of_a_preset(tmp_path: Path) -> None:
     path = classifier(tmp_path / "theirs.onnx")
-    request = ImportRequest(preset="timm", interpolation="bilinear", resize_px=50, mean=(0.5,))
+    request = ImportRequest(preset="timm", interpolation="bilinear", resize_px=(50,), mean=(0.5,))
     found, _ = wrapped(path, request)
     assert found.preprocessing == manifest_pb2.Preprocessing(
         resize_shorter_px=50, interpolation=manifest_pb2.INTERPOLATION_BILINEAR
@@ -332,13 +332,15 @@ def test_a_size_in_metadata_is_taken_where_the_graph_leaves_it_free(tmp_path: Pa
     [
         ({"preset": "caffe"}, r"^no preset is called 'caffe'; there are torchvision, timm, keras-caffe, "),
         ({"resize_mode": "crop"}, r"^no resize mode is called 'crop'; there are shorter, "),
-        ({"interpolation": "area"}, r"^no interpolation is called 'area'; there are nearest, "),
+        ({"interpolation": "cubic"}, r"^no interpolation is called 'cubic'; there are nearest, "),
         ({"channel_order": "gbr"}, r"^no channel order is called 'gbr'; there are rgb, bgr$"),
-        ({"resize_px": 20}, r"^the shorter side cannot be resized to 20: 36 \(the input's side\) to 4096 "),
-        ({"resize_px": 4097}, r"^the shorter side cannot be resized to 4097: "),
-        ({"resize_mode": "stretch", "resize_px": 40}, r"^with the resize mode stretch pictures are fitted "),
-        ({"preset": "opencv", "resize_px": 40}, r"^with the resize mode stretch pictures are fitted "),
-        ({"fill": "#000000"}, r"^a fill colour goes with the resize mode letterbox only$"),
+        ({"resize_px": (20,)}, r"^a side cannot be resized to 20: 36 \(the input's side\) to 4096 "),
+        ({"resize_px": (4097,)}, r"^a side cannot be resized to 4097: "),
+        ({"resize_mode": "letterbox", "resize_px": (40,)}, r"^with the resize mode letterbox pictures are "),
+        ({"preset": "opencv", "resize_px": (27,)}, r"^a side cannot be resized to 27: 28 "),
+        ({"preset": "torchvision", "resize_px": (40, 50)}, r"^height and width to resize to go with "),
+        ({"resize_mode": "line", "crop_ratio": 0.9}, r"^with the resize mode line nothing is cropped$"),
+        ({"fill": "#000000"}, r"^a fill colour goes with the resize modes letterbox and line only$"),
         ({"scale": (0.0,)}, r"^scale must be above zero, not \(0\.0, 0\.0, 0\.0\)$"),
         ({"scale": (1.0, 1.0)}, r"^scale has 2 numbers for 3 channels$"),
     ],
