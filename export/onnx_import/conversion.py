@@ -4,11 +4,12 @@ Uint8 pixels go in and probabilities come out, of any number of images. The resu
 as it came: one image at a time there, several here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from artifact import golden
 from artifact.manifest import MAX_LABELS
@@ -28,6 +29,11 @@ __all__ = ["ImportRequest", "OnnxImportError", "Wrapped", "wrap"]
 _PROBES = 6
 _BATCHES = (slice(0, 1), slice(1, 3), slice(3, _PROBES))  # one, two and three pictures
 _TOLERANCE_RATIO = 1e-4  # of the largest score; another size of batch is summed up in another order
+_FLOATS = {  # ONNX Runtime's names of what scores may be
+    "tensor(float)": TensorProto.FLOAT,
+    "tensor(float16)": TensorProto.FLOAT16,
+    "tensor(double)": TensorProto.DOUBLE,
+}
 _BINARY_LABELS = ("negative", "positive")
 
 
@@ -60,15 +66,21 @@ class Wrapped:
 
 
 class _Original:
-    """The file as it came, run one image at a time."""
+    """The file as it came, run one image at a time.
+
+    Attributes:
+        kind: type of its scores, in ONNX's numbering.
+    """
 
     def __init__(self, model: onnx.ModelProto, images: Images, output: str) -> None:
         self._images = images
         self._session = Session(model)
         names = [name for name, _ in self._session.outputs]
         self._position = names.index(output)
-        if (kind := self._session.outputs[self._position][1]) != "tensor(float)":
-            raise OnnxImportError(f"its output {output} is {kind}, not float scores")
+        named = self._session.outputs[self._position][1]
+        if named not in _FLOATS:
+            raise OnnxImportError(f"its output {output} is {named}, not float scores")
+        self.kind = _FLOATS[named]
 
     def answer(self, image: Pixels) -> Floats:
         """Return the file's output for uint8 ``[1, H, W, C]``, as it comes."""
@@ -93,6 +105,11 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     images = images_of(model, request)
     normal_form.free_axes(model, images)
     preprocessing = presets.described(request, images.spec)
+    as_it_came = onnx.ModelProto()
+    as_it_came.CopyFrom(model)
+    narrow = images if normal_form.widen(model) else None
+    if images.kind == TensorProto.FLOAT16:
+        images = replace(images, kind=TensorProto.FLOAT)
     original = _Original(model, images, output)
     pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels, _PROBES)
     shape = original.answer(pixels[:1]).shape
@@ -103,8 +120,11 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     chosen = activation.choose(request.activation, expected, activation.maker_of(model.graph, output))
     labels, label_notes = _labels(chosen, request, model)
 
-    changes.insert(0, f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {images}")
-    changes += [*label_notes, *normal_form.modernise(model, shape)]
+    taken = narrow or images
+    changes.insert(0, f"takes uint8 [N, H, W, C] and normalises inside the graph; the file took {taken}")
+    if narrow is not None:
+        changes.append(_widened(_Original(as_it_came, narrow, output).scores(pixels), expected, chosen))
+    changes += [*label_notes, *normal_form.modernise(model, shape, original.kind)]
     if output not in editing.dependents(model.graph, images.name):
         raise OnnxImportError("its scores do not depend on the picture")
     if (parameters := editing.count_weights(model.graph)) == 0:
@@ -113,7 +133,7 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         reshapes = editing.free_batch(model.graph, images.name)
         changes.append(f"any number of images; the file took one ({reshapes} reshapes were rewritten)")
     changes += chosen.changes
-    wrapping.put_around(model, images, output, shape, chosen)
+    wrapping.put_around(model, images, output, shape, original.kind, chosen)
     _prove(model, pixels, expected, chosen)
     cleaning.strip(model)
     try:
@@ -158,6 +178,22 @@ def _require_scores(shape: tuple[int, ...]) -> None:
         raise OnnxImportError(f"it answers one picture with {list(shape)}; a classifier answers [1, K]")
     if not 1 <= count <= MAX_LABELS:
         raise OnnxImportError(f"it has {count} outputs; a classifier has 1 to {MAX_LABELS:,}")
+
+
+def _widened(half: Floats, full: Floats, chosen: Activation) -> str:
+    """Hold scores of a network in float16 against those of the same in float32, and say how far they are.
+
+    Raises:
+        OnnxImportError: too far.
+    """
+    allowed = golden.TOLERANCES["fp16"][golden.CPU_PROVIDER]
+    difference = float(np.abs(chosen.applied(half) - chosen.applied(full)).max())
+    if not difference <= allowed:
+        raise OnnxImportError(
+            f"in float32 its probabilities are off by {difference:.2g} (allowed {allowed:.2g}) from those "
+            "that it gives in float16"
+        )
+    return f"computes in float32; the file, in float16, gives probabilities up to {difference:.1g} from these"
 
 
 def _labels(
