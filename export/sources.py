@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from artifact import manifest
 from export.candidate import Candidate, Observer, input_of
 from export.data import folders
 from export.data.datasets import Dataset, Split
@@ -161,11 +160,7 @@ def imported(
             parameters=wrapped.parameters,
             input=shape,
             preprocessing=preprocessing,
-            weights=manifest_pb2.Weights(
-                origin=manifest_pb2.ORIGIN_IMPORTED,
-                source=path.name,
-                sha256=manifest.describe_file(path).sha256,
-            ),
+            weights=wrapped.weights,
             reference="ONNX Runtime",
             multi_label=wrapped.multi_label,
         ),

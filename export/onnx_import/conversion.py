@@ -6,6 +6,7 @@ as it came: one image at a time there, several here.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from export.graph.verification import Run
 from export.onnx_import import activation, external_data, metadata, normal_form, onnx_file, presets, wrapping
 from export.onnx_import.activation import Activation, Floats
 from export.onnx_import.onnx_file import MAX_BYTES, Array, OnnxImportError, Session, reason
-from export.onnx_import.signature import Images, ImportRequest, images_of, output_of
+from export.onnx_import.signature import Images, ImportRequest, images_of, output_of, sizes_are_given
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec
 
@@ -45,6 +46,7 @@ class Wrapped:
         input_spec: the pixels that it takes.
         labels: K texts.
         parameters: numbers in its weights.
+        weights: where they came from: the file's name and hash, and those of the files beside it.
         multi_label: the probabilities of a picture need not sum to 1.
         channel_order: in which the network behind the wrapping takes them.
         preprocessing: from a picture to the pixels that it takes.
@@ -57,6 +59,7 @@ class Wrapped:
     input_spec: InputSpec
     labels: tuple[str, ...]
     parameters: int
+    weights: manifest_pb2.Weights
     multi_label: bool
     channel_order: "manifest_pb2.ChannelOrder.ValueType"
     preprocessing: manifest_pb2.Preprocessing
@@ -100,8 +103,9 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         OnnxImportError: it is no image classifier that can be wrapped; nothing is written.
         OSError: ``target`` cannot be written.
     """
-    model, output, changes = _read(source, request)
+    model, output, changes, weights = _read(source, request)
     request, notes = presets.completed(request, model)
+    is_sized = sizes_are_given(model)
     images = images_of(model, request)
     normal_form.free_axes(model, images)
     preprocessing = presets.described(request, images.spec)
@@ -110,9 +114,18 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     narrow = images if normal_form.widen(model) else None
     if images.kind == TensorProto.FLOAT16:
         images = replace(images, kind=TensorProto.FLOAT)
-    original = _Original(model, images, output)
     pixels = probes.pictures(images.spec.height, images.spec.width, images.spec.channels, _PROBES)
-    shape = original.answer(pixels[:1]).shape
+    try:
+        original = _Original(model, images, output)
+        shape = original.answer(pixels[:1]).shape
+    except OnnxImportError as error:
+        if is_sized:
+            raise
+        size = f"{images.spec.height}x{images.spec.width}"
+        raise OnnxImportError(
+            f"it leaves its size free, and yet does not run at {size}: say with --input HxW what its maker "
+            f"ran it at ({error})"
+        ) from error
     _require_scores(shape)
     expected = original.scores(pixels)  # [N, S]
     if not np.isfinite(expected).all():
@@ -145,6 +158,7 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
         input_spec=images.spec,
         labels=labels,
         parameters=parameters,
+        weights=weights,
         multi_label=chosen.multi_label,
         channel_order=(manifest_pb2.CHANNEL_ORDER_BGR if images.bgr else manifest_pb2.CHANNEL_ORDER_RGB),
         preprocessing=preprocessing,
@@ -154,21 +168,36 @@ def wrap(source: Path, target: Path, request: ImportRequest) -> Wrapped:
     )
 
 
-def _read(source: Path, request: ImportRequest) -> tuple[onnx.ModelProto, str, list[str]]:
-    """Read a file as far as its scores need it, all of it that could do harm refused.
+class _Read(NamedTuple):
+    """A file, read as far as its scores need it, all of it that could do harm refused.
 
-    Returns:
-        A model of standard operators only, its nodes sorted, its functions put in place and its weights with
-        it; the name of the scores; what differs from the file, one sentence each.
+    Attributes:
+        model: of standard operators only, nodes sorted, functions put in place, its weights with it.
+        output: name of the scores.
+        changes: what differs from the file, one sentence each.
+        weights: where they came from.
     """
-    model = onnx_file.read(source)
+
+    model: onnx.ModelProto
+    output: str
+    changes: list[str]
+    weights: manifest_pb2.Weights
+
+
+def _read(source: Path, request: ImportRequest) -> _Read:
+    model, sha256 = onnx_file.read(source)
     output = output_of(model, request)
     changes = normal_form.reduce(model, output)
     onnx_file.check_operators(model)
     room_bytes = MAX_BYTES - model.ByteSize()
-    if names := external_data.embed(onnx_file.tensors_of(model), source.parent, room_bytes):
-        changes.append(one_line(f"one file; its weights were in {', '.join(names)}"))
-    return onnx_file.inlined(model), output, changes
+    files = external_data.embed(onnx_file.tensors_of(model), source.parent, room_bytes)
+    if files:
+        names = ", ".join(file.name for file in files)
+        changes.append(one_line(f"one file; its weights were in {names}"))
+    weights = manifest_pb2.Weights(
+        origin=manifest_pb2.ORIGIN_IMPORTED, source=source.name, sha256=sha256, data_files=files
+    )
+    return _Read(onnx_file.inlined(model), output, changes, weights)
 
 
 def _require_scores(shape: tuple[int, ...]) -> None:

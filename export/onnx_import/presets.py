@@ -15,10 +15,9 @@ from onnx import TensorProto
 from artifact.fitting import resizing
 from artifact.manifest import MAX_SIDE_PX
 from export.errors import one_line
-from export.graph import editing
 from export.onnx_import import metadata
 from export.onnx_import.onnx_file import OnnxImportError
-from export.onnx_import.signature import ImportRequest
+from export.onnx_import.signature import ImportRequest, picture_type, sizes_are_given
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec
 
@@ -135,7 +134,7 @@ def completed(request: ImportRequest, model: onnx.ModelProto) -> tuple[ImportReq
     if _takes_pixels(model) or any(getattr(request, name) is not None for name in _NORMALISATION):
         own = {name: value for name, value in own.items() if name not in _NORMALISATION}  # one of them is odd
     read = {name: value for name, value in own.items() if getattr(request, name) is None}
-    if _sizes_are_given(model):
+    if sizes_are_given(model):
         read = {name: value for name, value in read.items() if name not in ("height", "width")}
     notes = []
     if read:
@@ -254,24 +253,12 @@ def _text(value: object) -> str:
     return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
-def _picture_type(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
-    """Return the type of the one input that is no weight, where there is one."""
-    inputs = editing.inputs(model.graph)
-    return inputs[0].type.tensor_type if len(inputs) == 1 else None
-
-
 def _takes_pixels(model: onnx.ModelProto) -> bool:
-    found = _picture_type(model)
+    found = picture_type(model)
     return found is not None and found.elem_type == TensorProto.UINT8
 
 
 def _is_grey(model: onnx.ModelProto) -> bool:
-    found = _picture_type(model)
+    found = picture_type(model)
     sides = [dim.dim_value for dim in found.shape.dim[1:]] if found is not None else []
     return 1 in sides and 3 not in sides
-
-
-def _sizes_are_given(model: onnx.ModelProto) -> bool:
-    """Return whether height and width stand in the graph itself: at least three axes are fixed."""
-    found = _picture_type(model)
-    return found is not None and sum(dim.dim_value > 0 for dim in found.shape.dim[1:]) >= 3

@@ -20,7 +20,7 @@ from zoo.spec import InputSpec
 _CHANNELS = (1, 3)
 TO_NCHW = (0, 3, 1, 2)
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)  # of pictures and of scores
+_SCORES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 Sides = tuple[int | None, ...]  # None where the file leaves one free
 
@@ -127,14 +127,14 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
         names = ", ".join(value.name for value in inputs) or "none"
         raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")
     tensor = inputs[0].type.tensor_type
-    if tensor.elem_type not in (*FLOATS, TensorProto.UINT8):
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8):
         known = tensor.elem_type in TensorProto.DataType.values()
         kind = (
             TensorProto.DataType.Name(tensor.elem_type)
             if known
             else f"of the unknown type {tensor.elem_type}"
         )
-        raise OnnxImportError(f"its input is {kind}; FLOAT, FLOAT16, DOUBLE or UINT8 is taken")
+        raise OnnxImportError(f"its input is {kind}; FLOAT, FLOAT16 or UINT8 is taken")
     # A free side is a name, nothing, -1 or 0: exporters differ.
     sides = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
     if len(sides) != 4:
@@ -154,6 +154,18 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
     )
 
 
+def picture_type(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
+    """Return the type of the one input that is no weight, where there is one."""
+    inputs = editing.inputs(model.graph)
+    return inputs[0].type.tensor_type if len(inputs) == 1 else None
+
+
+def sizes_are_given(model: onnx.ModelProto) -> bool:
+    """Return whether height and width stand in the graph itself: at least three axes are fixed."""
+    found = picture_type(model)
+    return found is not None and sum(dim.dim_value > 0 for dim in found.shape.dim[1:]) >= 3
+
+
 def output_of(model: onnx.ModelProto, request: ImportRequest) -> str:
     """Find the name of the scores.
 
@@ -162,7 +174,7 @@ def output_of(model: onnx.ModelProto, request: ImportRequest) -> str:
     """
     names = [value.name for value in model.graph.output]
     if request.output is None and len(names) > 1:  # label numbers and maps beside the scores are none
-        scores = [value.name for value in model.graph.output if value.type.tensor_type.elem_type in FLOATS]
+        scores = [value.name for value in model.graph.output if value.type.tensor_type.elem_type in _SCORES]
         names = scores if len(scores) == 1 else names
     if request.output is not None and request.output not in names:
         raise OnnxImportError(f"it has no output {request.output!r}; it has {', '.join(names)}")

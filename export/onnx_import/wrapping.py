@@ -96,8 +96,6 @@ def _normalisation(images: Images) -> list[_Step]:
             ("Mul", ("scale",), {}),
             ("Add", ("shift",), {}),
         ]
-        if images.kind != TensorProto.FLOAT:
-            steps.append(("Cast", (), {"to": images.kind}))
     return steps
 
 

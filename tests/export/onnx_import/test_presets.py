@@ -245,6 +245,70 @@ def test_a_single_option_overrides_its_part_of_a_preset(tmp_path: Path) -> None:
     )
 
 
+def stretched(height_px: int, width_px: int, **options: Any) -> manifest_pb2.Preprocessing:
+    return manifest_pb2.Preprocessing(
+        resize_mode=manifest_pb2.RESIZE_MODE_STRETCH,
+        resize_height_px=height_px,
+        resize_width_px=width_px,
+        interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "wanted"),
+    [
+        (ImportRequest(resize_mode="stretch", resize_px=(40, 40)), stretched(40, 40)),
+        (ImportRequest(resize_mode="stretch", resize_px=(32, 45)), stretched(32, 45)),
+        (ImportRequest(resize_mode="stretch", crop_ratio=0.875), stretched(32, 41)),
+        (
+            ImportRequest(resize_mode="stretch", preset="torchvision"),
+            stretched(0, 0),
+        ),  # its crop is of its mode
+        (
+            ImportRequest(resize_mode="stretch", resize_px=(40, 40), scaled_decoding=True),
+            stretched(40, 40, scaled_decoding=True),
+        ),
+    ],
+)
+def test_what_is_stretched_may_be_cropped_then(
+    request_: ImportRequest, wanted: manifest_pb2.Preprocessing, tmp_path: Path
+) -> None:
+    found, _ = wrapped(classifier(tmp_path / "theirs.onnx"), request_)
+    assert found.preprocessing == wanted
+
+
+def test_a_line_of_text_has_paddleocr_s_grey_beside_it(tmp_path: Path) -> None:
+    request = ImportRequest(resize_mode="line", interpolation="opencv-bilinear")
+    found, _ = wrapped(classifier(tmp_path / "theirs.onnx"), request)
+    assert found.preprocessing == manifest_pb2.Preprocessing(
+        resize_mode=manifest_pb2.RESIZE_MODE_LINE,
+        fill="#808080",
+        interpolation=manifest_pb2.INTERPOLATION_OPENCV_BILINEAR,
+    )
+
+
+def test_decoding_at_a_part_of_the_size_is_refused_before_the_network_runs(tmp_path: Path) -> None:
+    """A file whose network cannot run is refused for its options first."""
+    nodes, tensors = convolutional()
+    path = saved(tmp_path / "theirs.onnx", nodes, tensors[:-1], sides=("n", 3, H, W))
+    refused(path, r"^ONNX Runtime cannot load it: ")
+    refused(
+        path,
+        r"^scaled decoding needs an interpolation that averages over the source: bilinear, bicubic, ",
+        interpolation="opencv-lanczos",
+        scaled_decoding=True,
+    )
+
+
+def test_one_channel_has_no_order_to_be_assumed(tmp_path: Path) -> None:
+    nodes, tensors = convolutional(channels=1)
+    path = saved(tmp_path / "theirs.onnx", nodes, tensors, sides=("n", 1, 8, 8))
+    [note] = wrapped(path)[0].notes
+    assert note.startswith("warning: assumed")
+    assert "RGB" not in note
+
+
 @pytest.mark.parametrize(("side_px", "torchvision_px", "timm_px"), [(224, 256, 256), (299, 342, 341)])
 def test_the_side_before_the_crop_is_rounded_as_the_library_does(
     side_px: int, torchvision_px: int, timm_px: int, tmp_path: Path
@@ -316,6 +380,11 @@ def test_what_the_file_says_of_itself_is_read(
     own, _ = wrapped(path, ImportRequest(preset="keras-tf"))
     np.testing.assert_allclose(own.input_spec.mean, (0.5,) * 3)  # the preset comes first
     assert own.preprocessing.resize_mode == manifest_pb2.RESIZE_MODE_STRETCH
+
+
+def test_timm_s_squash_is_a_stretch_and_a_crop(tmp_path: Path) -> None:
+    path = with_metadata(classifier(tmp_path / "theirs.onnx"), {"crop_mode": "squash", "crop_pct": "0.875"})
+    assert wrapped(path)[0].preprocessing == stretched(32, 41)
 
 
 def test_a_size_in_metadata_is_taken_where_the_graph_leaves_it_free(tmp_path: Path) -> None:
