@@ -12,8 +12,9 @@ from statistics import NormalDist
 
 from google.protobuf import json_format
 
-from artifact import files, golden, layout, resizing
+from artifact import files, golden, layout
 from artifact.errors import DamagedFileError, ManifestError
+from artifact.fitting import resizing
 from modelzoo.v1 import manifest_pb2
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # no separator, no leading dot: stays in its folder
@@ -253,8 +254,7 @@ def _input_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:
         yield f"input.channel_order {pixels.channel_order} is unknown"
     if pixels.channel_order == manifest_pb2.CHANNEL_ORDER_BGR and pixels.channels != 3:
         yield "input.channel_order is BGR, but input.channels is not 3"
-    lengths_px = range(max(pixels.height, pixels.width), MAX_SIDE_PX + 1)
-    yield from resizing.problems(manifest.preprocessing, lengths_px)
+    yield from resizing.problems(manifest.preprocessing, pixels, MAX_SIDE_PX)
 
 
 def _precision_problems(manifest: manifest_pb2.Manifest) -> Iterator[str]:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401 - registers itself
 
-from artifact import headers, resizing
+from artifact import headers
 from artifact.errors import PictureError
+from artifact.fitting import resizing
 from artifact.headers import Header
 from artifact.orientation import orientation
 from modelzoo.v1 import manifest_pb2
@@ -274,9 +275,9 @@ def _divisor(header: Header, shape: manifest_pb2.Input, preprocessing: manifest_
     """Return by how much smaller a file may be decoded than it is."""
     if not preprocessing.scaled_decoding:
         return 1
-    # With a letterbox or stretched, no side becomes longer than the input's longer one.
-    needed = 2 * (preprocessing.resize_shorter_px or max(shape.height, shape.width))
-    return divisor(header, needed)
+    # With a letterbox, as a line or stretched, no side becomes longer than these.
+    fitted_px = (shape.height, shape.width, preprocessing.resize_height_px, preprocessing.resize_width_px)
+    return divisor(header, 2 * (preprocessing.resize_shorter_px or max(fitted_px)))
 
 
 def divisor(header: Header, needed_px: int) -> int:

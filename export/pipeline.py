@@ -120,7 +120,6 @@ def import_(
     precisions: Sequence[str] = PRECISIONS[:1],
     calibration: Path | None = None,
     ungated: bool = False,
-    scaled_decoding: bool = False,
     observer: Observer | None = None,
 ) -> Exported:
     """Wrap an ONNX classifier from elsewhere, prove that it answers the same, and publish it.
@@ -137,15 +136,8 @@ def import_(
     publish.require_name(name)
     observer.step(f"wrapping {path.name}")
     with tempfile.TemporaryDirectory() as scratch:
-        candidate = sources.imported(
-            path,
-            request,
-            name,
-            Path(scratch) / "wrapped.onnx",
-            calibration,
-            observer,
-            scaled_decoding=scaled_decoding,
-        )
+        wrapped_path = Path(scratch) / "wrapped.onnx"
+        candidate = sources.imported(path, request, name, wrapped_path, calibration, observer)
         published = release.release(candidate, ReleaseOptions(repository, precisions, ungated), observer.step)
     return Exported(published, candidate.description, None)
 

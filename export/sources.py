@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 
-from artifact import manifest
 from export.candidate import Candidate, Observer, input_of
 from export.data import folders
 from export.data.datasets import Dataset, Split
 from export.graph.tracing import ServedNetwork, to_onnx
 from export.graph.verification import Images
-from export.onnx_import import conversion, presets
+from export.onnx_import import conversion
 from export.onnx_import.conversion import ImportRequest
 from export.training import augment, recipes, train
 from export.training.savepoint import Savepoint
@@ -133,8 +132,6 @@ def imported(
     wrapped_path: Path,
     calibration: Path | None,
     observer: Observer,
-    *,
-    scaled_decoding: bool = False,
 ) -> Candidate:
     """Wrap a classifier that came as ONNX; the file as it came is the reference.
 
@@ -151,11 +148,9 @@ def imported(
     wrapped = conversion.wrap(path, wrapped_path, request)
     for note in wrapped.notes:
         observer.note(note)
-    shape, _ = input_of(wrapped.input_spec, scaled_decoding=scaled_decoding)
+    shape, _ = input_of(wrapped.input_spec, scaled_decoding=request.scaled_decoding)
     shape.channel_order = wrapped.channel_order
     preprocessing = wrapped.preprocessing
-    if scaled_decoding:
-        presets.allow_scaled_decoding(preprocessing)
     return Candidate(
         description=manifest_pb2.Manifest(
             name=name,
@@ -165,11 +160,7 @@ def imported(
             parameters=wrapped.parameters,
             input=shape,
             preprocessing=preprocessing,
-            weights=manifest_pb2.Weights(
-                origin=manifest_pb2.ORIGIN_IMPORTED,
-                source=path.name,
-                sha256=manifest.describe_file(path).sha256,
-            ),
+            weights=wrapped.weights,
             reference="ONNX Runtime",
             multi_label=wrapped.multi_label,
         ),

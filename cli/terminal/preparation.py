@@ -1,5 +1,6 @@
 """Options of `import`, most of which say how pictures are prepared for a network, and how they are read."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,28 +24,42 @@ Preset = Annotated[
     ),
 ]
 Resize = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Length that a picture's shorter side is resized to, in pixels."),
+    str | None,
+    typer.Option(
+        metavar="N|HxW",
+        help="Length in pixels that the shorter side of a picture is resized to before the crop; with "
+        "--resize-mode stretch of both sides, or height and width.",
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|HxW|RATIO",
+        help="What is then cropped, its centre: the network's input in pixels, or, up to 1, the input's side "
+        "by that length, as 0.875 or 224/256.",
+    ),
 ]
 ResizeMode = Annotated[
     str | None,
     typer.Option(
-        metavar="shorter|shorter-rounded|stretch|letterbox",
+        metavar="shorter|shorter-rounded|stretch|letterbox|line",
         help="The shorter side resized and the centre cropped, both rounded as torchvision or as PaddleClas "
-        "does; both sides stretched to the input's; or the whole picture within borders.",
+        "does; both sides stretched; the whole picture within borders; or a line of text, from the left.",
     ),
 ]
 Fill = Annotated[
     str | None,
     typer.Option(
-        metavar="COLOUR", help="Of a letterbox's borders: R,G,B or #rrggbb.", show_default="#727272"
+        metavar="COLOUR",
+        help="Of what is left beside a letterbox or a line: R,G,B or #rrggbb.",
+        show_default="#727272, of a line #808080",
     ),
 ]
 Interpolation = Annotated[
     str | None,
     typer.Option(
-        metavar="nearest|bilinear|bicubic|opencv-bilinear|opencv-nearest",
-        help="Pillow's, which average when they shrink (antialias), or OpenCV's, which do not.",
+        metavar="[opencv-]nearest|[opencv-]bilinear|[opencv-]bicubic|[opencv-]lanczos|box|hamming|opencv-area",
+        help="Pillow's, which average when they shrink (antialias), or OpenCV's, which do not, but area.",
     ),
 ]
 Channels = Annotated[
@@ -90,6 +105,7 @@ Activation = Annotated[
     ),
 ]
 
+_SIDES = re.compile(r"(?P<height>\d{1,5})(x(?P<width>\d{1,5}))?")
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
 
@@ -134,3 +150,36 @@ def numbers(option: str, said: str | None, *, fractions: bool = False) -> tuple[
         kinds = "numbers or fractions" if fractions else "numbers"
         raise RefusedError(f"{option} {said!r} is not {kinds} separated by commas") from None
     return tuple(values)
+
+
+def sides(option: str, said: str | None) -> tuple[int, int] | None:
+    """Read a length of both sides, or height and width, in pixels.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    if said is None:
+        return None
+    match = _SIDES.fullmatch(said)
+    if match is None:
+        raise RefusedError(f"{option} {said!r} is neither N nor HxW, in pixels")
+    return int(match["height"]), int(match["width"] or match["height"])
+
+
+def cropped(said: str | None) -> tuple[tuple[int, int] | None, float | None]:
+    """Read what `--crop` says.
+
+    Returns:
+        Height and width in pixels, or a ratio.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    if said is None:
+        return None, None
+    if _SIDES.fullmatch(said) and said != "1":
+        return sides("--crop", said), None
+    found = numbers("--crop", said, fractions=True) or ()
+    if len(found) != 1 or not 0 < found[0] <= 1:
+        raise RefusedError(f"--crop {said!r} is neither a size in pixels nor a ratio up to 1")
+    return None, found[0]

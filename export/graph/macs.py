@@ -35,8 +35,8 @@ def count(path: Path) -> int:
     graph = _with_shapes(onnx.load(path, load_external_data=False)).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if all(dim.HasField("dim_value") for dim in dims):
+        dims = value.type.tensor_type.shape.dim  # none, too, where even the number of axes is unknown
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = [dim.dim_value for dim in dims]
     total = 0
     for node in graph.node:

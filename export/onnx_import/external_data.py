@@ -4,6 +4,7 @@ Where they lie is what the file says, and it is taken for hostile: only regular 
 folder, or below it, are read, and no more than one file could hold.
 """
 
+import hashlib
 import math
 import os
 import stat
@@ -14,11 +15,14 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.onnx_import.onnx_file import MAX_BYTES, OnnxImportError
+from modelzoo.v1 import manifest_pb2
 
 _PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)  # two numbers a byte
 
 
-def embed(tensors: Iterable[onnx.TensorProto], folder: Path, room_bytes: int) -> list[str]:
+def embed(
+    tensors: Iterable[onnx.TensorProto], folder: Path, room_bytes: int
+) -> tuple[manifest_pb2.File, ...]:
     """Read what tensors keep in other files into the tensors.
 
     Args:
@@ -27,13 +31,13 @@ def embed(tensors: Iterable[onnx.TensorProto], folder: Path, room_bytes: int) ->
         room_bytes: what all of it together may take.
 
     Returns:
-        Names of the files, in the order of their first use.
+        The files as they were read, by their paths beside the ONNX file, in the order of their first use.
 
     Raises:
         OnnxImportError: a file cannot be read, is outside the folder or none, or holds too little; or all is
             larger than one file may be.
     """
-    names: dict[str, None] = {}
+    contents: dict[str, bytes] = {}
     for tensor in tensors:
         if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
             continue
@@ -41,21 +45,30 @@ def embed(tensors: Iterable[onnx.TensorProto], folder: Path, room_bytes: int) ->
         size_bytes = _size_bytes(tensor)
         room_bytes -= size_bytes
         if room_bytes < 0:
-            raise OnnxImportError(f"with its external data it is larger than {MAX_BYTES + 1 >> 30} GiB")
+            raise _too_large()
         if (length := _number(entries, "length", size_bytes)) != size_bytes:
             raise OnnxImportError(
                 f"{_name(tensor)} takes {size_bytes:,} bytes, its external data has {length:,}"
             )
-        location = entries.get("location", "")
-        tensor.raw_data = _read(folder, location, _number(entries, "offset", 0), size_bytes)
+        location, start = entries.get("location", ""), _number(entries, "offset", 0)
+        if location not in contents:
+            contents[location] = _read(folder, location, MAX_BYTES - sum(map(len, contents.values())))
+        content, end = contents[location], start + size_bytes
+        if end > len(content):
+            raise OnnxImportError(
+                f"its external data {location!r} has {len(content):,} bytes where {end:,} are needed"
+            )
+        tensor.raw_data = content[start:end]
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
-        names[location] = None
-    return list(names)
+    return tuple(
+        manifest_pb2.File(name=location, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        for location, content in contents.items()
+    )
 
 
-def _read(folder: Path, location: str, offset: int, size_bytes: int) -> bytes:
-    """Read a part of a file inside a folder."""
+def _read(folder: Path, location: str, limit_bytes: int) -> bytes:
+    """Read a file inside a folder."""
     place = PurePosixPath(location)
     if not location or "\0" in location or place.is_absolute() or ".." in place.parts:
         raise OnnxImportError(f"its external data {location!r} is not inside its folder")
@@ -66,21 +79,20 @@ def _read(folder: Path, location: str, offset: int, size_bytes: int) -> bytes:
         # What is no regular file must not be waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OnnxImportError(f"its external data {location!r} is not a regular file")
-            if offset + size_bytes > found.st_size:
-                raise OnnxImportError(
-                    f"its external data {location!r} has {found.st_size:,} bytes where "
-                    f"{offset + size_bytes:,} are needed"
-                )
-            stream.seek(offset)
-            return stream.read(size_bytes)
+            if os.fstat(descriptor).st_size > limit_bytes:
+                raise _too_large()
+            return stream.read(limit_bytes)
     except (OSError, RuntimeError) as error:  # the latter: links in a circle
         cause = error.strerror if isinstance(error, OSError) else "links in a circle"
         raise OnnxImportError(
             f"it keeps weights in another file beside it, and {location!r} cannot be read: {cause}"
         ) from error
+
+
+def _too_large() -> OnnxImportError:
+    return OnnxImportError(f"with its external data it is larger than {MAX_BYTES + 1 >> 30} GiB")
 
 
 def _size_bytes(tensor: onnx.TensorProto) -> int:

@@ -4,12 +4,14 @@ Exporters write the same network in many ways: nodes in any order, weights as no
 or 0, outputs beside the scores. None of it is a reason to refuse a file.
 """
 
+import numpy as np
 import onnx
 import onnx.version_converter
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from export.errors import one_line
 from export.graph import editing, tracing
+from export.onnx_import import onnx_file
 from export.onnx_import.onnx_file import STANDARD, OnnxImportError, reason
 from export.onnx_import.signature import Images
 
@@ -63,12 +65,36 @@ def free_axes(model: onnx.ModelProto, images: Images) -> None:
     del graph.value_info[:]
 
 
-def modernise(model: onnx.ModelProto, shape: tuple[int, ...]) -> list[str]:
+def widen(model: onnx.ModelProto) -> bool:
+    """Make float32 of every float16 of a network that takes or gives float16; return whether it does.
+
+    Its weights stay the numbers that they are; its sums become more exact, and do not depend on the batch.
+    """
+    half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    values = [value.type.tensor_type for value in (*editing.inputs(model.graph), *model.graph.output)]
+    if all(value.elem_type != half for value in values):
+        return False
+    for tensor in onnx_file.tensors_of(model):
+        if tensor.data_type == half:
+            exact = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(exact, tensor.name))
+    for value in values:
+        value.elem_type = full if value.elem_type == half else value.elem_type
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name) == ("Cast", "to") and attribute.i == half:
+                attribute.i = full
+    del model.graph.value_info[:]
+    return True
+
+
+def modernise(model: onnx.ModelProto, shape: tuple[int, ...], kind: int) -> list[str]:
     """Make weights of constants, and bring the model to an opset that the wrapping is written for.
 
     Args:
-        model: of one output, in float32.
+        model: of one output.
         shape: of that output for one picture, the batch first.
+        kind: type of its numbers, in ONNX's numbering.
 
     Returns:
         What changed, one sentence each.
@@ -81,9 +107,7 @@ def modernise(model: onnx.ModelProto, shape: tuple[int, ...]) -> list[str]:
         node.domain = ""
     before = max((opset.version for opset in model.opset_import if opset.domain in STANDARD), default=0)
     output = graph.output[0].name
-    graph.output[0].CopyFrom(
-        helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [None, *shape[1:]])
-    )
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, kind, [None, *shape[1:]]))
     editing.replace(model.opset_import, [helper.make_opsetid("", before)])
     model.ir_version = _IR_VERSION
     model.ClearField("training_info")

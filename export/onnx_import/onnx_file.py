@@ -4,6 +4,7 @@ It is taken for hostile: what could open other files, run other code or never en
 Runtime sees it, and what it may cost to run is bounded. A few bytes of graph can ask for gigabytes.
 """
 
+import hashlib
 import re
 import stat
 import threading
@@ -42,8 +43,11 @@ class OnnxImportError(ExportError):
     """The model is not taken; the message says why, in one line."""
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read(path: Path) -> tuple[onnx.ModelProto, str]:
     """Read a model; nothing of what it holds is checked but that it is not too much.
+
+    Returns:
+        The model, and the SHA-256 of the file as it was read.
 
     Raises:
         OnnxImportError: the file cannot be read, is no ONNX model, or is too large.
@@ -73,7 +77,7 @@ def read(path: Path) -> onnx.ModelProto:
         )
     if not model.graph.node or not model.opset_import:
         raise OnnxImportError(f"{path.name} is no ONNX file: it has no graph")
-    return model
+    return model, hashlib.sha256(content).hexdigest()
 
 
 class Session:

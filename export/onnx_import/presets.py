@@ -4,7 +4,6 @@ A single option comes before the preset, the preset before the file's own metada
 is assumed, and a note says so: an answer from wrongly prepared pictures looks like any other.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -13,12 +12,12 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from artifact import resizing
+from artifact.fitting import resizing
 from artifact.manifest import MAX_SIDE_PX
 from export.errors import one_line
-from export.graph import editing
+from export.onnx_import import metadata
 from export.onnx_import.onnx_file import OnnxImportError
-from export.onnx_import.signature import ImportRequest
+from export.onnx_import.signature import ImportRequest, picture_type, sizes_are_given
 from modelzoo.v1 import manifest_pb2
 from zoo.spec import InputSpec
 
@@ -27,19 +26,28 @@ RESIZE_MODES = {
     "shorter-rounded": manifest_pb2.RESIZE_MODE_SHORTER_ROUNDED,
     "stretch": manifest_pb2.RESIZE_MODE_STRETCH,
     "letterbox": manifest_pb2.RESIZE_MODE_LETTERBOX,
+    "line": manifest_pb2.RESIZE_MODE_LINE,
 }
 INTERPOLATIONS = {
     "nearest": manifest_pb2.INTERPOLATION_NEAREST,
     "bilinear": manifest_pb2.INTERPOLATION_BILINEAR,
     "bicubic": manifest_pb2.INTERPOLATION_BICUBIC,
     "opencv-bilinear": manifest_pb2.INTERPOLATION_OPENCV_BILINEAR,
+    "lanczos": manifest_pb2.INTERPOLATION_LANCZOS,
+    "box": manifest_pb2.INTERPOLATION_BOX,
+    "hamming": manifest_pb2.INTERPOLATION_HAMMING,
     "opencv-nearest": manifest_pb2.INTERPOLATION_OPENCV_NEAREST,
+    "opencv-bicubic": manifest_pb2.INTERPOLATION_OPENCV_BICUBIC,
+    "opencv-area": manifest_pb2.INTERPOLATION_OPENCV_AREA,
+    "opencv-lanczos": manifest_pb2.INTERPOLATION_OPENCV_LANCZOS,
 }
-_FILL = "#727272"  # of a letterbox, as YOLO has it
+# Where none is given: of a letterbox YOLO's, of a line PaddleOCR's, which is 0 on the scale -1..1.
+_FILLS = {"letterbox": "#727272", "line": "#808080"}
+_WHOLE_MODES = frozenset(_FILLS)  # nothing of a picture is cropped
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CROP_RATIO = 224 / 256  # of the resized shorter side, torchvision's and timm's default
-_UNIT, _PIXELS = (1 / 255,), (1.0,)  # scales: values 0..1 and 0..255
+_UNIT, _PIXELS = metadata.UNIT, metadata.PIXELS
 _KERAS = ImportRequest(resize_mode="stretch", interpolation="nearest", channel_order="rgb")  # its load_img
 PRESETS = {
     # torchvision's transforms.ImageClassification.
@@ -103,16 +111,6 @@ _ROUNDED_DOWN = (
 )  # presets by which the side before the crop is; the others round to the nearest
 
 _NORMALISATION = ("scale", "mean", "std")
-_MAX_METADATA_CHARACTERS = 200
-_MAX_UNIT_VALUE = 2.0  # a mean or std above it is meant for values 0..255
-# ONNX's own metadata of pictures (docs/MetadataProps.md).
-_PIXEL_FORMAT, _PIXEL_RANGE = "Image.BitmapPixelFormat", "Image.NominalPixelRange"
-_CHANNEL_ORDERS = {"Rgb8": "rgb", "Rgba8": "rgb", "Bgr8": "bgr", "Bgra8": "bgr"}
-_RANGES: dict[str, dict[str, Any]] = {
-    "NominalRange_0_255": {"scale": _PIXELS},
-    "Normalized_0_1": {"scale": _UNIT},
-    "Normalized_1_1": {"scale": _UNIT, "mean": (0.5,), "std": (0.5,)},
-}
 
 
 def completed(request: ImportRequest, model: onnx.ModelProto) -> tuple[ImportRequest, tuple[str, ...]]:
@@ -124,34 +122,29 @@ def completed(request: ImportRequest, model: onnx.ModelProto) -> tuple[ImportReq
     Raises:
         OnnxImportError: there is no such preset, resize mode, interpolation or channel order.
     """
-    for what, said, known in (
-        ("preset", request.preset, PRESETS),
-        ("resize mode", request.resize_mode, RESIZE_MODES),
-        ("interpolation", request.interpolation, INTERPOLATIONS),
-        ("channel order", request.channel_order, ("rgb", "bgr")),
-    ):
-        if said is not None and said not in known:
-            raise OnnxImportError(f"no {what} is called {said!r}; there are {', '.join(known)}")
+    _require_known(request)
     if request.preset is not None:
         preset = {field.name: getattr(PRESETS[request.preset], field.name) for field in fields(ImportRequest)}
         if _takes_pixels(model):  # and normalises by itself
             preset.update(dict.fromkeys(_NORMALISATION))
+        if request.resize_mode in (*_WHOLE_MODES, "stretch"):  # the crop belongs to the preset's own mode
+            preset["crop_ratio"] = None
         request = _filled(request, preset)
-    own = _metadata({entry.key: entry.value for entry in model.metadata_props})
+    own = metadata.preparation_of(model)
     if _takes_pixels(model) or any(getattr(request, name) is not None for name in _NORMALISATION):
         own = {name: value for name, value in own.items() if name not in _NORMALISATION}  # one of them is odd
     read = {name: value for name, value in own.items() if getattr(request, name) is None}
-    if _sizes_are_given(model):
+    if sizes_are_given(model):
         read = {name: value for name, value in read.items() if name not in ("height", "width")}
     notes = []
     if read:
         said = ", ".join(f"{name} {_text(value)}" for name, value in read.items())
         notes.append(one_line(f"read from the file's metadata: {said}"))
     request = _filled(request, read)
-    if assumed := _assumed(request, takes_pixels=_takes_pixels(model)):
+    if assumed := _assumed(request, model):
         notes.append(
-            f"warning: assumed, as neither options nor the file say it: {', '.join(assumed)}; "
-            f"--preset {'|'.join(PRESETS)} says what its maker did"
+            f"warning: assumed, as neither options nor the file say it: {', '.join(assumed)}; say what its "
+            f"maker did by --preset {'|'.join(PRESETS)} or single options"
         )
     return request, tuple(notes)
 
@@ -165,48 +158,71 @@ def described(request: ImportRequest, spec: InputSpec) -> manifest_pb2.Preproces
     Raises:
         OnnxImportError: its parts contradict each other, or the input.
     """
-    mode = RESIZE_MODES[request.resize_mode or "shorter"]
+    mode = request.resize_mode or "shorter"
     preprocessing = manifest_pb2.Preprocessing(
         interpolation=INTERPOLATIONS[request.interpolation or "bilinear"],
-        resize_mode=mode,
+        resize_mode=RESIZE_MODES[mode],
         background=request.background or "",
     )
-    if mode == manifest_pb2.RESIZE_MODE_LETTERBOX:
-        preprocessing.fill = request.fill or _FILL
+    if request.scaled_decoding:
+        if preprocessing.interpolation not in resizing.ANTIALIASED:
+            raise OnnxImportError(
+                "scaled decoding needs an interpolation that averages over the source: "
+                f"{', '.join(name for name, one in INTERPOLATIONS.items() if one in resizing.ANTIALIASED)}"
+            )
+        preprocessing.scaled_decoding = True
+    if mode in _WHOLE_MODES:
+        preprocessing.fill = request.fill or _FILLS[mode]
     elif request.fill is not None:
-        raise OnnxImportError("a fill colour goes with the resize mode letterbox only")
-    longer_px = max(spec.height, spec.width)
-    if request.resize_mode in ("stretch", "letterbox"):
+        raise OnnxImportError("a fill colour goes with the resize modes letterbox and line only")
+    if mode == "stretch":
+        if request.resize_px is not None or request.crop_ratio is not None:
+            height_px, width_px = _lengths(request, (spec.height, spec.width))
+            preprocessing.resize_height_px, preprocessing.resize_width_px = height_px, width_px
+    elif mode in _WHOLE_MODES:
         if request.resize_px is not None:
             raise OnnxImportError(
-                f"with the resize mode {request.resize_mode} pictures are fitted to the input: "
-                "a length of the shorter side says nothing"
+                f"with the resize mode {mode} pictures are fitted to the input: --resize says nothing"
             )
-        return preprocessing
-    resize_px = request.resize_px
-    if resize_px is None:
-        exact_px = longer_px / (request.crop_ratio or 1.0)
-        resize_px = math.floor(exact_px) if request.preset in _ROUNDED_DOWN else round(exact_px)
-    if not longer_px <= resize_px <= MAX_SIDE_PX:
-        raise OnnxImportError(
-            f"the shorter side cannot be resized to {resize_px}: "
-            f"{longer_px} (the input's side) to {MAX_SIDE_PX} pixels are taken"
-        )
-    preprocessing.resize_shorter_px = resize_px
+    else:
+        if request.resize_px is not None and len(set(request.resize_px)) > 1:
+            raise OnnxImportError("height and width to resize to go with the resize mode stretch only")
+        preprocessing.resize_shorter_px, _ = _lengths(request, (max(spec.height, spec.width),) * 2)
     return preprocessing
 
 
-def allow_scaled_decoding(preprocessing: manifest_pb2.Preprocessing) -> None:
-    """Let large JPEG files be decoded at a part of their size.
+def _require_known(request: ImportRequest) -> None:
+    if request.resize_mode in _WHOLE_MODES and request.crop_ratio is not None:
+        raise OnnxImportError(f"with the resize mode {request.resize_mode} nothing is cropped")
+    for what, said, known in (
+        ("preset", request.preset, PRESETS),
+        ("resize mode", request.resize_mode, RESIZE_MODES),
+        ("interpolation", request.interpolation, INTERPOLATIONS),
+        ("channel order", request.channel_order, ("rgb", "bgr")),
+    ):
+        if said is not None and said not in known:
+            raise OnnxImportError(f"no {what} is called {said!r}; there are {', '.join(known)}")
+
+
+def _lengths(request: ImportRequest, sides_px: tuple[int, int]) -> tuple[int, int]:
+    """Return what two sides are resized to before they are cropped to ``sides_px``.
 
     Raises:
-        OnnxImportError: the pixels would differ by more than a little.
+        OnnxImportError: it is less, or too much.
     """
-    if preprocessing.interpolation not in resizing.ANTIALIASED:
-        raise OnnxImportError(
-            "scaled decoding needs an interpolation that averages over the source: bilinear or bicubic"
-        )
-    preprocessing.scaled_decoding = True
+    if request.resize_px is not None:
+        lengths_px = (request.resize_px[0], request.resize_px[-1])
+    else:
+        exact_px = [side_px / (request.crop_ratio or 1.0) for side_px in sides_px]
+        rounded = math.floor if request.preset in _ROUNDED_DOWN else round
+        lengths_px = (rounded(exact_px[0]), rounded(exact_px[1]))
+    for side_px, length_px in zip(sides_px, lengths_px, strict=True):
+        if not side_px <= length_px <= MAX_SIDE_PX:
+            raise OnnxImportError(
+                f"a side cannot be resized to {length_px}: "
+                f"{side_px} (the input's side) to {MAX_SIDE_PX} pixels are taken"
+            )
+    return lengths_px
 
 
 def _filled(request: ImportRequest, values: Mapping[str, Any]) -> ImportRequest:
@@ -217,14 +233,14 @@ def _filled(request: ImportRequest, values: Mapping[str, Any]) -> ImportRequest:
     return replace(request, **missing)
 
 
-def _assumed(request: ImportRequest, *, takes_pixels: bool) -> list[str]:
+def _assumed(request: ImportRequest, model: onnx.ModelProto) -> list[str]:
     """Say what is assumed; nothing where a preset was named."""
     if request.preset is not None:
         return []
     assumed = []
-    if not takes_pixels and all(getattr(request, name) is None for name in _NORMALISATION):
+    if not _takes_pixels(model) and all(getattr(request, name) is None for name in _NORMALISATION):
         assumed.append("values 0..1 without mean and std")
-    if request.channel_order is None:
+    if request.channel_order is None and not _is_grey(model):
         assumed.append("channels in the order RGB")
     if request.resize_mode is None and request.resize_px is None and request.crop_ratio is None:
         assumed.append("the shorter side resized to the input's, the centre cropped")
@@ -233,62 +249,16 @@ def _assumed(request: ImportRequest, *, takes_pixels: bool) -> list[str]:
     return assumed
 
 
-def _metadata(said: Mapping[str, str]) -> dict[str, Any]:
-    """Read what exporters write about pictures; what makes no sense is passed over."""
-    own: dict[str, Any] = dict(_RANGES.get(said.get(_PIXEL_RANGE, ""), {}))
-    if order := _CHANNEL_ORDERS.get(said.get(_PIXEL_FORMAT, "")):
-        own["channel_order"] = order
-    mean, std = (
-        next((found for key in keys if (found := _numbers(said.get(key)))), None)
-        for keys in (("mean", "image_mean"), ("std", "image_std"))
-    )
-    if std is not None and min(std) <= 0:
-        mean = std = None
-    own.update({name: values for name, values in (("mean", mean), ("std", std)) if values is not None})
-    if max((abs(value) for values in (mean, std) if values for value in values), default=0) > _MAX_UNIT_VALUE:
-        own["scale"] = _PIXELS
-    for key in ("size", "imgsz", "input_size"):
-        sides = _numbers(said.get(key))
-        if sides and all(side.is_integer() and 1 <= side <= MAX_SIDE_PX for side in sides):
-            # One side; height and width; or channels, height and width.
-            own["height"], own["width"] = int(sides[-2:][0]), int(sides[-1])
-            break
-    if (ratio := _numbers(said.get("crop_pct"))) and len(ratio) == 1 and 0.1 <= ratio[0] <= 1:
-        own["crop_ratio"] = ratio[0]
-    if (filter_ := said.get("interpolation")) in ("bilinear", "bicubic", "nearest"):
-        own["interpolation"] = filter_
-    return own
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    """Read one to three finite numbers, as a JSON list or by commas; None where it is something else."""
-    if text is None or len(text) > _MAX_METADATA_CHARACTERS:
-        return None
-    try:
-        listed = json.loads(f"[{text.strip().strip('()[]')}]")
-        values = tuple(float(value) for value in listed if not isinstance(value, (bool, str)))
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        return None
-    whole = 1 <= len(values) == len(listed) <= 3 and all(map(math.isfinite, values))
-    return values if whole else None
-
-
 def _text(value: object) -> str:
     return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
-def _picture_type(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
-    """Return the type of the one input that is no weight, where there is one."""
-    inputs = editing.inputs(model.graph)
-    return inputs[0].type.tensor_type if len(inputs) == 1 else None
-
-
 def _takes_pixels(model: onnx.ModelProto) -> bool:
-    found = _picture_type(model)
+    found = picture_type(model)
     return found is not None and found.elem_type == TensorProto.UINT8
 
 
-def _sizes_are_given(model: onnx.ModelProto) -> bool:
-    """Return whether height and width stand in the graph itself: at least three axes are fixed."""
-    found = _picture_type(model)
-    return found is not None and sum(dim.dim_value > 0 for dim in found.shape.dim[1:]) >= 3
+def _is_grey(model: onnx.ModelProto) -> bool:
+    found = picture_type(model)
+    sides = [dim.dim_value for dim in found.shape.dim[1:]] if found is not None else []
+    return 1 in sides and 3 not in sides

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from artifact.manifest import MAX_SIDE_PX
 from artifact.pictures import Pixels
@@ -46,12 +46,14 @@ class ImportRequest:
             network 0..255.
         channel_order: in which the network takes three channels, ``rgb`` or ``bgr``.
         preset: a library's preprocessing, a key of `presets.PRESETS`, for what is None here.
-        resize_px: length that the shorter side of a picture is resized to.
+        resize_px: length that the shorter side of a picture is resized to before the crop; or, of one that is
+            stretched, the length of both sides, or height and width.
         crop_ratio: the input's side by that length, where ``resize_px`` is None.
         resize_mode: a key of `presets.RESIZE_MODES`.
-        fill: colour beside a letterbox, ``#rrggbb``.
+        fill: colour beside a letterbox or a line, ``#rrggbb``.
         interpolation: a key of `presets.INTERPOLATIONS`.
         background: colour that transparent pictures are composited on, ``#rrggbb``.
+        scaled_decoding: large JPEG files may be decoded at a part of their size.
     """
 
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
@@ -65,12 +67,13 @@ class ImportRequest:
     scale: tuple[float, ...] | None = None
     channel_order: str | None = None
     preset: str | None = None
-    resize_px: int | None = None
+    resize_px: tuple[int, ...] | None = None
     crop_ratio: float | None = None
     resize_mode: str | None = None
     fill: str | None = None
     interpolation: str | None = None
     background: str | None = None
+    scaled_decoding: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Images:
     """The input of a file as it came.
 
     Attributes:
-        takes_pixels: it takes uint8, and normalises by itself; else float32.
+        kind: type of its numbers, in ONNX's numbering; of uint8 it normalises by itself.
         channels_first: its layout is NCHW; else NHWC.
         batch_is_fixed: at one image.
         bgr: it takes blue, green, red; else red, green, blue.
@@ -86,17 +89,23 @@ class Images:
     """
 
     name: str
-    takes_pixels: bool
+    kind: int
     channels_first: bool
     batch_is_fixed: bool
     bgr: bool
     spec: InputSpec
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Return whether it takes 0..255."""
+        return self.kind == TensorProto.UINT8
 
     def prepared(self, images: Pixels) -> npt.NDArray[np.generic]:
         """Return what the file takes for uint8 ``[N, H, W, C]``."""
         values: npt.NDArray[np.generic] = images
         if not self.takes_pixels:
             values = ((images / 255 - self.spec.mean) / self.spec.std).astype(np.float32)
+            values = values.astype(helper.tensor_dtype_to_np_dtype(self.kind))
         values = values[..., ::-1] if self.bgr else values
         return np.ascontiguousarray(values.transpose(TO_NCHW) if self.channels_first else values)
 
@@ -104,7 +113,7 @@ class Images:
         """Say it in words."""
         layout = "[N, C, H, W]" if self.channels_first else "[N, H, W, C]"
         order = ", channels in the order BGR" if self.bgr else ""
-        return f"{'uint8' if self.takes_pixels else 'float32'} {layout}{order}"
+        return f"{helper.tensor_dtype_to_np_dtype(self.kind)} {layout}{order}"
 
 
 def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
@@ -118,14 +127,14 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
         names = ", ".join(value.name for value in inputs) or "none"
         raise OnnxImportError(f"it has {len(inputs)} inputs ({names}) where a classifier has one")
     tensor = inputs[0].type.tensor_type
-    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.UINT8):
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8):
         known = tensor.elem_type in TensorProto.DataType.values()
         kind = (
             TensorProto.DataType.Name(tensor.elem_type)
             if known
             else f"of the unknown type {tensor.elem_type}"
         )
-        raise OnnxImportError(f"its input is {kind}; FLOAT or UINT8 is taken")
+        raise OnnxImportError(f"its input is {kind}; FLOAT, FLOAT16 or UINT8 is taken")
     # A free side is a name, nothing, -1 or 0: exporters differ.
     sides = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
     if len(sides) != 4:
@@ -137,12 +146,24 @@ def images_of(model: onnx.ModelProto, request: ImportRequest) -> Images:
     takes_pixels = tensor.elem_type == TensorProto.UINT8
     return Images(
         name=inputs[0].name,
-        takes_pixels=takes_pixels,
+        kind=tensor.elem_type,
         channels_first=channels_first,
         batch_is_fixed=batch is not None,
         bgr=request.channel_order == "bgr",
         spec=_spec(sides, channels_first, takes_pixels, request),
     )
+
+
+def picture_type(model: onnx.ModelProto) -> onnx.TypeProto.Tensor | None:
+    """Return the type of the one input that is no weight, where there is one."""
+    inputs = editing.inputs(model.graph)
+    return inputs[0].type.tensor_type if len(inputs) == 1 else None
+
+
+def sizes_are_given(model: onnx.ModelProto) -> bool:
+    """Return whether height and width stand in the graph itself: at least three axes are fixed."""
+    found = picture_type(model)
+    return found is not None and sum(dim.dim_value > 0 for dim in found.shape.dim[1:]) >= 3
 
 
 def output_of(model: onnx.ModelProto, request: ImportRequest) -> str:
@@ -183,6 +204,15 @@ def _spec(sides: Sides, channels_first: bool, takes_pixels: bool, request: Impor
     mean, std = _normalisation(channels, takes_pixels, request)
     if bgr:
         mean, std = mean[::-1], std[::-1]
+    free = [
+        name
+        for name, own, asked in (("height", height, request.height), ("width", width, request.width))
+        if own is None and asked is None
+    ]
+    if free:
+        raise OnnxImportError(
+            f"it leaves its {' and '.join(free)} free: say with --input HxW what its maker ran it at"
+        )
     try:
         return InputSpec(
             channels,
@@ -224,8 +254,7 @@ def _normalisation(
 
 def _side(name: str, own: int | None, asked: int | None) -> int:
     side_px = asked if own is None else own
-    if side_px is None:
-        raise OnnxImportError(f"its {name} is free: say how many pixels")
+    assert side_px is not None
     if asked not in (None, side_px):
         raise OnnxImportError(f"its {name} is {side_px}, not {asked}")
     if not 1 <= side_px <= MAX_SIDE_PX:

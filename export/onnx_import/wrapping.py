@@ -20,26 +20,37 @@ _Step = tuple[str, tuple[str, ...], dict[str, Any]]
 
 
 def put_around(
-    model: onnx.ModelProto, images: Images, output: str, shape: tuple[int, ...], activation: Activation
+    model: onnx.ModelProto,
+    images: Images,
+    output: str,
+    shape: tuple[int, ...],
+    kind: int,
+    activation: Activation,
 ) -> None:
     """Put pixels before the network and probabilities after it, in the signature of an artifact.
 
     Args:
         output: name of what the network gives.
         shape: of what it gives for one picture: 1 and S, with any more axes that are 1.
+        kind: type of its numbers, in ONNX's numbering.
         activation: what makes probabilities of it.
     """
     inner = model.graph
     before = _normalisation(images)
     after: list[_Step] = [("Flatten", (), {"axis": 1})] if len(shape) != 2 else []
+    if kind != TensorProto.FLOAT:
+        after.append(("Cast", (), {"to": TensorProto.FLOAT}))
+    shaped = len(after)
     if activation.operator:
         after.append((activation.operator, (), {"axis": 1} if activation.operator == "Softmax" else {}))
     last = _POSITIVE if activation.is_binary else tracing.OUTPUT
     taken = "taken" if before else tracing.INPUT
-    ends = ["given", SCORES, last] if len(after) == 2 else [SCORES, last] if after else [last]
+    ends = [f"given/{index}" for index in range(len(after))] + [last]
+    if activation.operator:
+        ends[shaped] = SCORES
     editing.rename(inner, {images.name: taken, output: ends[0]}, _PREFIX)
     nodes = [
-        *_chain(before, [tracing.INPUT, *(f"pixels/{step[0]}" for step in before[:-1]), taken]),
+        *_chain(before, [tracing.INPUT, *(f"pixels/{index}" for index in range(len(before) - 1)), taken]),
         *inner.node,
         *_chain(after, ends),
     ]

@@ -214,6 +214,8 @@ def _weights(manifest: manifest_pb2.Manifest, training: Training | None) -> str:
     weights = manifest.weights
     if training is None:
         digest = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
+        for file in weights.data_files:
+            digest += f"; with {markdown(file.name)}, sha256 `{file.sha256}`"
         what = {
             manifest_pb2.ORIGIN_RANDOM: "random: nothing was trained",
             manifest_pb2.ORIGIN_IMPORTED: f"came with {markdown(weights.source)}",

@@ -12,9 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
-
-import numpy as np
+from typing import Generic, NamedTuple, TypeVar
 
 from artifact import pictures
 from artifact.errors import PictureError
@@ -23,6 +21,7 @@ from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
 from server.processing import jpeg
+from server.processing.raw_pixels import Source, Taken, WrongImage, take_pixels
 from server.processing.working_set import WorkingSet
 
 _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
@@ -33,8 +32,6 @@ _CHUNK_PIXELS, _CHUNK_IMAGES = 1_000_000, 32
 _HEADER_BYTES, _HEADER_IMAGES = 4 << 20, 32
 
 Product = TypeVar("Product")
-# An image as it comes: of the classifier's requests, encoded or not; or an encoded file.
-Source: TypeAlias = classifier_pb2.Image | bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -63,29 +60,11 @@ class _File(NamedTuple):
     cost: pictures.Cost
 
 
-class _Wrong(NamedTuple):
-    """Why an image cannot be taken; the first of a request is the least."""
-
-    position: int
-    reason: str
-
-    def error(self) -> InvalidRequestError:
-        return InvalidRequestError(f"images[{self.position}]", self.reason)
-
-
-class _Taken(NamedTuple):
-    """A request's images, by index: pixels, files that are to be decoded, and the first that is wrong."""
-
-    rows: dict[int, Pixels]
-    sources: deque[tuple[int, Source]]
-    wrong: _Wrong | None
-
-
 class _Done(NamedTuple, Generic[Product]):
     """What a job has made, by index, up to the first image that is wrong: a plain value, never an error."""
 
     made: dict[int, Product]
-    wrong: _Wrong | None = None
+    wrong: WrongImage | None = None
 
 
 class Decoder:
@@ -119,7 +98,7 @@ class Decoder:
                 nothing of the request alive.
             OverloadedError: the decoders have no room for all of them; the same holds.
         """
-        taken = _take_pixels(images, manifest)
+        taken = take_pixels(images, manifest)
         if taken.sources:
             outcome = await self._outcome(taken, len(images), manifest)
         else:
@@ -138,7 +117,7 @@ class Decoder:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _outcome(
-        self, taken: _Taken, count: int, manifest: manifest_pb2.Manifest
+        self, taken: Taken, count: int, manifest: manifest_pb2.Manifest
     ) -> list[Pixels] | ModelZooError:
         """Decode as `decode` does, but return what that raises: an error that is raised keeps its frames."""
         rows, sources, wrong = taken
@@ -181,10 +160,10 @@ class Decoder:
 
     async def _decode(
         self, files: dict[int, _File], rows: dict[int, Pixels], manifest: manifest_pb2.Manifest
-    ) -> _Wrong | None:
+    ) -> WrongImage | None:
         """Decode files into rows; return the first that is wrong."""
         chunks = deque(_chunks(files))
-        found: list[_Wrong] = []
+        found: list[WrongImage] = []
 
         async def work() -> None:
             """Decode a chunk after the other, each behind what other requests have handed in meanwhile."""
@@ -247,7 +226,7 @@ def _check_some(
             cost = pictures.cost(header, manifest.input, manifest.preprocessing, limits)
             files[index] = _File(encoded, header, cost)
         except PictureError as error:
-            return _Done(files, _Wrong(index, str(error)))
+            return _Done(files, WrongImage(index, str(error)))
     return _Done(files)
 
 
@@ -263,7 +242,7 @@ def _decode_chunk(
                 encoded, manifest.input, manifest.preprocessing, limits, jpeg.codec, header
             )
         except PictureError as error:
-            return _Done(rows, _Wrong(index, str(error)))
+            return _Done(rows, WrongImage(index, str(error)))
     return _Done(rows)
 
 
@@ -272,36 +251,3 @@ def _leave(leave: Callable[[], object], job: Future[_Done[Pixels]]) -> None:
     del job
     with suppress(RuntimeError):
         leave()
-
-
-def _take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> _Taken:
-    """Take raw pixels out of a request, up to the first that are wrong, and leave the encoded files."""
-    rows: dict[int, Pixels] = {}
-    sources: deque[tuple[int, Source]] = deque()
-    shape = None
-    for index, image in enumerate(images):
-        if not isinstance(image, classifier_pb2.Image) or not image.HasField("pixels"):
-            sources.append((index, image))
-            continue
-        shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
-        pixels = _pixels(image.pixels, shape)
-        if isinstance(pixels, str):
-            return _Taken(rows, sources, _Wrong(index, pixels))
-        rows[index] = pixels
-    return _Taken(rows, sources, None)
-
-
-def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels | str:
-    """Take raw pixels as uint8 ``[H, W, C]``, or return why they cannot be taken.
-
-    Args:
-        wanted: height, width and channels of the model's input.
-    """
-    given = (pixels.height, pixels.width, pixels.channels)
-    if given != wanted:
-        return f"pixels of shape {given} (height, width, channels), not {wanted}"
-    data = pixels.data  # read once: every access copies
-    size_bytes = wanted[0] * wanted[1] * wanted[2]
-    if len(data) != size_bytes:
-        return f"{len(data)} bytes of pixels, not {size_bytes}"
-    return np.frombuffer(data, np.uint8).reshape(wanted)

@@ -66,6 +66,8 @@ def test_the_file_is_json_that_people_read_too(folder: Path) -> None:
         "resize_mode": "RESIZE_MODE_SHORTER",
         "fill": "",
         "background": "",
+        "resize_height_px": 0,
+        "resize_width_px": 0,
     }
     assert content["parameters"] == 61_706  # a number; protobuf would write 64 bits as text
     assert content["precisions"][0]["file"]["size_bytes"] == 3_000_000
@@ -122,6 +124,17 @@ def letterbox(m: manifest_pb2.Manifest, fill: str) -> None:
     m.preprocessing.fill = fill
 
 
+def line_without_fill(m: manifest_pb2.Manifest) -> None:
+    m.preprocessing.resize_mode = manifest_pb2.RESIZE_MODE_LINE
+    m.preprocessing.resize_shorter_px = 0
+
+
+def stretch(m: manifest_pb2.Manifest, height_px: int) -> None:
+    m.preprocessing.resize_mode = manifest_pb2.RESIZE_MODE_STRETCH
+    m.preprocessing.resize_shorter_px = 0
+    m.preprocessing.resize_height_px = height_px
+
+
 def scaled_nearest(m: manifest_pb2.Manifest) -> None:
     m.preprocessing.interpolation = manifest_pb2.INTERPOLATION_NEAREST
     m.preprocessing.scaled_decoding = True
@@ -163,8 +176,8 @@ PROBLEMS: list[tuple[Change, str]] = [
         "preprocessing.resize_shorter_px is",
     ),
     (lambda m: m.preprocessing.ClearField("interpolation"), "preprocessing.interpolation is missing"),
-    (lambda m: setattr(m.preprocessing, "interpolation", 6), "preprocessing.interpolation is missing"),
-    (lambda m: setattr(m.preprocessing, "resize_mode", 4), "preprocessing.resize_mode 4 is unknown"),
+    (lambda m: setattr(m.preprocessing, "interpolation", 12), "preprocessing.interpolation is missing"),
+    (lambda m: setattr(m.preprocessing, "resize_mode", 5), "preprocessing.resize_mode 5 is unknown"),
     (
         lambda m: setattr(m.preprocessing, "resize_mode", manifest_pb2.RESIZE_MODE_STRETCH),
         "preprocessing.resize_shorter_px says nothing where both sides are fitted",
@@ -174,6 +187,13 @@ PROBLEMS: list[tuple[Change, str]] = [
     (lambda m: letterbox(m, "300,0,0"), "preprocessing.fill '300,0,0' is no colour #rrggbb"),
     (lambda m: setattr(m.preprocessing, "fill", "#727272"), "preprocessing.fill needs a letterbox"),
     (lambda m: setattr(m.preprocessing, "background", "white"), "background 'white' is no colour #rrggbb"),
+    (line_without_fill, "preprocessing.fill is missing"),
+    (
+        lambda m: setattr(m.preprocessing, "resize_width_px", 9),
+        "preprocessing.resize_width_px needs pictures that are stretched",
+    ),
+    (lambda m: stretch(m, 4_097), "preprocessing.resize_height_px is smaller than the input, or too large"),
+    (lambda m: stretch(m, 1), "preprocessing.resize_height_px is smaller than the input, or too large"),
     (scaled_nearest, "preprocessing.scaled_decoding needs an interpolation that averages"),
     (lambda m: setattr(m.input, "channel_order", 2), "input.channel_order 2 is unknown"),
     (grey_bgr, "input.channel_order is BGR, but input.channels is not 3"),

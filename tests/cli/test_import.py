@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from artifact import manifest
+from cli.terminal import preparation
 from modelzoo.v1 import manifest_pb2
 from tests.cli.process import Run
 from tests.export.onnx_import.onnx_files import convolutional, saved
@@ -81,6 +82,17 @@ def test_import_takes_a_makers_preprocessing_and_warns_where_none_is_given(run: 
             ("--interpolation", "nearest", "--scaled-decoding"),
             "scaled decoding needs an interpolation that averages over the source: bilinear or bicubic",
         ),
+        (
+            ("--resize-mode", "letterbox", "--crop", "0.9"),
+            "with the resize mode letterbox nothing is cropped",
+        ),
+        (("--resize", "256px"), "--resize '256px' is neither N nor HxW, in pixels"),
+        (("--crop", "1.5"), "--crop '1.5' is neither a size in pixels nor a ratio up to 1"),
+        (("--crop", "9"), "its height is 8, not 9"),
+        (
+            ("--crop", "8", "--input", "9x8"),
+            "--crop 8 is not the size of --input 9x8",
+        ),
         (("--input", "large"), "--input 'large' is not HxW, HxW:nchw or HxW:nhwc"),
         (("--mean", "half"), "--mean 'half' is not numbers separated by commas"),
         (("--labels", "nowhere.txt"), "nowhere.txt"),
@@ -118,3 +130,20 @@ def test_card_of_a_stranger_is_refused_and_the_known_are_named(run: Run, reposit
     assert done.returncode == 1
     assert done.stderr.startswith(f"modelzoo: {repository} holds no model called 'lenet6-digits'; there is: ")
     assert "lenet5-digits" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "size_px", "ratio"),
+    [
+        (None, None, None),
+        ("224", (224, 224), None),
+        ("48x192", (48, 192), None),
+        ("0.875", None, 0.875),
+        ("224/256", None, 0.875),
+        ("1", None, 1.0),
+    ],
+)
+def test_a_crop_is_a_size_or_a_ratio(
+    said: str | None, size_px: tuple[int, int] | None, ratio: float | None
+) -> None:
+    assert preparation.cropped(said) == (size_px, ratio)

@@ -50,11 +50,17 @@ class _ResizeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResizeMode
     crop's corner to the nearest, halves to even); what artifacts mean that say nothing.
     """
     RESIZE_MODE_STRETCH: _ResizeMode.ValueType  # 1
-    """Both sides are resized to the input's, whatever their ratio."""
+    """Both sides are resized, whatever their ratio, to the input's or to what is then cropped to it (the corner to the
+    nearest, halves to even).
+    """
     RESIZE_MODE_LETTERBOX: _ResizeMode.ValueType  # 2
     """The picture is resized to lie within the input, and borders are filled, as YOLO's letterbox does."""
     RESIZE_MODE_SHORTER_ROUNDED: _ResizeMode.ValueType  # 3
     """As RESIZE_MODE_SHORTER, rounded as PaddleClas does: both sides to the nearest, the crop's corner down."""
+    RESIZE_MODE_LINE: _ResizeMode.ValueType  # 4
+    """A line of text, as PaddleOCR fits it: the height becomes the input's; the width follows, rounded up, and is the
+    input's at most; what is left at the right is filled.
+    """
 
 class ResizeMode(_ResizeMode, metaclass=_ResizeModeEnumTypeWrapper):
     """How the sides of a picture become those of the input."""
@@ -64,11 +70,17 @@ RESIZE_MODE_SHORTER: ResizeMode.ValueType  # 0
 crop's corner to the nearest, halves to even); what artifacts mean that say nothing.
 """
 RESIZE_MODE_STRETCH: ResizeMode.ValueType  # 1
-"""Both sides are resized to the input's, whatever their ratio."""
+"""Both sides are resized, whatever their ratio, to the input's or to what is then cropped to it (the corner to the
+nearest, halves to even).
+"""
 RESIZE_MODE_LETTERBOX: ResizeMode.ValueType  # 2
 """The picture is resized to lie within the input, and borders are filled, as YOLO's letterbox does."""
 RESIZE_MODE_SHORTER_ROUNDED: ResizeMode.ValueType  # 3
 """As RESIZE_MODE_SHORTER, rounded as PaddleClas does: both sides to the nearest, the crop's corner down."""
+RESIZE_MODE_LINE: ResizeMode.ValueType  # 4
+"""A line of text, as PaddleOCR fits it: the height becomes the input's; the width follows, rounded up, and is the
+input's at most; what is left at the right is filled.
+"""
 Global___ResizeMode: _TypeAlias = ResizeMode  # noqa: Y015
 
 class _Interpolation:
@@ -89,10 +101,22 @@ class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interpo
     """OpenCV's INTER_LINEAR: of the four nearest pixels, in 11-bit fixed point."""
     INTERPOLATION_OPENCV_NEAREST: _Interpolation.ValueType  # 5
     """OpenCV's INTER_NEAREST: by the corner of the target's pixel."""
+    INTERPOLATION_LANCZOS: _Interpolation.ValueType  # 6
+    """Lanczos' window of 3 lobes."""
+    INTERPOLATION_BOX: _Interpolation.ValueType  # 7
+    """The mean of what a target's pixel covers."""
+    INTERPOLATION_HAMMING: _Interpolation.ValueType  # 8
+    """Hamming's window, as wide as BILINEAR."""
+    INTERPOLATION_OPENCV_BICUBIC: _Interpolation.ValueType  # 9
+    """OpenCV's INTER_CUBIC, as its packages for x86 compute it: of sixteen pixels, in floating point."""
+    INTERPOLATION_OPENCV_AREA: _Interpolation.ValueType  # 10
+    """OpenCV's INTER_AREA: the mean of what a target's pixel covers; linear where a side grows."""
+    INTERPOLATION_OPENCV_LANCZOS: _Interpolation.ValueType  # 11
+    """OpenCV's INTER_LANCZOS4: of 64 pixels, in 11-bit fixed point."""
 
 class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
     """Resampling filter: Pillow's, which average over the source when they shrink (antialias; but NEAREST), or
-    OpenCV's, which do not.
+    OpenCV's, which do not (but AREA).
     """
 
 INTERPOLATION_UNSPECIFIED: Interpolation.ValueType  # 0
@@ -107,6 +131,18 @@ INTERPOLATION_OPENCV_BILINEAR: Interpolation.ValueType  # 4
 """OpenCV's INTER_LINEAR: of the four nearest pixels, in 11-bit fixed point."""
 INTERPOLATION_OPENCV_NEAREST: Interpolation.ValueType  # 5
 """OpenCV's INTER_NEAREST: by the corner of the target's pixel."""
+INTERPOLATION_LANCZOS: Interpolation.ValueType  # 6
+"""Lanczos' window of 3 lobes."""
+INTERPOLATION_BOX: Interpolation.ValueType  # 7
+"""The mean of what a target's pixel covers."""
+INTERPOLATION_HAMMING: Interpolation.ValueType  # 8
+"""Hamming's window, as wide as BILINEAR."""
+INTERPOLATION_OPENCV_BICUBIC: Interpolation.ValueType  # 9
+"""OpenCV's INTER_CUBIC, as its packages for x86 compute it: of sixteen pixels, in floating point."""
+INTERPOLATION_OPENCV_AREA: Interpolation.ValueType  # 10
+"""OpenCV's INTER_AREA: the mean of what a target's pixel covers; linear where a side grows."""
+INTERPOLATION_OPENCV_LANCZOS: Interpolation.ValueType  # 11
+"""OpenCV's INTER_LANCZOS4: of 64 pixels, in 11-bit fixed point."""
 Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
 
 class _Origin:
@@ -403,6 +439,8 @@ class Preprocessing(_message.Message):
     RESIZE_MODE_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     BACKGROUND_FIELD_NUMBER: _builtins.int
+    RESIZE_HEIGHT_PX_FIELD_NUMBER: _builtins.int
+    RESIZE_WIDTH_PX_FIELD_NUMBER: _builtins.int
     resize_shorter_px: _builtins.int
     """Length that the shorter side is resized to, in pixels, the ratio of the sides kept; 0 with the modes that
     fit a picture to the input's own sides.
@@ -416,11 +454,16 @@ class Preprocessing(_message.Message):
     resize_mode: Global___ResizeMode.ValueType
     """How the sides of a picture become those of the input."""
     fill: _builtins.str
-    """Colour of the borders of a letterbox, `#rrggbb`; empty with the other modes."""
+    """Colour of the borders of a letterbox, or of what is right of a line, `#rrggbb`; empty with the other modes."""
     background: _builtins.str
     """Colour that transparent pictures are composited on, `#rrggbb`; where it is empty, transparency is dropped and
     the colours beneath it stay.
     """
+    resize_height_px: _builtins.int
+    """With RESIZE_MODE_STRETCH: rows and columns that a picture is resized to before its centre is cropped; 0: the
+    input's own, and nothing is cropped.
+    """
+    resize_width_px: _builtins.int
     def __init__(
         self,
         *,
@@ -430,10 +473,12 @@ class Preprocessing(_message.Message):
         resize_mode: Global___ResizeMode.ValueType = ...,
         fill: _builtins.str = ...,
         background: _builtins.str = ...,
+        resize_height_px: _builtins.int = ...,
+        resize_width_px: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "fill", b"fill", "interpolation", b"interpolation", "resize_mode", b"resize_mode", "resize_shorter_px", b"resize_shorter_px", "scaled_decoding", b"scaled_decoding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "fill", b"fill", "interpolation", b"interpolation", "resize_height_px", b"resize_height_px", "resize_mode", b"resize_mode", "resize_shorter_px", b"resize_shorter_px", "resize_width_px", b"resize_width_px", "scaled_decoding", b"scaled_decoding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -455,6 +500,7 @@ class Weights(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    DATA_FILES_FIELD_NUMBER: _builtins.int
     STATED_ACCURACY_RATIO_FIELD_NUMBER: _builtins.int
     AUGMENTATION_FIELD_NUMBER: _builtins.int
     origin: Global___Origin.ValueType
@@ -480,6 +526,10 @@ class Weights(_message.Message):
     stated_accuracy_ratio: _builtins.float
     """Share of right answers that their maker states, where it does; never measured here."""
     @_builtins.property
+    def data_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]:
+        """Further files that this file keeps weights in, by their paths beside it."""
+
+    @_builtins.property
     def augmentation(self) -> Global___Augmentation:
         """How its pictures were changed in training; absent where nothing was trained here."""
 
@@ -496,12 +546,13 @@ class Weights(_message.Message):
         start: _builtins.int = ...,
         source: _builtins.str = ...,
         sha256: _builtins.str = ...,
+        data_files: _abc.Iterable[Global___File] | None = ...,
         stated_accuracy_ratio: _builtins.float | None = ...,
         augmentation: Global___Augmentation | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "augmentation", b"augmentation", "stated_accuracy_ratio", b"stated_accuracy_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "augmentation", b"augmentation", "best_epoch", b"best_epoch", "dataset", b"dataset", "epochs", b"epochs", "origin", b"origin", "seed", b"seed", "sha256", b"sha256", "source", b"source", "start", b"start", "starts", b"starts", "stated_accuracy_ratio", b"stated_accuracy_ratio", "training_s", b"training_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio", "augmentation", b"augmentation", "best_epoch", b"best_epoch", "data_files", b"data_files", "dataset", b"dataset", "epochs", b"epochs", "origin", b"origin", "seed", b"seed", "sha256", b"sha256", "source", b"source", "start", b"start", "starts", b"starts", "stated_accuracy_ratio", b"stated_accuracy_ratio", "training_s", b"training_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["stated_accuracy_ratio"]  # noqa: Y015
     _WhichOneofArgType__stated_accuracy_ratio: _TypeAlias = _typing.Literal["_stated_accuracy_ratio", b"_stated_accuracy_ratio"]  # noqa: Y015

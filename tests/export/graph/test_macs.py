@@ -91,3 +91,17 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", [product], ["N", 6], weight=zeros(5, 2))
     with pytest.raises(ValueError, match=r"^the shapes do not fit: "):
         macs.count(path)
+
+
+def test_a_value_of_an_unknown_number_of_axes_is_refused_in_words(tmp_path: Path) -> None:
+    """As tf2onnx writes a flattening: the shape is computed, and inference cannot tell even its length."""
+    nodes = [
+        helper.make_node("Shape", ["in"], ["sides"]),
+        helper.make_node("NonZero", ["sides"], ["places"]),
+        helper.make_node("Squeeze", ["places"], ["target"]),
+        helper.make_node("Reshape", ["in", "target"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["out"]),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, ["N", 6], weight=zeros(6, 5))
+    with pytest.raises(ValueError, match=r"^the shape of 'flat' in MatMul .*is unknown$"):
+        macs.count(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -305,3 +306,39 @@ def test_labels_of_the_file_that_do_not_fit_are_passed_over(text: str, reason: s
     found, _ = wrapped(path)
     assert found.labels == ("0", "1", "2", "3", "4")
     assert f"its own labels are not taken: {reason}" in found.changes
+
+
+@pytest.mark.parametrize("last", ["", "Softmax"])
+def test_a_network_in_float16_answers_in_float32(last: str, tmp_path: Path) -> None:
+    """Its own answers to single pictures, within what its numbers can tell."""
+    nodes, tensors = convolutional(last=last)
+    narrowed = [
+        numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        for tensor in tensors
+    ]
+    half = TensorProto.FLOAT16
+    path = saved(tmp_path / "theirs.onnx", nodes, narrowed, kind=half, output_kind=half)
+    found, target = wrapped(path, ImportRequest(**IMAGENET))
+    images = some_images(5, 8, 8, 3)
+    values = ((images / 255 - IMAGENET["mean"]) / IMAGENET["std"]).transpose(0, 3, 1, 2).astype(np.float16)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    scores = np.concatenate([session.run(None, {"x": value[np.newaxis]})[0] for value in values])
+    wanted = scores if last else softmax(scores.astype(np.float64))
+    np.testing.assert_allclose(verification.open_on_cpu(target)(images), wanted, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(found.original(images), wanted, rtol=0, atol=2e-3)
+    assert signature(target) == ours()
+    assert all(tensor.data_type != half for tensor in onnx.load(target).graph.initializer)
+    assert "the file took float16 [N, C, H, W]" in found.changes[0]
+    assert found.changes[1].startswith(
+        "computes in float32; the file, in float16, gives probabilities up to "
+    )
+
+
+def test_scores_in_double_are_served_in_float32(tmp_path: Path) -> None:
+    nodes, tensors = convolutional()
+    nodes[-1].output[0] = "s"
+    nodes.append(helper.make_node("Cast", ["s"], ["y"], to=TensorProto.DOUBLE))
+    path = saved(tmp_path / "theirs.onnx", nodes, tensors, output_kind=TensorProto.DOUBLE)
+    _, target = wrapped(path)
+    assert_answers_as_the_file(target, path, some_images(5, 8, 8, 3))
+    assert signature(target) == ours()

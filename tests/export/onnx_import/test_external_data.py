@@ -1,5 +1,6 @@
 """Weights beside the file, in its folder, are read; whatever else a file names is not."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from export.graph import tracing, verification
 from export.onnx_import.conversion import ImportRequest
+from modelzoo.v1 import manifest_pb2
 from tests.export.onnx_import.onnx_files import (
     K,
     assert_answers_as_the_file,
@@ -43,6 +45,18 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     assert_answers_as_the_file(target, path, some_images(4, 8, 8, 3))
     assert found.parameters == 7 * 3 * 9 + K * 7 + K
     assert "one file; its weights were in parts/theirs.data" in found.changes
+    assert found.weights == manifest_pb2.Weights(
+        origin=manifest_pb2.ORIGIN_IMPORTED,
+        source="theirs.onnx",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        data_files=[
+            manifest_pb2.File(
+                name="parts/theirs.data",
+                sha256=hashlib.sha256(content).hexdigest(),
+                size_bytes=len(content),
+            )
+        ],
+    )
 
 
 @pytest.mark.slow  # 5 s

@@ -82,7 +82,7 @@ def test_a_free_size_is_free_however_it_is_written(side: int | str | None, tmp_p
     _, target = wrapped(path, ImportRequest(height=12, width=9))
     assert signature(target) == ours(12, 9)
     target.unlink()
-    refused(path, r"^its height is free: say how many pixels$")
+    refused(path, r"^it leaves its height and width free: say with --input HxW ")
 
 
 def test_weights_in_nodes_are_weights(tmp_path: Path) -> None:

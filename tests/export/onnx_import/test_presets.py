@@ -222,7 +222,7 @@ def test_a_scale_for_each_channel_comes_before_mean_and_std(tmp_path: Path) -> N
 
 def test_a_single_option_overrides_its_part_of_a_preset(tmp_path: Path) -> None:
     path = classifier(tmp_path / "theirs.onnx")
-    request = ImportRequest(preset="timm", interpolation="bilinear", resize_px=50, mean=(0.5,))
+    request = ImportRequest(preset="timm", interpolation="bilinear", resize_px=(50,), mean=(0.5,))
     found, _ = wrapped(path, request)
     assert found.preprocessing == manifest_pb2.Preprocessing(
         resize_shorter_px=50, interpolation=manifest_pb2.INTERPOLATION_BILINEAR
@@ -237,6 +237,70 @@ def test_a_single_option_overrides_its_part_of_a_preset(tmp_path: Path) -> None:
         interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
         background="#ffffff",
     )
+
+
+def stretched(height_px: int, width_px: int, **options: Any) -> manifest_pb2.Preprocessing:
+    return manifest_pb2.Preprocessing(
+        resize_mode=manifest_pb2.RESIZE_MODE_STRETCH,
+        resize_height_px=height_px,
+        resize_width_px=width_px,
+        interpolation=manifest_pb2.INTERPOLATION_BILINEAR,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "wanted"),
+    [
+        (ImportRequest(resize_mode="stretch", resize_px=(40, 40)), stretched(40, 40)),
+        (ImportRequest(resize_mode="stretch", resize_px=(32, 45)), stretched(32, 45)),
+        (ImportRequest(resize_mode="stretch", crop_ratio=0.875), stretched(32, 41)),
+        (
+            ImportRequest(resize_mode="stretch", preset="torchvision"),
+            stretched(0, 0),
+        ),  # its crop is of its mode
+        (
+            ImportRequest(resize_mode="stretch", resize_px=(40, 40), scaled_decoding=True),
+            stretched(40, 40, scaled_decoding=True),
+        ),
+    ],
+)
+def test_what_is_stretched_may_be_cropped_then(
+    request_: ImportRequest, wanted: manifest_pb2.Preprocessing, tmp_path: Path
+) -> None:
+    found, _ = wrapped(classifier(tmp_path / "theirs.onnx"), request_)
+    assert found.preprocessing == wanted
+
+
+def test_a_line_of_text_has_paddleocr_s_grey_beside_it(tmp_path: Path) -> None:
+    request = ImportRequest(resize_mode="line", interpolation="opencv-bilinear")
+    found, _ = wrapped(classifier(tmp_path / "theirs.onnx"), request)
+    assert found.preprocessing == manifest_pb2.Preprocessing(
+        resize_mode=manifest_pb2.RESIZE_MODE_LINE,
+        fill="#808080",
+        interpolation=manifest_pb2.INTERPOLATION_OPENCV_BILINEAR,
+    )
+
+
+def test_decoding_at_a_part_of_the_size_is_refused_before_the_network_runs(tmp_path: Path) -> None:
+    """A file whose network cannot run is refused for its options first."""
+    nodes, tensors = convolutional()
+    path = saved(tmp_path / "theirs.onnx", nodes, tensors[:-1], sides=("n", 3, H, W))
+    refused(path, r"^ONNX Runtime cannot load it: ")
+    refused(
+        path,
+        r"^scaled decoding needs an interpolation that averages over the source: bilinear, bicubic, ",
+        interpolation="opencv-lanczos",
+        scaled_decoding=True,
+    )
+
+
+def test_one_channel_has_no_order_to_be_assumed(tmp_path: Path) -> None:
+    nodes, tensors = convolutional(channels=1)
+    path = saved(tmp_path / "theirs.onnx", nodes, tensors, sides=("n", 1, 8, 8))
+    [note] = wrapped(path)[0].notes
+    assert note.startswith("warning: assumed")
+    assert "RGB" not in note
 
 
 @pytest.mark.parametrize(("side_px", "torchvision_px", "timm_px"), [(224, 256, 256), (299, 342, 341)])
@@ -312,6 +376,11 @@ def test_what_the_file_says_of_itself_is_read(
     assert own.preprocessing.resize_mode == manifest_pb2.RESIZE_MODE_STRETCH
 
 
+def test_timm_s_squash_is_a_stretch_and_a_crop(tmp_path: Path) -> None:
+    path = with_metadata(classifier(tmp_path / "theirs.onnx"), {"crop_mode": "squash", "crop_pct": "0.875"})
+    assert wrapped(path)[0].preprocessing == stretched(32, 41)
+
+
 def test_a_size_in_metadata_is_taken_where_the_graph_leaves_it_free(tmp_path: Path) -> None:
     free = classifier(tmp_path / "free.onnx", sides=("n", 3, "h", "w"))
     found, _ = wrapped(with_metadata(free, {"imgsz": "[20, 30]"}))
@@ -326,13 +395,15 @@ def test_a_size_in_metadata_is_taken_where_the_graph_leaves_it_free(tmp_path: Pa
     [
         ({"preset": "caffe"}, r"^no preset is called 'caffe'; there are torchvision, timm, keras-caffe, "),
         ({"resize_mode": "crop"}, r"^no resize mode is called 'crop'; there are shorter, "),
-        ({"interpolation": "area"}, r"^no interpolation is called 'area'; there are nearest, "),
+        ({"interpolation": "cubic"}, r"^no interpolation is called 'cubic'; there are nearest, "),
         ({"channel_order": "gbr"}, r"^no channel order is called 'gbr'; there are rgb, bgr$"),
-        ({"resize_px": 20}, r"^the shorter side cannot be resized to 20: 36 \(the input's side\) to 4096 "),
-        ({"resize_px": 4097}, r"^the shorter side cannot be resized to 4097: "),
-        ({"resize_mode": "stretch", "resize_px": 40}, r"^with the resize mode stretch pictures are fitted "),
-        ({"preset": "opencv", "resize_px": 40}, r"^with the resize mode stretch pictures are fitted "),
-        ({"fill": "#000000"}, r"^a fill colour goes with the resize mode letterbox only$"),
+        ({"resize_px": (20,)}, r"^a side cannot be resized to 20: 36 \(the input's side\) to 4096 "),
+        ({"resize_px": (4097,)}, r"^a side cannot be resized to 4097: "),
+        ({"resize_mode": "letterbox", "resize_px": (40,)}, r"^with the resize mode letterbox pictures are "),
+        ({"preset": "opencv", "resize_px": (27,)}, r"^a side cannot be resized to 27: 28 "),
+        ({"preset": "torchvision", "resize_px": (40, 50)}, r"^height and width to resize to go with "),
+        ({"resize_mode": "line", "crop_ratio": 0.9}, r"^with the resize mode line nothing is cropped$"),
+        ({"fill": "#000000"}, r"^a fill colour goes with the resize modes letterbox and line only$"),
         ({"scale": (0.0,)}, r"^scale must be above zero, not \(0\.0, 0\.0, 0\.0\)$"),
         ({"scale": (1.0, 1.0)}, r"^scale has 2 numbers for 3 channels$"),
     ],

@@ -24,13 +24,13 @@ from tests.export.onnx_import.onnx_files import (
         (("n", 3, 8, 3), {}, r"layout cannot be told from \[free, 3, 8, 3\]: say whether it is nchw or nhwc"),
         (("n", "c", 8, 8), {}, r"layout cannot be told from \[free, free, 8, 8\]"),
         (("n", 4, 8, 8), {"layout": "nchw"}, r"as nchw its input \[free, 4, 8, 8\] has neither 1 nor 3"),
-        (("n", 3, "h", 8), {}, r"^its height is free: say how many pixels$"),
-        (("n", 3, 8, "w"), {"height": 8}, r"^its width is free: say how many pixels$"),
+        (("n", 3, "h", 8), {}, r"^it leaves its height free: say with --input HxW "),
+        (("n", 3, 8, "w"), {"height": 8}, r"^it leaves its width free: say with --input HxW "),
         (("n", 3, 8, 8), {"height": 9}, r"^its height is 8, not 9$"),
         (("n", 3, 8, 5000), {}, r"^its width is 5000; 1 to 4096 pixels are taken$"),
         (("n", 3, "h", "w"), {"height": 1 << 40, "width": 8}, r"^its height is 1099511627776; 1 to 4096"),
-        (("n", 3, 8, 0), {}, r"^its width is free: say how many pixels$"),
-        (("n", 3, -1, 8), {}, r"^its height is free: say how many pixels$"),
+        (("n", 3, 8, 0), {}, r"^it leaves its width free: say with --input HxW "),
+        (("n", 3, -1, 8), {}, r"^it leaves its height free: say with --input HxW "),
         ((4, 3, 8, 8), {}, r"^its batch is fixed at 4; one that is free or 1 is taken$"),
         (("n", 3, 8), {}, r"^its input has 3 axes where pictures have 4$"),
         (("n", 3, 8, 8), {"mean": (0.5, 0.5)}, r"^mean has 2 numbers for 3 channels$"),
@@ -103,6 +103,21 @@ def test_what_is_no_plain_classifier_is_refused(
     refused(saved(tmp_path / "theirs.onnx", *made, domains=("com.example", "com.microsoft")), message)
 
 
+def test_a_free_size_that_does_not_run_is_said_to_be_another(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], axis=1),
+        helper.make_node("Gemm", ["f", "v"], ["y"], transB=1),
+    ]
+    tensor = numpy_helper.from_array(np.ones((5, 192), np.float32), "v")
+    path = saved(tmp_path / "theirs.onnx", nodes, [tensor], sides=("n", 3, "h", "w"))
+    refused(
+        path,
+        r"^it leaves its size free, and yet does not run at 9x9: say with --input HxW .* \(ONNX Runtime ",
+        height=9,
+        width=9,
+    )
+
+
 def test_labels_instead_of_scores_are_refused(tmp_path: Path) -> None:
     nodes, tensors = convolutional()
     nodes[-1].output[0] = "s"
@@ -112,8 +127,8 @@ def test_labels_instead_of_scores_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_type_or_number_of_inputs_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "theirs.onnx", *convolutional(), kind=TensorProto.FLOAT16)
-    refused(path, r"^its input is FLOAT16; FLOAT or UINT8 is taken$")
+    path = saved(tmp_path / "theirs.onnx", *convolutional(), kind=TensorProto.INT32)
+    refused(path, r"^its input is INT32; FLOAT, FLOAT16 or UINT8 is taken$")
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
     model.graph.node[0].input.append("z")

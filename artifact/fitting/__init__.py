@@ -1,0 +1,1 @@
+"""Pictures of any size, fitted to a network's input."""

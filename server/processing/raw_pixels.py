@@ -1,0 +1,66 @@
+"""The raw pixels of a request's images, and which of these have to be decoded."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from artifact.pictures import Pixels
+from modelzoo.v1 import classifier_pb2, manifest_pb2
+from server.errors import InvalidRequestError
+
+# An image as it comes: of the classifier's requests, encoded or not; or an encoded file.
+Source: TypeAlias = classifier_pb2.Image | bytes | memoryview
+
+
+class WrongImage(NamedTuple):
+    """Why an image cannot be taken; the first of a request is the least."""
+
+    position: int
+    reason: str
+
+    def error(self) -> InvalidRequestError:
+        """Return it as the request's refusal."""
+        return InvalidRequestError(f"images[{self.position}]", self.reason)
+
+
+class Taken(NamedTuple):
+    """A request's images, by index: pixels, files that are to be decoded, and the first that is wrong."""
+
+    rows: dict[int, Pixels]
+    sources: deque[tuple[int, Source]]
+    wrong: WrongImage | None
+
+
+def take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> Taken:
+    """Take raw pixels out of a request, up to the first that are wrong, and leave the encoded files."""
+    rows: dict[int, Pixels] = {}
+    sources: deque[tuple[int, Source]] = deque()
+    shape = None
+    for index, image in enumerate(images):
+        if not isinstance(image, classifier_pb2.Image) or not image.HasField("pixels"):
+            sources.append((index, image))
+            continue
+        shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
+        pixels = _pixels(image.pixels, shape)
+        if isinstance(pixels, str):
+            return Taken(rows, sources, WrongImage(index, pixels))
+        rows[index] = pixels
+    return Taken(rows, sources, None)
+
+
+def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels | str:
+    """Take raw pixels as uint8 ``[H, W, C]``, or return why they cannot be taken.
+
+    Args:
+        wanted: height, width and channels of the model's input.
+    """
+    given = (pixels.height, pixels.width, pixels.channels)
+    if given != wanted:
+        return f"pixels of shape {given} (height, width, channels), not {wanted}"
+    data = pixels.data  # read once: every access copies
+    size_bytes = wanted[0] * wanted[1] * wanted[2]
+    if len(data) != size_bytes:
+        return f"{len(data)} bytes of pixels, not {size_bytes}"
+    return np.frombuffer(data, np.uint8).reshape(wanted)
