@@ -3,7 +3,8 @@
     python -m bench.ceiling [--seconds 5] [--rounds 3]
 
 No Python server answers more small requests than this one: grpc.aio on uvloop, generic handlers, bytes in
-and out, no work. A call each (`h2load` asks where it is installed), and four streams of 32 outstanding.
+and out, no work. A call each (`h2load` asks where it is installed), and four streams of 32 outstanding;
+beside each the same with the server's own rpc room around it, so that its price is seen, too.
 Pictures of 224 x 224 come one by one; for each a thread sleeps as long as a network might run, and the p50
 is what is added to that sleep. Prints the median round.
 """
@@ -16,13 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import grpc
 import numpy as np
 import uvloop
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +35,16 @@ from bench.load.load import Load, Report, percentile_s
 from bench.load.protocols import Classify
 from bench.measured import processes
 from modelzoo.v1 import classifier_pb2
+from server import ports
+from server.config import Settings
+from server.observability import logs
+from server.observability.metrics import Metrics
+from server.rpc.calls import Calls
+from server.rpc.handlers import Handlers
+from server.rpc.in_flight import InFlight
+from server.rpc.limits import Limits
+from server.rpc.listener import Listener
+from server.rpc.streams import Answers
 
 MODEL = "ceiling"
 _SMALL, _LARGE = np.zeros((28, 28, 1), np.uint8), np.zeros((224, 224, 3), np.uint8)
@@ -43,50 +55,105 @@ ONE_BY_STREAM = replace(ONE_BY_CALL, streams=1)
 _RUN_S = 0.025
 _WARM_UP_S = 0.5
 
+_QUEUES = 16  # as many as the server has
+_SERVICE, _, _METHOD = Classify.method[1:].partition("/")
+_STREAM_METHOD = Classify.stream_method.rpartition("/")[2]
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-async def _serve() -> None:
-    """Answer until the process is killed; the port is the first thing that is printed."""
+def _answers() -> tuple[bytes, bytes]:
+    """Return what is answered to a call, and to a message of a stream, but for the request's id."""
     labels = [classifier_pb2.LabelScore(label="0", probability=1.0)]
     response = classifier_pb2.ClassifyResponse(
         classifications=[classifier_pb2.Classification(labels=labels)],
         timing=classifier_pb2.Timing(batch_size=1),
     )
-    answer = response.SerializeToString()
-    streamed = classifier_pb2.ClassifyStreamResponse(response=response).SerializeToString()
+    streamed = classifier_pb2.ClassifyStreamResponse(response=response)
+    return response.SerializeToString(), streamed.SerializeToString()
 
-    async def run(body: bytes) -> None:
-        if len(body) >= _LARGE.nbytes:
-            await asyncio.to_thread(time.sleep, _RUN_S)
+
+async def _run(body: bytes) -> None:
+    if len(body) >= _LARGE.nbytes:
+        await asyncio.to_thread(time.sleep, _RUN_S)
+
+
+def _say(port: int) -> None:
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+
+
+async def _serve_bare() -> None:
+    """Answer until the process is killed; the port is the first thing that is printed."""
+    answer, streamed = _answers()
 
     async def call(body: bytes, _context: Context) -> bytes:
-        await run(body)
+        await _run(body)
         return answer
 
     async def stream(_: object, context: Context) -> None:
         while isinstance(message := await context.read(), bytes):
-            await run(message)
+            await _run(message)
             await context.write(message[: 2 + message[1]] + streamed)  # the first field: the request's id
 
-    service, _, method = Classify.method[1:].partition("/")
     methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-        method: grpc.unary_unary_rpc_method_handler(call),
-        Classify.stream_method.rpartition("/")[2]: grpc.stream_stream_rpc_method_handler(stream),
+        _METHOD: grpc.unary_unary_rpc_method_handler(call),
+        _STREAM_METHOD: grpc.stream_stream_rpc_method_handler(stream),
     }
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
+    _say(port)
     await server.wait_for_termination()
 
 
+async def _serve_with_rpc() -> None:
+    """Do the same inside the server's own rpc room: its port, admission, deadlines, streams and metrics."""
+    answer, streamed = _answers()
+
+    async def call(body: bytes, _deadline_s: float | None) -> bytes:
+        await _run(body)
+        return answer
+
+    async def message(body: bytes, _deadline_s: float | None) -> bytes:
+        await _run(body)
+        return body[: 2 + body[1]] + streamed
+
+    log = logs.make("text", sys.stderr)
+    metrics = Metrics(CollectorRegistry())
+    settings = Settings()
+    limits = Limits(
+        settings.max_concurrent_calls,
+        settings.max_calls_per_connection,
+        settings.max_bytes_per_connection,
+        settings.max_idle_s,
+        settings.max_connections,
+    )
+    calls = Calls(limits, InFlight(settings.max_bytes_in_flight), log, metrics.peer_limited)
+    handlers = Handlers(metrics, log, calls)
+    answers = Answers(
+        bytes, message, lambda _request, error: classifier_pb2.Image(encoded=str(error).encode())
+    )
+    methods = {
+        f"/{_SERVICE}/{_METHOD}": handlers.unary(_SERVICE, _METHOD, bytes, call),
+        f"/{_SERVICE}/{_STREAM_METHOD}": handlers.stream(_SERVICE, _STREAM_METHOD, answers),
+    }
+    with ports.reserve("127.0.0.1", 0) as reserved:
+        port = reserved.getsockname()[1]
+        options = (("grpc.so_reuseport", 1),)
+        listener = Listener(
+            ports.address_of("127.0.0.1", port), options, methods, handlers.unknown(), _QUEUES
+        )
+        await listener.open()
+        _say(port)
+        await listener.accept()
+
+
 @contextmanager
-def _served() -> Iterator[tuple[str, int]]:
-    """Start the server; give its address and its process."""
-    command = [sys.executable, "-m", "bench.ceiling", "--serve"]
+def _served(kind: str) -> Iterator[tuple[str, int]]:
+    """Start a server; give its address and its process."""
+    command = [sys.executable, "-m", "bench.ceiling", "--serve", kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
         try:
             port = (process.stdout and process.stdout.readline()) or ""
@@ -95,6 +162,9 @@ def _served() -> Iterator[tuple[str, int]]:
             yield f"127.0.0.1:{port.strip()}", process.pid
         finally:
             process.kill()
+
+
+_SERVERS: dict[str, Callable[[], Coroutine[None, None, None]]] = {"bare": _serve_bare, "rpc": _serve_with_rpc}
 
 
 def _measure(load: Load, address: str, pid: int) -> tuple[Report, float]:
@@ -111,24 +181,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.ceiling", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=_SERVERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        uvloop.run(_serve())
+        uvloop.run(_SERVERS[options.serve]())
         return 0
     ways = {
-        "a call each": CALLS,
-        "streams": STREAMS,
-        "one by one, calls": ONE_BY_CALL,
-        "one by one, a stream": ONE_BY_STREAM,
+        "a call each": (CALLS, "bare"),
+        "a call each, our rpc": (CALLS, "rpc"),
+        "streams": (STREAMS, "bare"),
+        "streams, our rpc": (STREAMS, "rpc"),
+        "one by one, calls": (ONE_BY_CALL, "bare"),
+        "one by one, a stream": (ONE_BY_STREAM, "bare"),
     }
     found: dict[str, list[tuple[Report, float]]] = {name: [] for name in ways}
     try:
-        with _served() as (address, pid):
+        with ExitStack() as stack:
+            served = {kind: stack.enter_context(_served(kind)) for kind in _SERVERS}
             for _ in range(options.rounds):
-                for name, load in ways.items():
+                for name, (load, kind) in ways.items():
                     timed = replace(load, seconds=options.seconds, warm_up_s=_WARM_UP_S)
-                    found[name].append(_measure(timed, address, pid))
+                    found[name].append(_measure(timed, *served[kind]))
     except (BenchError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -144,7 +217,7 @@ def main() -> int:
         rate = statistics.median(report.images_per_s() for report, _ in rounds)
         capacity = statistics.median(capacity for _, capacity in rounds)
         p50_s = statistics.median(percentile_s(report.measured_latencies_s, 50) for report, _ in rounds)
-        p50_s -= _RUN_S if ways[name].outstanding == 1 else 0.0
+        p50_s -= _RUN_S if ways[name][0].outstanding == 1 else 0.0
         errors = sum(report.errors for report, _ in rounds)
         figures = (f"{rate:,.0f}", f"{capacity:,.0f}", f"{1e3 * p50_s:.2f}")
         table.add_row(name, *figures, rounds[0][0].generator, str(errors))
