@@ -30,7 +30,8 @@ def test_a_server_that_does_nothing_shows_what_the_machine_allows(
     monkeypatch.setattr(sys, "argv", ["ceiling", "--seconds", "0.5", "--rounds", "1"])
     assert ceiling.main() == 0
     rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[2:]]
-    ways = ["a call each", "streams", "one by one calls", "one by one a stream"]
+    ways = ["a call each", "a call each our rpc", "streams", "streams our rpc"]
+    ways += ["one by one calls", "one by one a stream"]
     assert [" ".join(row[:-5]) for row in rows] == ways
     for *_, rate, capacity, p50_ms, generator, errors in rows:
         assert float(rate) > 0 < float(capacity)
