@@ -80,7 +80,7 @@ def test_import_takes_a_makers_preprocessing_and_warns_where_none_is_given(run: 
         (("--scale", "1/0"), "--scale '1/0' is not numbers or fractions separated by commas"),
         (
             ("--interpolation", "nearest", "--scaled-decoding"),
-            "scaled decoding needs an interpolation that averages over the source: bilinear or bicubic",
+            "scaled decoding needs an interpolation that averages over the source: bilinear, bicubic, ",
         ),
         (
             ("--resize-mode", "letterbox", "--crop", "0.9"),
