@@ -148,7 +148,7 @@ class Batcher:
                 self._queues, now_s, slowing=self._contention.beside(lane) > 1
             )
             if lane is None:
-                queues = [queue for queue in queues if self._most_on_loop(queue, now_s)]
+                queues = [queue for queue in queues if _fits_loop(queue, now_s)]
             if not queues:
                 return None
             if self._max_queue_delay_s:
@@ -178,8 +178,6 @@ class Batcher:
         starts_s = now_s if lane is None else self._contention.free_s(lane, now_s)
         # A size that keeps deadlines keeps them even if all lanes get busy; that they do is not predicted.
         images = level.best_size(starts_s, self._contention.slowest)
-        if lane is None:
-            images = min(images, self._most_on_loop(queue, now_s))
         ends_s = starts_s + queue.profile.batch_s(images) * self._contention.beside(lane)
         slices = level.take(images)
         free = queue.profile.padded_size(images) - images
@@ -193,10 +191,6 @@ class Batcher:
             self._running[lane].append(batch)
             self._contention.begin(lane, ends_s, now_s)
         return batch
-
-    def _most_on_loop(self, queue: ModelQueue, now_s: float) -> int:
-        """Return how many of the images that wait for a model the event loop may run at once; often none."""
-        return queue.loop_budget.images(queue.waiting, now_s) if queue.loop_budget else 0
 
     def _takes_s(self, lane: int | None, now_s: float, work_s: float, *, alone: bool) -> float:
         """Predict how long work takes that begins now on a lane.
@@ -217,7 +211,7 @@ class Batcher:
             self._run_on_loop(batch)
         with self._wake:
             now_s = self._clock()
-            own = [q for q in self._queues if isinstance(batch, Batch) and self._most_on_loop(q, now_s)]
+            own = [q for q in self._queues if isinstance(batch, Batch) and _fits_loop(q, now_s)]
             if own:  # what else happens on the event loop comes first
                 self._waking = True
                 self._loop.call_soon(self._end_turn)
@@ -243,6 +237,11 @@ class Batcher:
             reason = "expired"
         if reason is not None:
             queue.metrics.unanswered[reason].inc(len(submission.images))
+
+
+def _fits_loop(queue: ModelQueue, now_s: float) -> bool:
+    """Return whether the event loop may run what waits for a model."""
+    return queue.loop_budget is not None and queue.loop_budget.fits(queue.waiting, now_s)
 
 
 def _expire(submissions: Sequence[Submission]) -> None:

@@ -118,7 +118,7 @@ class LatencyProfile:
 
 
 class LoopBudget:
-    """How many images of a tiny network the event loop may run at once.
+    """Which batches of a tiny network the event loop may run itself.
 
     What batches take is what was measured at load, times the mean ratio of those that the event loop has run.
     Those that lanes ran say nothing here: they also wait for the interpreter's lock.
@@ -133,17 +133,16 @@ class LoopBudget:
         self._mean = 1.0
         self._observed_s = -math.inf
 
-    def images(self, waiting: int, now_s: float) -> int:
-        """Return how many of the images that wait, which may be none.
+    def fits(self, images: int, now_s: float) -> bool:
+        """Return whether it may run all images that wait; of many, handing over is a small part of the price.
 
         What was observed is believed the less the longer nothing ran: else what it rules out would never be
         tried again.
         """
-        images = min(waiting, self._profile.largest)
-        ratio = 1.0 + (self._mean - 1.0) * 0.5 ** ((now_s - self._observed_s) / _HALF_LIFE_S)
-        while images and self._profile.measured_s(images) * ratio > self._max_s:
-            images //= 2
-        return images
+        if not 0 < images <= self._profile.largest:
+            return False
+        doubt: float = 0.5 ** ((now_s - self._observed_s) / _HALF_LIFE_S)
+        return self._profile.measured_s(images) * (1.0 + (self._mean - 1.0) * doubt) <= self._max_s
 
     def observe(self, images: int, seconds: float, now_s: float) -> None:
         """Learn from a batch that the event loop has run."""

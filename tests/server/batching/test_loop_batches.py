@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,15 +23,16 @@ HEAVY = {1: 0.01, 8: 0.02}
 class Noted(Echo):
     """Notes the images of every batch, and the thread that runs it; takes so long on a clock."""
 
-    def __init__(self, clock=None, seconds: float = 0.0) -> None:
+    def __init__(self, clock=None, seconds: float = 0.0, on_batch=lambda: None) -> None:
         self.batches: list[list[int]] = []
         self.threads: set[int] = set()
         self.failures: deque[BaseException] = deque()
-        self._clock, self._seconds = clock, seconds
+        self._clock, self._seconds, self._on_batch = clock, seconds, on_batch
 
     def infer(self, rows: Sequence[Pixels]) -> Probabilities:
         self.batches.append([int(row.flat[0]) for row in rows])
         self.threads.add(threading.get_ident())
+        self._on_batch()
         if self._clock is not None:
             self._clock.now_s += self._seconds
         if self.failures:
@@ -51,23 +53,40 @@ def test_what_came_in_one_turn_is_one_batch_of_the_event_loop(by_hand) -> None:
         assert hand.take() is None
 
 
-def test_the_event_loop_is_held_no_longer_than_it_may_be_and_does_other_things_between(by_hand) -> None:
+def test_what_would_hold_the_event_loop_for_longer_than_it_may_goes_to_the_lanes_whole(by_hand) -> None:
     with by_hand() as hand:
         queue = hand.add("m", CURVE, network=(network := Noted()), max_loop_s=MAX_S)
-        answer = hand.submit(queue, *range(8))
-        seen: list[int] = []
+        hand.submit(queue, *range(8))
+        hand.turn()
+        assert network.batches == []
+        assert hand.run_next(0.001) == list(range(8))
+        hand.submit(queue, *range(4))
+        hand.turn()
+        assert network.batches[1:] == [[0, 1, 2, 3]]
 
-        def look() -> None:
-            seen.append(len(network.batches))
-            if len(seen) < 4:
-                hand.loop.call_soon(look)
 
-        hand.loop.call_soon(look)
-        for _ in range(3):
+def test_more_than_the_largest_batch_goes_to_the_lanes_however_fast_it_is(by_hand) -> None:
+    with by_hand() as hand:
+        queue = hand.add("m", CURVE, network=(network := Noted()), max_loop_s=60.0)
+        hand.submit(queue, *range(9))
+        hand.turn()
+        assert network.batches == []
+        assert hand.run_next(0.001) == list(range(8))
+
+
+def test_between_two_batches_of_one_turn_the_event_loop_does_other_things(by_hand) -> None:
+    with by_hand() as hand:
+        order: list[str] = []
+        queues = [
+            hand.add(name, CURVE, network=Noted(on_batch=partial(order.append, name)), max_loop_s=MAX_S)
+            for name in ("first", "second")
+        ]
+        for queue in queues:
+            hand.submit(queue, 1)
+        hand.loop.call_soon(order.append, "other")
+        for _ in range(2):
             hand.turn()
-        assert network.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
-        assert seen[:3] == [1, 2, 2] or seen[:3] == [0, 1, 2]
-        assert answer.result().batch_size == 4
+        assert order == ["first", "other", "second"]
 
 
 def test_a_network_that_is_not_tiny_is_left_to_the_lanes(by_hand) -> None:
