@@ -37,8 +37,7 @@ CALLS, STREAMED = 10, 10
 HELD = """
     import asyncio, os, sys, time
     from pathlib import Path
-    from server import process
-    from server.config import Settings
+    from server import config, process
     from server.runtime.network import OnnxNetwork
     from server.observability import capture, logs
 
@@ -59,8 +58,11 @@ HELD = """
                 wait()
             return self.network.infer(rows)
 
-    settings = Settings(
-        repository=Path(sys.argv[1]), device="cpu", lanes=2, log_format="json", allow_model_control=True
+    settings = config.load(
+        {
+            "repository": sys.argv[1], "device": "cpu", "lanes": 2, "max_loop_s": 0.0, "log_format": "json",
+            "allow_model_control": True,
+        }
     )
 
     async def main():

@@ -59,6 +59,7 @@ def held(repository: Path) -> Iterator[Held]:
         max_images_per_request=1024,
         model_batch_sizes={MODEL: [32]},
         lanes=1,
+        max_loop_s=0.0,
         log_format="json",
     )
     running = Running(settings, gates)

@@ -182,7 +182,7 @@ HANGING = """
 
     settings = Settings(
         repository=Path(sys.argv[1]), frontends=int(sys.argv[2]), grpc_port=0, metrics_port=0, device="cpu",
-        batch_timeout_s=0.5, heartbeat_timeout_s=2.0, grace_s=0.5, log_format="json",
+        max_loop_s=0.0, batch_timeout_s=0.5, heartbeat_timeout_s=2.0, grace_s=0.5, log_format="json",
     )
 
     async def main():

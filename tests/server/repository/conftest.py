@@ -176,7 +176,7 @@ def start_gated(tmp_path: Path) -> Iterator[Callable[[str], tuple[Served, GatedN
 
     def start(name: str) -> tuple[Served, GatedNetwork]:
         small.publish(tmp_path, name)
-        served.append(Served(tmp_path, open_network=gates, lanes=1))
+        served.append(Served(tmp_path, open_network=gates, lanes=1, max_loop_s=0.0))
         return served[0], gates[name]
 
     yield start
