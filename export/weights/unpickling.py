@@ -17,13 +17,13 @@ import torch
 from artifact import files
 
 # Named like functions, and only data: of Python, and of NumPy, whose own would trust what a pickle says of
-# their memory.
+# their memory. Python 3.11.0 to 3.11.3 pickle a member of an enumeration as what `getattr` would give.
 _DATA = frozenset(
     {
         *(f"builtins.{kind}" for kind in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),
         *(f"builtins.{kind}" for kind in ("complex", "frozenset", "object", "range", "slice", "type")),
         *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
-        *("collections.defaultdict", "collections.deque", "numpy.dtype", "numpy.ndarray"),
+        *("builtins.getattr", "collections.defaultdict", "collections.deque", "numpy.dtype", "numpy.ndarray"),
         *(
             f"numpy.{core}.multiarray.{made}"
             for core in ("core", "_core")

@@ -29,6 +29,23 @@ class Colour(enum.Enum):
     RED = 1
 
 
+class Red:
+    """A member as Python 3.11.0 to 3.11.3 pickle it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, (Colour, "RED")
+
+
+class Touch:
+    """Pickled as a method, for another object to have it called."""
+
+    def __call__(self, *_: object) -> None:
+        """Be a function, as pickle wants it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, (pathlib.Path, "touch")
+
+
 class Settings(dict[str, Any]):
     """A dictionary with attributes, as libraries of configurations have it."""
 
@@ -56,6 +73,7 @@ BESIDE: dict[str, Callable[[], object]] = {
     "frozenset": lambda: frozenset([1]),
     "range": lambda: range(3),
     "enum": lambda: Colour.RED,
+    "enum of older Pythons": Red,
     "settings": settings,
     "history": lambda: History([0.5, 0.4]),
     "loss": nn.CrossEntropyLoss,
@@ -79,6 +97,19 @@ def test_objects_beside_the_weights_are_passed_over(name: str, new_format: bool,
     found = checkpoint.read(tmp_path / "a.pt")
     assert found.state.keys() == STATE.keys()
     assert all(torch.equal(found.state[key], value) for key, value in STATE.items())
+
+
+def test_a_method_that_a_pickle_asks_for_is_not_called(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Touch(), (tmp_path / "touched",)
+
+    torch.save({"args": Attack(), "state_dict": STATE}, tmp_path / "a.pt")
+    with pytest.raises(
+        WeightsError, match=r"^a\.pt asks for builtins\.getattr; only tensors are taken from a file$"
+    ):
+        checkpoint.read(tmp_path / "a.pt")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_a_class_that_is_nowhere_is_not_looked_for(tmp_path: Path) -> None:
