@@ -237,11 +237,7 @@ class Loader:
         if self.device.ordinal is not None or self._hand_over_s is None:  # CUDA's graphs belong to a thread
             return None
         shortest_s = min(profile.measured_s(size) for size in profile.sizes)
-        return (
-            LoopBudget(profile, self.max_loop_s)
-            if (__import__("os").environ.get("FORCE") or shortest_s < self._hand_over_s)
-            else None
-        )
+        return LoopBudget(profile, self.max_loop_s) if shortest_s < self._hand_over_s else None
 
     async def unload(self, model: Model) -> None:
         """Take a model that is idle out of memory."""
