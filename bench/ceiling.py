@@ -37,13 +37,15 @@ from bench.measured import processes
 from modelzoo.v1 import classifier_pb2
 from server import ports
 from server.config import Settings
+from server.errors import ModelZooError
 from server.observability import logs
 from server.observability.metrics import Metrics
+from server.rpc import statuses
 from server.rpc.calls import Calls
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits
-from server.rpc.listener import Listener
+from server.rpc.listener import QUEUES, Listener
 from server.rpc.streams import Answers
 
 MODEL = "ceiling"
@@ -55,7 +57,6 @@ ONE_BY_STREAM = replace(ONE_BY_CALL, streams=1)
 _RUN_S = 0.025
 _WARM_UP_S = 0.5
 
-_QUEUES = 16  # as many as the server has
 _SERVICE, _, _METHOD = Classify.method[1:].partition("/")
 _STREAM_METHOD = Classify.stream_method.rpartition("/")[2]
 
@@ -120,6 +121,9 @@ async def _serve_with_rpc() -> None:
         await _run(body)
         return body[: 2 + body[1]] + streamed
 
+    def failed(_request: bytes | None, error: ModelZooError) -> classifier_pb2.ClassifyStreamResponse:
+        return classifier_pb2.ClassifyStreamResponse(error=statuses.describe(error))
+
     log = logs.make("text", sys.stderr)
     metrics = Metrics(CollectorRegistry())
     settings = Settings()
@@ -132,9 +136,7 @@ async def _serve_with_rpc() -> None:
     )
     calls = Calls(limits, InFlight(settings.max_bytes_in_flight), log, metrics.peer_limited)
     handlers = Handlers(metrics, log, calls)
-    answers = Answers(
-        bytes, message, lambda _request, error: classifier_pb2.Image(encoded=str(error).encode())
-    )
+    answers = Answers(bytes, message, failed)
     methods = {
         f"/{_SERVICE}/{_METHOD}": handlers.unary(_SERVICE, _METHOD, bytes, call),
         f"/{_SERVICE}/{_STREAM_METHOD}": handlers.stream(_SERVICE, _STREAM_METHOD, answers),
@@ -142,9 +144,7 @@ async def _serve_with_rpc() -> None:
     with ports.reserve("127.0.0.1", 0) as reserved:
         port = reserved.getsockname()[1]
         options = (("grpc.so_reuseport", 1),)
-        listener = Listener(
-            ports.address_of("127.0.0.1", port), options, methods, handlers.unknown(), _QUEUES
-        )
+        listener = Listener(ports.address_of("127.0.0.1", port), options, methods, handlers.unknown(), QUEUES)
         await listener.open()
         _say(port)
         await listener.accept()

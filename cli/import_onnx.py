@@ -1,7 +1,6 @@
 """`modelzoo import`."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -58,9 +57,8 @@ def run(
         from export.errors import ExportError
 
     with refusing(ArtifactError, ExportError, OSError):
-        request = replace(
-            _request(input_, mean, std, output, activation, labels, preparation),
-            scaled_decoding=scaled_decoding,
+        request = _request(
+            input_, mean, std, output, activation, labels, preparation, scaled_decoding=scaled_decoding
         )
         with Bars(options["name"]) as bars:
             exported = pipeline.import_(
@@ -82,6 +80,8 @@ def _request(
     activation: str,
     labels: Path | None,
     preparation: Preparation,
+    *,
+    scaled_decoding: bool,
 ) -> "ImportRequest":
     from export.data import labels as label_files
     from export.onnx_import.activation import Choice
@@ -116,6 +116,7 @@ def _request(
         channel_order=channels,
         scale=numbers("--scale", factors, fractions=True),
         background=colour("--background", background),
+        scaled_decoding=scaled_decoding,
     )
 
 

@@ -25,7 +25,7 @@ from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits as CallLimits
-from server.rpc.listener import Listener, Method
+from server.rpc.listener import QUEUES, Listener, Method
 from server.services import classifier, health, reflection
 from server.services.classifier import Classifier
 from server.services.health import Health
@@ -51,7 +51,6 @@ _CONNECTION_OPTIONS = (
     # written to it is read: 3,400 pings, 110 kB, are half a second of a core.
     ("grpc.http2.max_ping_strikes", 0),
 )
-_QUEUES = 16  # of calls that are not accepted yet; see `Listener`
 _CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
 # That gRPC holds until they are accepted, 15 kB each; beyond, it rejects some of any peer.
 _PENDING_CALLS = 16_384
@@ -106,7 +105,7 @@ class GrpcServer:
             self._max_message_bytes = min(self._max_message_bytes, _COMPRESSED_MESSAGE_BYTES)
             max_calls = max(1, min(max_calls, max_bytes // self._max_message_bytes))
         self._max_connections = min(settings.max_connections, _descriptors() - _OTHER_DESCRIPTORS)
-        self._queues = max(1, min(_QUEUES, self._max_connections // _CONNECTIONS_PER_QUEUE))
+        self._queues = max(1, min(QUEUES, self._max_connections // _CONNECTIONS_PER_QUEUE))
         self.in_flight = InFlight(max(max_bytes, settings.max_message_bytes))
         self.calls = Calls(
             CallLimits(

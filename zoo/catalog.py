@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from zoo.spec import InputSpec, ModelSpec, Paper
+from zoo.spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec, ModelSpec, Paper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,7 @@ class UnknownArchitectureError(LookupError):
     """No row of the catalog has this name."""
 
 
-# Means and deviations of ImageNet's training pixels, as torchvision and its weights use them.
-_IMAGENET = InputSpec(3, 224, 224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_IMAGENET = InputSpec(3, 224, 224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _IMAGENET_LABELS = 1000
 
 _BATCH_NORM = "batch normalisation after every convolution; the paper has none"

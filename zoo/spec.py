@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+# Means and deviations of ImageNet's training pixels, as torchvision and its weights use them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SMALL_PICTURE_PX = 96  # MNIST has 28, CIFAR 32, STL 96; what is larger gets the paper's size
 
 

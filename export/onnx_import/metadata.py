@@ -46,7 +46,7 @@ _LABEL_KEYS = (
     "indextoname",
     "classtoidx",
 )
-_MIN_PLAIN_LABELS = 3  # of a list whose key says nothing: two texts may be anything
+_MIN_PLAIN_LABELS = 3  # of a list under a key that says nothing: two texts may be anything
 
 
 def texts_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -85,7 +85,7 @@ def labels_of(model: onnx.ModelProto, count: int) -> tuple[tuple[str, ...] | Non
 
 
 def _listed(texts: dict[str, str], count: int) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Find K different texts in a list or a map whose key says nothing of labels."""
+    """Find K different texts in a list or a map under a key that says nothing of labels."""
     for key, text in texts.items():
         if count < _MIN_PLAIN_LABELS or text.lstrip()[:1] not in ("[", "{"):
             continue
@@ -101,7 +101,7 @@ def _listed(texts: dict[str, str], count: int) -> tuple[tuple[str, ...] | None, 
 
 
 def _within(text: str) -> Iterator[tuple[str, str]]:
-    """Go through the entries of a JSON map whose keys are known to hold labels."""
+    """Go through the entries of a JSON map under keys that are known to hold labels."""
     if not text.lstrip().startswith("{") or len(text) > _MAX_CONFIGURATION_CHARACTERS:
         return
     try:

@@ -19,7 +19,7 @@ from export.onnx_import import metadata
 from export.onnx_import.onnx_file import OnnxImportError
 from export.onnx_import.signature import ImportRequest, picture_type, sizes_are_given
 from modelzoo.v1 import manifest_pb2
-from zoo.spec import InputSpec
+from zoo.spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 
 RESIZE_MODES = {
     "shorter": manifest_pb2.RESIZE_MODE_SHORTER,
@@ -45,7 +45,6 @@ INTERPOLATIONS = {
 _FILLS = {"letterbox": "#727272", "line": "#808080"}
 _WHOLE_MODES = frozenset(_FILLS)  # nothing of a picture is cropped
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CROP_RATIO = 224 / 256  # of the resized shorter side, torchvision's and timm's default
 _UNIT, _PIXELS = metadata.UNIT, metadata.PIXELS
 _KERAS = ImportRequest(resize_mode="stretch", interpolation="nearest", channel_order="rgb")  # its load_img
@@ -57,8 +56,8 @@ PRESETS = {
         interpolation="bilinear",
         channel_order="rgb",
         scale=_UNIT,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
     # timm's create_transform of a default_cfg.
     "timm": ImportRequest(
@@ -67,15 +66,15 @@ PRESETS = {
         interpolation="bicubic",
         channel_order="rgb",
         scale=_UNIT,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
     # The three modes of keras.applications.imagenet_utils.preprocess_input.
     "keras-caffe": replace(
         _KERAS, channel_order="bgr", scale=_PIXELS, mean=(103.939, 116.779, 123.68), std=(1.0,)
     ),
     "keras-tf": replace(_KERAS, scale=(1 / 127.5,), mean=(1.0,), std=(1.0,)),
-    "keras-torch": replace(_KERAS, scale=_UNIT, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
+    "keras-torch": replace(_KERAS, scale=_UNIT, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     # cv2.imread and the defaults of cv2.dnn.blobFromImage.
     "opencv": ImportRequest(
         resize_mode="stretch",
@@ -92,8 +91,8 @@ PRESETS = {
         interpolation="opencv-bilinear",
         channel_order="rgb",
         scale=_UNIT,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
     # Values 0..255 as they are.
     "raw": ImportRequest(

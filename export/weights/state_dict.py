@@ -19,7 +19,7 @@ _KEYS = (
     *("ema", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema"),
 )
 _COUNTS = (COUNTER, "n_averaged")  # the latter of torch.optim.swa_utils.AveragedModel
-_AVERAGED = "ema"  # in the name of a wrapper whose weights are averages of those beside it
+_AVERAGED = "ema"  # in the name of a wrapper of averages of the weights beside it
 _MAX_DEPTH = 2  # {"model": {"state_dict": ...}} is found
 # What PyTorch puts into the names of a network that it compiles, shards or recomputes parts of.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -175,10 +175,10 @@ def _named(
     own = {
         name.removeprefix(inner): value
         for name, value in renamed.items()
-        if name.startswith(inner) and not (averages and name.startswith(averages))
+        if name.startswith(inner) and not name.startswith(averages)
     }
     left = [name for name in renamed if name.removeprefix(inner) not in own or not name.startswith(inner)]
-    if any(_is_layer(name, renamed[name]) for name in left if not (averages and name.startswith(averages))):
+    if any(_is_layer(name, renamed[name]) for name in left if not name.startswith(averages)):
         return renamed, prefix, []  # a part of a larger network answers otherwise than the whole
     return own, prefix + inner, left
 

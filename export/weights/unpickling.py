@@ -16,8 +16,9 @@ import torch
 
 from artifact import files
 
-# Named like functions, and only data: of Python, and of NumPy, whose own would trust what a pickle says of
-# their memory. Python 3.11.0 to 3.11.3 pickle a member of an enumeration as what `getattr` would give.
+# Named like functions, and only data: of Python, and of NumPy, where the real ones would trust what a
+# pickle says of their memory. Python 3.11.0 to 3.11.3 pickle a member of an enumeration as what `getattr`
+# would give.
 _DATA = frozenset(
     {
         *(f"builtins.{kind}" for kind in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),

@@ -207,27 +207,30 @@ class Batcher:
         self._waking = False
         with self._wake:
             batch = self.take(None)
+        own: list[ModelQueue] = []
         if isinstance(batch, Batch):
-            self._run_on_loop(batch)
-        with self._wake:
-            now_s = self._clock()
-            own = [q for q in self._queues if isinstance(batch, Batch) and _fits_loop(q, now_s)]
-            if own:  # what else happens on the event loop comes first
-                self._waking = True
-                self._loop.call_soon(self._end_turn)
-            # As many lanes as there could be batches: a batch may be one image.
+            now_s = self._run_on_loop(batch)
+            own = [queue for queue in self._queues if _fits_loop(queue, now_s)]
+        if own:  # what else happens on the event loop comes first
+            self._waking = True
+            self._loop.call_soon(self._end_turn)
+        with self._wake:  # as many lanes as there could be batches: a batch may be one image
             self._wake.notify(sum(queue.waiting for queue in self._queues if queue not in own))
 
-    def _run_on_loop(self, batch: Batch) -> None:
+    def _run_on_loop(self, batch: Batch) -> float:
+        """Run a batch and settle it; return when it ended."""
         try:
             batch.start()
-            batch.finish(on_loop=True)
+            ended_s = batch.finish(on_loop=True)
         except BaseException as error:
             batch.fail(error)
             raise
         finally:
             with self._wake:
                 self._policy.ended(batch, self._clock())
+        if batch.queue.loop_budget:
+            batch.queue.loop_budget.observe(batch.images, ended_s - batch.started_s, ended_s)
+        return ended_s
 
     def _ended_unanswered(self, queue: ModelQueue, submission: Submission, reason: Unanswered | None) -> None:
         """Take out the images that still wait, because their answer is not wanted any more, and count all."""

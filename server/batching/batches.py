@@ -96,8 +96,6 @@ class Batch:
         self._slowdown = (ended_s - self.started_s) / work_s if work_s > 0 else 1.0
         times = BatchTimes(max(self.started_s, free_s), ended_s, self.images)
         if on_loop:
-            if self.queue.loop_budget is not None:
-                self.queue.loop_budget.observe(self.images, ended_s - self.started_s, ended_s)
             self._settle(outcome, times)
         else:
             hand_over(self.loop, self._settle, outcome, times)

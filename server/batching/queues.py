@@ -232,8 +232,7 @@ class ModelQueue:
         label_count: K.
         profile: of its batches.
         max_queue_size: waiting images of one priority before refusal; see `AdmissionController`.
-        loop_budget: for a network whose batch takes less than handing it over to a lane: the event loop runs
-            it itself.
+        loop_budget: where a batch takes less than handing it over to a lane: the event loop runs it itself.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ _CLASSIFICATION = wire.tag(classifier_pb2.ClassifyResponse.CLASSIFICATIONS_FIELD
 _LABEL = wire.tag(classifier_pb2.Classification.LABELS_FIELD_NUMBER, wire.BYTES)
 _PROBABILITY = wire.tag(classifier_pb2.LabelScore.PROBABILITY_FIELD_NUMBER, wire.FIXED32)
 
-Ranked = TypeVar("Ranked")
+Labels = TypeVar("Labels")
 
 
 def require_labels(field: str, images: int, top_k: int) -> None:
@@ -60,9 +60,9 @@ class EncodedLabels:
         encoded = self._encoded.get(index)
         if encoded is None:
             score = classifier_pb2.LabelScore(label=self._labels[index], label_index=index)
-            content = score.SerializeToString() + _PROBABILITY
-            encoded = _LABEL + wire.varint(len(content) + _FLOAT.size) + content
-            self._encoded[index] = encoded
+            # As long as it is with the float, which follows.
+            field = wire.with_length(score.SerializeToString() + _PROBABILITY + bytes(_FLOAT.size))
+            encoded = self._encoded[index] = _LABEL + field[: -_FLOAT.size]
         return encoded
 
 
@@ -81,8 +81,7 @@ def rank(probabilities: Probabilities, labels: EncodedLabels, top_k: int) -> byt
         entries: list[bytes] = []
         for index, score in zip(positions, scores, strict=True):
             entries += (labels[index], _FLOAT.pack(score))
-        classification = b"".join(entries)
-        parts += (_CLASSIFICATION, wire.varint(len(classification)), classification)
+        parts += (_CLASSIFICATION, wire.with_length(b"".join(entries)))
     return b"".join(parts)
 
 
@@ -100,9 +99,9 @@ def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: 
 
 
 async def off_the_loop(
-    ranking: Callable[[Probabilities, Ranked, int], bytes],
+    ranking: Callable[[Probabilities, Labels, int], bytes],
     probabilities: Probabilities,
-    labels: Ranked,
+    labels: Labels,
     top_k: int,
 ) -> bytes:
     """Rank in one of these forms, on a thread where it would hold up the event loop."""

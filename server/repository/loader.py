@@ -228,16 +228,20 @@ class Loader:
                 device_bytes=max(0, self._device_bytes() - device_before),
             )
 
-        if self._hand_over_s is None:  # the first model: nothing is served yet
+        if self._loop_may_run and self._hand_over_s is None:  # the first model: nothing is served yet
             self._hand_over_s = await self.lane.hand_over_s()
         return await asyncio.wrap_future(self.lane.call(open_and_prove))
 
     def _loop_budget(self, profile: LatencyProfile) -> LoopBudget | None:
         """Return what the event loop may run itself; None where handing it over takes less than the batch."""
-        if self.device.ordinal is not None or self._hand_over_s is None:  # CUDA's graphs belong to a thread
+        if self._hand_over_s is None or profile.measured_s(1) >= self._hand_over_s:
             return None
-        shortest_s = min(profile.measured_s(size) for size in profile.sizes)
-        return LoopBudget(profile, self.max_loop_s) if shortest_s < self._hand_over_s else None
+        return LoopBudget(profile, self.max_loop_s)
+
+    @property
+    def _loop_may_run(self) -> bool:
+        """Return whether the event loop may run any batch itself; CUDA's graphs belong to a thread."""
+        return self.device.ordinal is None and self.max_loop_s > 0
 
     async def unload(self, model: Model) -> None:
         """Take a model that is idle out of memory."""

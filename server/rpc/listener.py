@@ -26,6 +26,7 @@ Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Methods = Mapping[str, Method]
 Options = Sequence[tuple[str, int]]
 
+QUEUES = 16  # of calls that are not accepted yet, where connections are enough; see `Listener`
 _CALLS_A_TURN = (
     4  # each takes half a millisecond at the start; light calls that go on must not wait for sixteen
 )

@@ -92,17 +92,20 @@ def read_varint(body: bytes, position: int, longest: int = 10) -> tuple[int, int
     raise ValueError("bad varint")
 
 
-def varint(value: int) -> bytes:
-    """Write a number that is not negative."""
-    if value < 0x80:
-        return bytes((value,))
-    parts = []
+def tag(field: int, kind: int) -> bytes:
+    """Write what stands before a field of a kind, `BYTES` say."""
+    return _varint(field << 3 | kind)
+
+
+def with_length(content: bytes) -> bytes:
+    """Write what stands behind the tag of a field of `BYTES`."""
+    return _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
     while value >= 0x80:
         parts.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes((*parts, value))
-
-
-def tag(field: int, kind: int) -> bytes:
-    """Write what stands before a field of a kind, `BYTES` say."""
-    return varint(field << 3 | kind)
+    parts.append(value)
+    return bytes(parts)

@@ -99,8 +99,7 @@ class Classifier:
                 raise InvalidRequestError("timeout_ms", f"{request.timeout_ms} is not above zero")
             deadline_s = deadlines.within(request.timeout_ms / 1000, deadline_s)
         response = await self.classify(request.request, deadline_s)
-        answer = StreamResponse(id=request.id).SerializeToString()
-        return b"".join((answer, _RESPONSE, wire.varint(len(response)), response))
+        return StreamResponse(id=request.id).SerializeToString() + _RESPONSE + wire.with_length(response)
 
     async def list_models(
         self, request: classifier_pb2.ListModelsRequest

@@ -116,8 +116,7 @@ class OpenInference:
         Raises:
             ModelZooError: one of its subclasses.
         """
-        response = await self.infer(request, deadline_s)
-        return _RESPONSE + wire.varint(len(response)) + response
+        return _RESPONSE + wire.with_length(await self.infer(request, deadline_s))
 
     async def _rows(self, tracked: TrackedRequest, given: RequestInput, content: memoryview | None) -> Rows:
         """Return the pixels of every image, uint8 ``[H, W, C]``."""

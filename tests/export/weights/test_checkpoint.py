@@ -16,20 +16,8 @@ from torchvision import models
 
 from export.weights import checkpoint, loading, nearest
 from export.weights.state_dict import WeightsError
+from tests.export.weights.states import LENET, State, prefixed
 from zoo import catalog
-
-LENET = catalog.find("lenet5")
-State = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def lenet() -> State:
-    torch.manual_seed(0)
-    return LENET.network().state_dict()
-
-
-def prefixed(state: State, prefix: str) -> State:
-    return {prefix + name: value for name, value in state.items()}
 
 
 def note(content: object, path: Path, wanted: State) -> str:

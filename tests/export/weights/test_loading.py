@@ -19,19 +19,12 @@ from export.graph import tracing, verification
 from export.weights import loading
 from export.weights.preprocessing import Preprocessing
 from modelzoo.v1 import manifest_pb2
+from tests.export.weights.states import LENET, State
 from tests.zoo.networks import with_statistics
 from zoo import catalog
 from zoo.weights import ImageNetWeights, imagenet
 
-LENET = catalog.find("lenet5")
 RESNET = catalog.find("resnet18")
-State = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def lenet() -> State:
-    torch.manual_seed(0)
-    return LENET.network().state_dict()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +10,11 @@ from torchvision import models
 
 from export.weights import loading
 from export.weights.state_dict import WeightsError
+from tests.export.weights.states import LENET, State, prefixed
 from tests.zoo.networks import with_statistics
 from zoo import catalog
 
-LENET, RESNET = catalog.find("lenet5"), catalog.find("resnet18")
-State = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def lenet() -> State:
-    torch.manual_seed(0)
-    return LENET.network().state_dict()
-
-
-def prefixed(state: State, prefix: str) -> State:
-    return {prefix + name: value for name, value in state.items()}
+RESNET = catalog.find("resnet18")
 
 
 def zeroed(state: State) -> State:
