@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DIGITS := simple_cnn two_block_cnn lenet5
 PROTOS := $(wildcard proto/modelzoo/v1/*.proto)
 
-.PHONY: setup run export zoo test test-slow test-hostile test-frontends test-zoo test-gpu lint format proto dashboard bench clean
+.PHONY: setup run export zoo test test-slow test-hostile test-frontends test-transport test-zoo test-gpu lint format proto dashboard bench clean
 
 setup: $(READY)
 
@@ -48,11 +48,18 @@ test-slow: $(READY)
 test-hostile: $(READY)
 	$(BIN)/python -m bench.hostile
 
-# The tests of what clients see, of servers with front ends.
+# The tests of what clients see.
+SEEN := tests/client tests/server/rpc tests/server/services $(addprefix tests/server/test_,accepted.py bad_input.py gone.py \
+	hostile.py hostile_pictures.py lifecycle.py peers_words.py ports.py precision.py stop.py)
+
+# They, of servers with front ends.
 test-frontends: $(READY)
-	$(PYTEST) --frontends 2 tests/client tests/server/rpc tests/server/services \
-		$(addprefix tests/server/test_,bad_input.py hostile.py hostile_pictures.py lifecycle.py ports.py \
-		precision.py)
+	$(PYTEST) --frontends 2 $(filter-out %gone.py %words.py %accepted.py %stop.py,$(SEEN))
+
+# They, over h2corn instead of grpc.aio, without front ends and with: under ten minutes.
+test-transport: $(READY)
+	$(PYTEST) --transport h2corn -m "not gpu" $(SEEN)
+	$(PYTEST) --transport h2corn --frontends 2 tests/client tests/server/services
 
 # Ask every model of the zoo (`make zoo`) all held-out digits over gRPC.
 test-zoo: $(READY)

@@ -38,6 +38,7 @@ from modelzoo.v1 import classifier_pb2
 from server import ports
 from server.config import Settings
 from server.errors import ModelZooError
+from server.grpc_server import bounds_of
 from server.observability import logs
 from server.observability.metrics import Metrics
 from server.rpc import statuses
@@ -45,8 +46,8 @@ from server.rpc.calls import Calls
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits
-from server.rpc.listener import QUEUES, Listener
 from server.rpc.streams import Answers
+from server.rpc.transports.grpc_aio import GrpcAio
 
 MODEL = "ceiling"
 _SMALL, _LARGE = np.zeros((28, 28, 1), np.uint8), np.zeros((224, 224, 3), np.uint8)
@@ -143,11 +144,12 @@ async def _serve_with_rpc() -> None:
     }
     with ports.reserve("127.0.0.1", 0) as reserved:
         port = reserved.getsockname()[1]
-        options = (("grpc.so_reuseport", 1),)
-        listener = Listener(ports.address_of("127.0.0.1", port), options, methods, handlers.unknown(), QUEUES)
-        await listener.open()
+        bounds = bounds_of(settings, settings.max_message_bytes, settings.max_connections)
+        address = ports.address_of("127.0.0.1", port)
+        transport = GrpcAio(address, bounds, methods, handlers.unknown())
+        await transport.open()
         _say(port)
-        await listener.accept()
+        await transport.accept()
 
 
 @contextmanager

@@ -202,11 +202,11 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option(help="Images that run together.", show_default="32")
     ] = None,
+    transport: Annotated[
+        str | None, typer.Option(help="grpc or h2corn: what speaks HTTP/2.", show_default="grpc")
+    ] = None,
     frontends: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that speak gRPC beside the one that runs the networks.", show_default="0"
-        ),
+        int | None, typer.Option(help="Processes that speak gRPC beside the engine.", show_default="0")
     ] = None,
     allow_client_shm: Annotated[
         bool | None,
@@ -241,6 +241,7 @@ def serve(
             "device": device,
             "precision": precision,
             "max_batch_size": max_batch_size,
+            "transport": transport,
             "frontends": frontends,
             "allow_client_shm": allow_client_shm,
             "accept_compressed": accept_compressed,

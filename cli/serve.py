@@ -58,7 +58,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
     stderr = capture.StandardError()
     log = logs.make(settings.log_format, stderr.stream)
     capture.divert_python(log)
-    if settings.log_format == "json":
+    if settings.diverts_stderr:
         stderr.divert(log)
     uvloop.run(serve_and_exit())
 

@@ -45,6 +45,8 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines."""
 
+    transport: Literal["grpc", "h2corn"] = "grpc"
+    """Server of HTTP/2 that calls come through; h2corn is faster and takes less, see docs/transports.md."""
     frontends: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that speak gRPC, decode and rank beside the one that runs the networks; 0 has that do all."""
     frontend_exit: Literal["restart", "stop"] = "restart"
@@ -115,6 +117,11 @@ class Settings(BaseModel):
     """Memory that the weights and the largest batch of a model may take, as its graph states."""
     grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Time that accepted requests have to end when the server is stopped."""
+
+    @property
+    def diverts_stderr(self) -> bool:
+        """Whether what native libraries write to standard error becomes lines of the log."""
+        return self.log_format == "json" or self.transport == "h2corn"
 
     @model_validator(mode="after")
     def _a_request_must_fit(self) -> Self:

@@ -12,6 +12,7 @@ ModelZooError                INTERNAL
 ├── ModelNotReadyError       UNAVAILABLE         loading, draining or failed
 ├── OverloadedError          RESOURCE_EXHAUSTED  queue or decoders full, or too full for the deadline; retry
 │   └── BusyError            UNAVAILABLE         the same, for clients that retry this status only
+├── MessageTooLargeError     RESOURCE_EXHAUSTED  larger than any may be
 ├── ExpiredError             DEADLINE_EXCEEDED   dropped before any computing, or answered too late
 └── InferenceError           INTERNAL            the device failed the batch
 StartError                   no status: the server does not start; the message says why
@@ -119,6 +120,12 @@ class BusyError(OverloadedError):
     """There is no room for these images now; the status is Triton's."""
 
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class MessageTooLargeError(ModelZooError):
+    """A message is larger than the server takes; a retry would not help."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class ExpiredError(ModelZooError):

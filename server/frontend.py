@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 
 from modelzoo.v1 import frontend_pb2
-from server import shutdown
+from server import machine, shutdown
 from server.config import Settings
 from server.frontends.arena import Arena
 from server.frontends.channel import Channel
@@ -134,7 +134,9 @@ class Frontend:
         log = logs.make(settings.log_format, stderr.stream)
         self._log = log.bind(frontend=welcome.number)
         capture.divert_python(self._log)
-        if settings.log_format == "json":
+        if settings.transport == "h2corn":
+            machine.keep_freed_memory()
+        if settings.diverts_stderr:
             stderr.divert(self._log)
         loop.set_exception_handler(capture.loop_errors(self._log))
         registry = empty_registry()

@@ -6,6 +6,8 @@ It lives in the process of the engine, or in a front end; what it is given stand
 import asyncio
 import contextlib
 import resource
+import socket
+from collections.abc import Callable
 from functools import partial
 
 from prometheus_client import CollectorRegistry
@@ -13,19 +15,22 @@ from structlog.typing import FilteringBoundLogger
 
 from artifact import pictures
 from server.config import Settings
+from server.errors import StartError
 from server.liveness.supervision import Supervisor
 from server.models.registry import ModelControl, Models, ModelStatistics
 from server.observability.metrics import Metrics
-from server.ports import address_of
+from server.ports import address_of, listen_shared
 from server.processing.decoding import Decoder, Limits
 from server.processing.tracking import RequestTracker
 from server.rpc.calls import Calls
 from server.rpc.connections import Sockets
+from server.rpc.context import Method, Methods
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits as CallLimits
-from server.rpc.listener import QUEUES, Listener, Method
+from server.rpc.transports.grpc_aio import GrpcAio
+from server.rpc.transports.transport import Bounds, Transport
 from server.services import classifier, health, reflection
 from server.services.classifier import Classifier
 from server.services.health import Health
@@ -37,23 +42,6 @@ from server.services.open_inference.shared_memory import Regions
 from server.services.reflection import Reflection
 from server.shutdown import GracePeriod
 
-_CONNECTION_OPTIONS = (
-    # Of a call that is not accepted yet, gRPC reads no more than 64 KiB; it would measure the connection, and
-    # read megabytes. A message of any size takes one round trip more.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
-    ("grpc.max_connection_idle_ms", 300_000),  # and those that say no more
-    ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished without a word
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # Of pings that come too often, gRPC would note each in the error that closes the connection once what is
-    # written to it is read: 3,400 pings, 110 kB, are half a second of a core.
-    ("grpc.http2.max_ping_strikes", 0),
-)
-_CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
-# That gRPC holds until they are accepted, 15 kB each; beyond, it rejects some of any peer.
-_PENDING_CALLS = 16_384
 _COMPRESSED_MESSAGE_BYTES = 4 << 20  # gRPC's own default limit
 _OTHER_DESCRIPTORS = 256  # files, threads' pipes, front ends, metrics
 # How long a stopping server still takes the calls of connections, to refuse them: gRPC may hold some that it
@@ -105,7 +93,6 @@ class GrpcServer:
             self._max_message_bytes = min(self._max_message_bytes, _COMPRESSED_MESSAGE_BYTES)
             max_calls = max(1, min(max_calls, max_bytes // self._max_message_bytes))
         self._max_connections = min(settings.max_connections, _descriptors() - _OTHER_DESCRIPTORS)
-        self._queues = max(1, min(QUEUES, self._max_connections // _CONNECTIONS_PER_QUEUE))
         self.in_flight = InFlight(max(max_bytes, settings.max_message_bytes))
         self.calls = Calls(
             CallLimits(
@@ -130,15 +117,16 @@ class GrpcServer:
 
         handlers = Handlers(metrics, log, self.calls)
         self._pacer = handlers.pacer
-        self._listener = Listener(
-            address_of(settings.host, port),
-            self._options(),
-            self._methods(handlers),
-            handlers.unknown(),
-            self._queues,
-        )
+        bounds = bounds_of(settings, self._max_message_bytes, self._max_connections)
+        methods, unknown = self._methods(handlers), handlers.unknown()
+        self._transport: Transport
+        if settings.transport == "h2corn":
+            self._transport = _h2corn(partial(listen_shared, settings.host, port), bounds, methods, unknown)
+        else:
+            self._transport = GrpcAio(address_of(settings.host, port), bounds, methods, unknown)
         self._sockets = Sockets(port)
-        self._watch = partial(Guard(self.calls, log).watch, self._sockets)
+        guard = Guard(self.calls, log, counts_unread=self._transport.holds_answers)
+        self._watch = partial(guard.watch, self._sockets)
 
     @property
     def missing(self) -> str:
@@ -155,8 +143,8 @@ class GrpcServer:
         Raises:
             RuntimeError: it cannot be had; gRPC does not say why.
         """
-        await self._listener.open()
-        self._supervisor.supervise("accept_loop", self._listener.accept, repair=self._listener.reopen)
+        await self._transport.open()
+        self._supervisor.supervise("accept_loop", self._transport.accept, repair=self._transport.reopen)
         self._supervisor.supervise("guard", self._watch, repair=_nothing)
 
     async def agree(self) -> None:
@@ -182,32 +170,11 @@ class GrpcServer:
 
     async def close(self, patience_s: float | None) -> None:
         """Close the port, and cancel the calls that are not answered by then."""
-        await self._listener.close(patience_s)
+        await self._transport.close(patience_s)
         self.decoder.close()
         self._regions.unregister("")
 
-    def _options(self) -> list[tuple[str, int]]:
-        """Return gRPC's options for what the connections of one queue may cost."""
-        settings = self._settings
-        # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
-        # until they are accepted: a queue has room for all of two connections, and for others beside them.
-        most_streams = max(2048, 2 * settings.max_calls_per_connection)
-        pending_calls = max(2 * most_streams, _PENDING_CALLS // self._queues)
-        return [
-            ("grpc.so_reuseport", 1),
-            ("grpc.max_receive_message_length", self._max_message_bytes),
-            # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
-            ("grpc.compression_enabled_algorithms_bitset", 0b111 if settings.accept_compressed else 0b1),
-            ("grpc.max_concurrent_streams", most_streams),
-            ("grpc.server.max_pending_requests", pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 3 * pending_calls // 2),
-            ("grpc.max_allowed_incoming_connections", self._max_connections // self._queues),
-            ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_s)),
-            ("grpc.max_connection_age_grace_ms", int(1000 * settings.max_connection_age_grace_s)),
-            *_CONNECTION_OPTIONS,
-        ]
-
-    def _methods(self, handlers: Handlers) -> dict[str, Method]:
+    def _methods(self, handlers: Handlers) -> Methods:
         """Return the handlers of all methods, by their paths."""
         services = {
             classifier.SERVICE: self._classifier().methods(handlers),
@@ -226,7 +193,7 @@ class GrpcServer:
     def _classifier(self) -> Classifier:
         return Classifier(self._models, self._tracker, self.decoder, self._settings.max_images_per_request)
 
-    def _open_inference(self, handlers: Handlers) -> dict[str, Method]:
+    def _open_inference(self, handlers: Handlers) -> Methods:
         settings = self._settings
         extensions = ["classification", "model_configuration", "schedule_policy", "statistics"]
         if settings.allow_client_shm:
@@ -252,6 +219,36 @@ class GrpcServer:
                 allow_client_shm=settings.allow_client_shm,
             ),
         )
+
+
+def bounds_of(settings: Settings, max_message_bytes: int, max_connections: int) -> Bounds:
+    """Return what a transport is told of a server's settings, two of which may have to be smaller."""
+    return Bounds(
+        max_message_bytes,
+        settings.accept_compressed,
+        max_connections,
+        settings.max_calls_per_connection,
+        settings.max_connection_age_s,
+        settings.max_connection_age_grace_s,
+        settings.max_idle_s,
+    )
+
+
+def _h2corn(
+    listen: Callable[[], socket.socket], bounds: Bounds, methods: Methods, unknown: Method
+) -> Transport:
+    """Make a transport that an extra brings.
+
+    Raises:
+        StartError: it is not installed.
+    """
+    try:
+        from server.rpc.transports.h2corn import H2corn
+    except ImportError as error:
+        raise StartError(
+            f"transport h2corn is not installed ({error}); pip install 'modelzoo[h2corn]'"
+        ) from error
+    return H2corn(listen, bounds, methods, unknown)
 
 
 async def _nothing() -> None:

@@ -86,6 +86,17 @@ def reserve(host: str, port: int) -> socket.socket:
     return _bound(host, port, shared=True)
 
 
+def listen_shared(host: str, port: int) -> socket.socket:
+    """Listen on a port that is reserved.
+
+    Raises:
+        StartError: it may not be had.
+    """
+    listener = _bound(host, port, shared=True)
+    listener.listen(_BACKLOG)
+    return listener
+
+
 def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     """Bind exactly what gRPC binds for a numeric host, and listen unless the port is shared."""
     try:

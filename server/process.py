@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from server import shutdown
+from server import machine, shutdown
 from server.app import Server
 from server.config import Settings
 from server.errors import FrontendError
@@ -59,6 +59,8 @@ async def serve(
         causes.append(number.name)
         told_to_stop.set()
 
+    if settings.transport == "h2corn":
+        machine.keep_freed_memory()
     shutdown.on_stop_signal(stop_or_force, loop)
     loop.set_exception_handler(capture.loop_errors(log))
     try:

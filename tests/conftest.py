@@ -45,12 +45,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the servers of all tests have front ends; those that look into a server's one process then fail."""
     parser.addoption("--frontends", type=int, default=0, help="front ends of the servers that tests start")
+    parser.addoption("--transport", default="grpc", help="transport of the servers that tests start")
 
 
 @pytest.fixture(scope="session")
 def frontends(request: pytest.FixtureRequest) -> int:
     """How many front ends servers have, unless a test says."""
     return request.config.getoption("--frontends")
+
+
+@pytest.fixture(scope="session")
+def transport(request: pytest.FixtureRequest) -> str:
+    """By which transport servers are reached, unless a test says."""
+    return request.config.getoption("--transport")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -228,7 +235,7 @@ StartServer = Callable[..., Running]
 
 @pytest.fixture
 def start_server(
-    request: pytest.FixtureRequest, repository_of: Callable[..., Path], frontends: int
+    request: pytest.FixtureRequest, repository_of: Callable[..., Path], frontends: int, transport: str
 ) -> Iterator[StartServer]:
     """Starts servers; settings by name; `open_network` gives another network than the real one.
 
@@ -240,6 +247,7 @@ def start_server(
 
     def start(open_network: OpenNetwork = OnnxNetwork, **settings: Any) -> Running:
         defaults = {"repository": repository, "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
+        defaults["transport"] = transport
         if not settings.get("allow_client_shm"):
             defaults["frontends"] = frontends
         if open_network is not OnnxNetwork:
@@ -255,9 +263,16 @@ def start_server(
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path, frontends: int) -> Iterator[Running]:
+def server(repository: Path, frontends: int, transport: str) -> Iterator[Running]:
     """One server with the digits models, for every test that leaves it as it was."""
-    settings = Settings(repository=repository, grpc_port=0, metrics_port=0, device="cpu", frontends=frontends)
+    settings = Settings(
+        repository=repository,
+        grpc_port=0,
+        metrics_port=0,
+        device="cpu",
+        frontends=frontends,
+        transport=transport,
+    )
     running = Running(settings)
     if running.error is not None:
         raise running.error

@@ -10,22 +10,19 @@ import time
 from contextvars import ContextVar
 from typing import Protocol
 
-import grpc
-
 from server.errors import MissingMessageError, ModelZooError
 from server.observability.metrics import PeerLimit
 from server.rpc.connections import Connection
+from server.rpc.context import Context
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import WORTHWHILE_RATIO, Pool
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 _PEER: ContextVar[str] = ContextVar("peer", default="")
 
 # What a connection receives beside messages: a frame's header for every 16 kB, a message's prefix and window
 # updates. Upper bounds: see `Connection.explain`.
 _FRAME_BYTES, _FRAME_HEADER_BYTES, _MESSAGE_BYTES = 16_384, 9, 64
 _READ_BYTES = 256  # of an answer, for each byte by which its peer says what it has read; far fewer, as a rule
-_TURNS = 4  # of the event loop, in which gRPC's cancellation of a call gets to its task
 
 
 class OpenCalls(Protocol):
@@ -55,7 +52,7 @@ class OpenCalls(Protocol):
 
 
 class Call:
-    """An open call; it ends with `end`, which gRPC calls whatever becomes of it.
+    """An open call; it ends with `end`, which is called whatever becomes of it.
 
     Attributes:
         evicted: why it ends although its handler waits for the peer; None where it does not.
@@ -84,7 +81,7 @@ class Call:
 
     def header(self, name: str | None) -> str | bytes | None:
         """Return a header of the call; None where it has none of that name."""
-        return next((value for key, value in self._context.invocation_metadata() or () if key == name), None)
+        return next((value for key, value in self._context.headers() if key == name), None)
 
     async def read(self) -> bytes | None:
         """Wait for the next message; None where the peer sends no more.
@@ -95,12 +92,8 @@ class Call:
         self._note_wait()
         body = await self._context.read()
         self._reads = False
-        if not isinstance(body, bytes):
+        if body is None:
             self._note_wait()
-            # Where gRPC has ended the call itself (the message is too large), that comes before this returns.
-            await self._context.read()
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
             return None
         frames = len(body) // _FRAME_BYTES + 1
         self._calls.explain(self.connection, len(body) + frames * _FRAME_HEADER_BYTES + _MESSAGE_BYTES)
@@ -118,24 +111,25 @@ class Call:
             raise MissingMessageError("no request message; this method takes one")
         return body
 
-    async def write(self, body: bytes) -> None:
-        """Send a message, and wait until gRPC has taken it off our hands."""
-        self.sending(len(body))
-        await self._context.write(body)
+    async def write(self, *bodies: bytes) -> None:
+        """Send messages, and wait until the transport has taken them off our hands."""
+        self.sending(sum(map(len, bodies)))
+        await self._context.write(bodies)
         self.writes = False
         self._end_wait()
         self._note_wait()
 
     def sending(self, size_bytes: int) -> None:
-        """Note that gRPC sends an answer, or a status, from here on."""
+        """Note that an answer, or a status, is sent from here on."""
         # The peer says what it has read.
         self._calls.explain(self.connection, _MESSAGE_BYTES + size_bytes // _READ_BYTES)
+        self.connection.answered_bytes += size_bytes
         self.writes = True
         self._end_wait()  # each answer has a wait of its own
         self._note_wait()
 
     def rejecting(self) -> None:
-        """Note that gRPC sends a status from here on, and that nothing is held for an answer any more."""
+        """Note that a status is sent from here on, and that nothing is held for an answer any more."""
         self._reads = False
         self.leave(self.held_bytes)  # the request counts until the end: a stop waits for its status
         self.sending(0)
@@ -194,7 +188,7 @@ class Call:
             self._calls.count(limit)
             self._task.cancel()
 
-    def end(self, _: object = None) -> None:
+    def end(self) -> None:
         """Return back everything that the call holds."""
         self._reads = self.writes = False
         self.leave(self.held_bytes, self.requests)

@@ -7,8 +7,9 @@ from structlog.typing import FilteringBoundLogger
 
 from server.errors import OverloadedError
 from server.observability.metrics import PeerLimit
-from server.rpc.call import Call, Context
+from server.rpc.call import Call
 from server.rpc.connections import Connection, address_of_peer
+from server.rpc.context import Context
 from server.rpc.in_flight import RETRY_DELAY_S, InFlight
 from server.rpc.limits import LITTLE_RATIO, RESERVE_RATIO, Limits, Pool
 
@@ -68,7 +69,7 @@ class Calls:
             self._note_rejection(context, connection)
             raise OverloadedError(f"{pool.name}: {pool.calls} of {pool.limit} open", RETRY_DELAY_S)
         call = Call(self, context, connection, pool)
-        context.add_done_callback(call.end)  # type: ignore[arg-type] # it passes the context, and no more
+        context.on_end(call.end)
         pool.calls += 1
         connection.calls[pool] = of_connection + 1
         return call
@@ -79,19 +80,18 @@ class Calls:
         connection = self.connections.get(peer)
         if connection is None:
             connection = self.connections[peer] = Connection(peer, address_of_peer(peer))
-        headers = context.invocation_metadata() or ()
-        size_bytes = sum(len(name) + len(value) + _HEADER_BYTES for name, value in headers)
+        size_bytes = sum(len(name) + len(value) + _HEADER_BYTES for name, value in context.headers())
         connection.explained_bytes += _CALL_BYTES + min(_HEADERS_BYTES, size_bytes)
         return connection
 
     def _note_rejection(self, context: Context, connection: Connection) -> None:
         """Count a status that a peer may not read; cut the connection where it reads none."""
 
-        def sent(_: object) -> None:
+        def sent() -> None:
             connection.rejections -= 1
 
         connection.rejections += 1
-        context.add_done_callback(sent)  # type: ignore[arg-type] # as above
+        context.on_end(sent)
         if connection.rejections > self.limits.max_calls_per_connection:
             self.cut(connection, "calls", f"{connection.rejections} rejections not read")
 

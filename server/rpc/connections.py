@@ -14,13 +14,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _TCP_INFO_BYTES = 256
-_BYTES_RECEIVED = slice(128, 136)  # tcpi_bytes_received in struct tcp_info (linux/tcp.h, since Linux 4.1)
+# tcpi_bytes_acked and tcpi_bytes_received in struct tcp_info (linux/tcp.h, since Linux 4.1)
+_BYTES_ACKED, _BYTES_RECEIVED = slice(120, 128), slice(128, 136)
 
 Address = tuple[str, int]  # host and port, as numbers
+
+
+class Traffic(NamedTuple):
+    """What ever came by a connection, and what of all that was sent has reached its peer."""
+
+    received_bytes: int
+    acked_bytes: int
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,13 @@ class Socket:
     descriptor: int
     inode: int
 
-    def received_bytes(self) -> int | None:
-        """Return how many bytes ever came; None where the connection is closed or the kernel does not say."""
+    def traffic(self) -> Traffic | None:
+        """Return what ever came and went; None where the connection is closed or the kernel does not say."""
         with suppress(OSError), self._duplicated() as duplicate:
             info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-            counted = info[_BYTES_RECEIVED]
-            if len(counted) == 8:
-                return int.from_bytes(counted, "little")
+            if len(info) >= _BYTES_RECEIVED.stop:
+                received, acked = info[_BYTES_RECEIVED], info[_BYTES_ACKED]
+                return Traffic(int.from_bytes(received, "little"), int.from_bytes(acked, "little"))
         return None
 
     def shut_down(self) -> None:
@@ -90,6 +99,10 @@ class Connection:
         held_bytes: of its messages and of its answers that are not sent.
         explained_bytes: received as far as calls and whole messages explain it.
         unfinished_bytes: received beyond that, as last measured: what messages hold that are not whole.
+        answered_bytes: of answers ever sent; at least `acked_bytes`.
+        acked_bytes: that have reached the peer, as last measured.
+        unread_bytes: answered and in the transport's hands still, beyond `held_bytes`, as last measured.
+        read_s: when the peer had last read something, or all, on the clock of `time.monotonic`.
         socket: None until it was found.
         cut: whether it was shut down.
         used_s: when its last call ended, on the clock of `time.monotonic`.
@@ -103,6 +116,10 @@ class Connection:
     held_bytes: int = 0
     explained_bytes: int = 0
     unfinished_bytes: int = 0
+    answered_bytes: int = 0
+    acked_bytes: int = 0
+    unread_bytes: int = 0
+    read_s: float = math.inf
     socket: Socket | None = None
     cut: bool = False
     used_s: float = -math.inf
@@ -131,6 +148,19 @@ class Connection:
         if not self.all_calls:
             self.explained_bytes = max(self.explained_bytes, received_bytes)
         self.unfinished_bytes = max(0, received_bytes - self.explained_bytes)
+
+    def acknowledge(self, acked_bytes: int, now_s: float) -> None:
+        """Take a measurement of what has reached the peer: what was answered beyond that is unread.
+
+        What is acknowledged are frames, somewhat more than the answers in them; so where it is more, all has
+        been read. A stream that is reset takes its answers with it: all is forgotten while no call is open.
+        """
+        if acked_bytes >= self.answered_bytes or not self.all_calls:
+            self.answered_bytes = acked_bytes
+        if acked_bytes != self.acked_bytes or self.answered_bytes == acked_bytes:
+            self.read_s = now_s
+        self.acked_bytes = acked_bytes
+        self.unread_bytes = max(0, self.answered_bytes - acked_bytes - self.held_bytes)
 
 
 class Sockets:

@@ -33,10 +33,13 @@ class Guard:
 
     Args:
         calls: of this process.
+        counts_unread: whether the transport holds answers that calls count no more, so that what its peers
+            have not read must be measured.
     """
 
-    def __init__(self, calls: Calls, log: FilteringBoundLogger) -> None:
+    def __init__(self, calls: Calls, log: FilteringBoundLogger, *, counts_unread: bool = False) -> None:
         self._calls = calls
+        self._counts_unread = counts_unread
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
         self._closing: set[Socket] = set()  # shut down, and not closed by gRPC yet
@@ -146,19 +149,25 @@ class Guard:
             self._calls.in_flight.unfinished_bytes = 0
             return
         before = [one.explained_bytes for one in connections]
-        received = await self._off_the_loop(
-            lambda: [None if one.socket is None else one.socket.received_bytes() for one in connections]
+        measured = await self._off_the_loop(
+            lambda: [None if one.socket is None else one.socket.traffic() for one in connections]
         )
-        for connection, received_bytes, explained in zip(connections, received, before, strict=True):
-            connection.explain(received_bytes, explained)
-        self._calls.in_flight.unfinished_bytes = sum(one.unfinished_bytes for one in connections)
+        for connection, traffic, explained in zip(connections, measured, before, strict=True):
+            connection.explain(None if traffic is None else traffic.received_bytes, explained)
+            if self._counts_unread and traffic is not None:
+                connection.acknowledge(traffic.acked_bytes, now_s)
+                if connection.unread_bytes and now_s - connection.read_s > self._calls.limits.max_idle_s:
+                    self._calls.cut(connection, "idle", "answers not read")
+        held = sum(one.unfinished_bytes + one.unread_bytes for one in connections)
+        self._calls.in_flight.unfinished_bytes = held
         limit = self._calls.limits.max_bytes_per_connection
         room = self._calls.in_flight
         # Many connections that hold little are as bad as one that holds much: then none is too small.
         many = room.unfinished_bytes > room.max_bytes * _MUCH_RATIO
         worthwhile = 0 if many else room.max_bytes * WORTHWHILE_RATIO
         for connection in sorted(connections, key=lambda one: one.unfinished_bytes, reverse=True):
-            too_much = connection.unfinished_bytes + connection.held_bytes > limit
+            held_bytes = connection.held_bytes + connection.unread_bytes
+            too_much = connection.unfinished_bytes + held_bytes > limit
             if connection.unfinished_bytes > worthwhile and (too_much or self._has_no_room):
                 self._evict_unfinished(connection, now_s)
                 self._calls.pressed = False
@@ -196,6 +205,9 @@ class Guard:
         for call in self._calls.waiting_longer(_PRESSED_STALL_S, now_s):
             if call.writes:
                 unread[call.connection] = unread.get(call.connection, 0) + call.held_bytes
+        for connection in self._calls.connections.values():
+            if connection.unread_bytes and now_s - connection.read_s > _PRESSED_STALL_S:
+                unread[connection] = unread.get(connection, 0) + connection.unread_bytes
         if unread:
             worst = max(unread, key=lambda connection: unread[connection])
             self._calls.cut(

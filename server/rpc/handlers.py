@@ -1,7 +1,7 @@
 """What happens around every call: its admission, its deadline, its status, its metrics.
 
-Handlers raise our exceptions; here they become gRPC's statuses, and no other exception's message ever reaches
-a client. Every method is registered as one of many messages: only so is its code there before the first one.
+Handlers raise our exceptions, which the transport sends as gRPC's statuses; no other exception's message ever
+reaches a client.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from grpc_status import rpc_status
 from structlog.typing import FilteringBoundLogger
 
 from server import deadlines
@@ -23,9 +22,10 @@ from server.errors import (
     let_go,
 )
 from server.observability.metrics import Metrics, RpcKind, RpcMetrics
-from server.rpc import statuses, wire
-from server.rpc.call import Call, Context, answer_to
+from server.rpc import wire
+from server.rpc.call import Call, answer_to
 from server.rpc.calls import Calls
+from server.rpc.context import Context, Method, Methods, PeerGoneError
 from server.rpc.limits import Pool
 from server.rpc.pacer import Pacer
 from server.rpc.streams import Answers, Stream
@@ -33,10 +33,9 @@ from server.rpc.streams import Answers, Stream
 Request = TypeVar("Request")
 Parsed = TypeVar("Parsed", bound=Message)
 Handler = Callable[[Request, float | None], Awaitable[bytes]]
-# Answers a call as it likes, given the call and its deadline; gives the last answer, where gRPC sends it.
+# Answers a call as it likes, given the call and its deadline; gives the only answer, where there is one.
 Serve = Callable[[Call, float | None], Awaitable[None]]
 Serving = Callable[[Call, float | None], Awaitable[bytes]]
-Answering = Callable[[object, Context], Awaitable[bytes]]
 
 _SMALL_BYTES = 1 << 20  # of a request that holds no picture and no tensor
 UNKNOWN = "_unknown"  # one series for all methods that clients make up
@@ -66,7 +65,7 @@ class Handlers:
         parse: Callable[[bytes], Request],
         handler: Handler[Request],
         pool: Pool | None = None,
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    ) -> Method:
         """Make an RPC method of a handler.
 
         Args:
@@ -95,16 +94,14 @@ class Handlers:
             metrics.sent.inc()
             return answer
 
-        return grpc.stream_unary_rpc_method_handler(
-            self._answering(metrics, f"/{service}/{method}", serve, pool)
-        )
+        return Method(self._outcome(metrics, f"/{service}/{method}", serve, pool), answers_once=True)
 
     def simple(
         self,
         service: str,
         handlers: Mapping[type[Message], Callable[..., Awaitable[Message]]],
         pool: Pool | None = None,
-    ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    ) -> Methods:
         """Make RPC methods of handlers of small requests.
 
         Args:
@@ -112,7 +109,7 @@ class Handlers:
             pool: see `unary`.
         """
 
-        def method(kind: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        def method(kind: type[Message]) -> Method:
             async def respond(request: Message, _: float | None) -> bytes:
                 return (await handlers[kind](request)).SerializeToString()
 
@@ -121,9 +118,7 @@ class Handlers:
 
         return {_method_name(kind): method(kind) for kind in handlers}
 
-    def stream(
-        self, service: str, method: str, answers: Answers[Request]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def stream(self, service: str, method: str, answers: Answers[Request]) -> Method:
         """Make an RPC method of many messages, each of which is answered by itself."""
         metrics = self._metrics.for_method("bidi_stream", service, method)
         log = self._log.bind(method=f"/{service}/{method}")
@@ -135,12 +130,12 @@ class Handlers:
 
     def other(
         self, kind: RpcKind, service: str, method: str, serve: Serve, pool: Pool | None = None
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    ) -> Method:
         """Make an RPC method that reads and writes its messages itself."""
         metrics = self._metrics.for_method(kind, service, method)
         return self._of_many(metrics, service, method, serve, pool or self.calls.ordinary)
 
-    def unknown(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def unknown(self) -> Method:
         """Make the method that answers calls of all methods that there are not."""
 
         async def reject(*_: object) -> None:
@@ -148,33 +143,13 @@ class Handlers:
 
         return self.other("unary", UNKNOWN, UNKNOWN, reject)
 
-    def _of_many(
-        self, metrics: RpcMetrics, service: str, method: str, serve: Serve, pool: Pool
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def _of_many(self, metrics: RpcMetrics, service: str, method: str, serve: Serve, pool: Pool) -> Method:
         async def serve_until_answered(call: Call, deadline_s: float | None) -> bytes:
             await serve(call, deadline_s)
             return b""
 
-        return grpc.stream_stream_rpc_method_handler(
-            self._answering(metrics, f"/{service}/{method}", serve_until_answered, pool)
-        )
-
-    def _answering(self, metrics: RpcMetrics, path: str, serve: Serving, pool: Pool) -> Answering:
-        """Make what gRPC calls: it returns the answer, or ends the call with the status of its error."""
-        outcome = self._outcome(metrics, path, serve, pool)
-
-        async def answer(requests: object, context: Context) -> bytes:
-            answered = await outcome(context)
-            if isinstance(answered, bytes):
-                return answered
-            try:
-                await context.abort_with_status(rpc_status.to_status(statuses.describe(answered)))
-            finally:
-                # gRPC keeps the error that this raises, the error its frames, and the frames what they name.
-                del requests, context
-            raise answered  # never reached: abort raises
-
-        return answer
+        outcome = self._outcome(metrics, f"/{service}/{method}", serve_until_answered, pool)
+        return Method(outcome, answers_once=False)
 
     def _outcome(
         self,
@@ -203,7 +178,7 @@ class Handlers:
                     code = why_cancelled(deadline_s)
                     raise
                 rejected = call.evicted
-            except grpc.aio.BaseError:  # gRPC's own: the client is gone, as a cancellation will say, too
+            except PeerGoneError:  # as a cancellation will say, too
                 code = why_cancelled(deadline_s)
                 raise asyncio.CancelledError from None
             except ModelZooError as error:

@@ -4,8 +4,6 @@ import asyncio
 import time
 from weakref import WeakKeyDictionary
 
-import grpc
-
 from modelzoo.v1 import classifier_pb2
 from server import deadlines
 from server.errors import InvalidRequestError, ModelZooError
@@ -17,6 +15,7 @@ from server.processing.ranking import DEFAULT_TOP_K, EncodedLabels, off_the_loop
 from server.processing.tracking import RequestTracker, TrackedRequest
 from server.rpc import statuses, wire
 from server.rpc.call import current_peer
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers, parser
 from server.rpc.streams import Answers
 
@@ -53,7 +52,7 @@ class Classifier:
         self._max_images = max_images
         self._labels: WeakKeyDictionary[ReadyModel, EncodedLabels] = WeakKeyDictionary()
 
-    def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    def methods(self, handlers: Handlers) -> Methods:
         """Return the service's methods."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
         max_fields = 4 * self._max_images + 16

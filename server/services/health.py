@@ -6,13 +6,13 @@ one watcher that does not read would hold up the others, and the stop. Here noth
 
 import asyncio
 
-import grpc
 from grpc_health.v1 import health_pb2
 
 from modelzoo.v1 import classifier_pb2
 from server.errors import ModelNotFoundError
 from server.rpc import wire
 from server.rpc.call import Call
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers, parser
 
 SERVICE = "grpc.health.v1.Health"
@@ -68,7 +68,7 @@ class Health:
         for name in self._serving:
             self._set(name, serving=False)
 
-    def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    def methods(self, handlers: Handlers) -> Methods:
         """Return the service's methods; they have pools of their own: no other call keeps them out."""
         return {
             "Check": handlers.unary(SERVICE, "Check", _parse, self._check, handlers.calls.probes),

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.rpc import wire
 from server.rpc.call import Call
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers, parser
 
 SERVICE: str = reflection.SERVICE_NAME
@@ -24,7 +24,7 @@ class Reflection:
         self._servicer = reflection.aio.ReflectionServicer((*services, SERVICE))
         self._parse = parser(reflection_pb2.ServerReflectionRequest, max_bytes=wire.TEXT)
 
-    def methods(self, handlers: Handlers) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    def methods(self, handlers: Handlers) -> Methods:
         """Return the service's methods."""
         return {_METHOD: handlers.other("bidi_stream", SERVICE, _METHOD, self._answer)}
 

@@ -30,7 +30,7 @@ from server.observability.metrics import Metrics
 from server.runtime.device import Device
 from server.runtime.network import Network, OnnxNetwork
 from tests.conftest import Running
-from tests.server import progress
+from tests.server import listening, progress
 from tests.server.by_hand import ByHand, Clock, Echo
 
 MODEL = "lenet5-digits"
@@ -263,12 +263,13 @@ def encode() -> Encode:
 
 
 @pytest.fixture
-def start_empty(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def start_empty(tmp_path: Path, transport: str) -> Iterator[Callable[..., Running]]:
     """Starts servers without models, for what needs none; raises why one does not start."""
     with contextlib.ExitStack() as stack:
 
         def start(**settings: object) -> Running:
             defaults = {"repository": tmp_path / "models", "grpc_port": 0, "metrics_port": 0, "device": "cpu"}
+            defaults["transport"] = transport
             running = Running(Settings(**(defaults | settings)))
             if running.error is not None:
                 raise running.error
@@ -276,6 +277,12 @@ def start_empty(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             return running
 
         yield start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listen_by(transport: str) -> None:
+    """Serve single methods by the same transport as servers."""
+    listening.chosen[0] = transport
 
 
 @pytest.fixture(autouse=True)

@@ -10,18 +10,22 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from server.config import Settings
+from server.grpc_server import bounds_of
 from server.liveness.supervision import Faults, Supervisor
 from server.observability import logs
 from server.observability.metrics import Metrics
 from server.observability.vital_metrics import VitalMetrics
-from server.ports import reserve
+from server.ports import listen_shared, reserve
 from server.rpc.calls import Calls
 from server.rpc.connections import Sockets
+from server.rpc.context import Methods
 from server.rpc.guard import Guard
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.limits import Limits
-from server.rpc.listener import Listener
+from server.rpc.transports.grpc_aio import GrpcAio
+from server.rpc.transports.h2corn import H2corn
+from server.rpc.transports.transport import Transport
 
 
 def limits(**changed: float) -> Limits:
@@ -32,6 +36,9 @@ def limits(**changed: float) -> Limits:
         **{name: settings[name] for name in Limits.__dataclass_fields__ if name in settings},
     }
     return Limits(**(usual | changed))
+
+
+chosen = ["grpc"]  # the transport; the command line of the tests may have another
 
 
 class Port:
@@ -57,32 +64,35 @@ class Port:
         metrics = Metrics(self.registry)
         self.calls = Calls(bounds, self.in_flight, log, metrics.peer_limited)
         self.handlers = Handlers(metrics, log, self.calls)
-        self.listener: Listener
+        self.listener: Transport
 
 
 @asynccontextmanager
 async def listening(
-    methods: Callable[[Handlers], dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]],
+    methods: Callable[[Handlers], Methods],
     bounds: Limits | None = None,
     max_bytes: int = 1 << 20,
     form: str = "json",
-    options: tuple[tuple[str, int], ...] = (),
     queues: int = 1,
+    *,
+    accept_compressed: bool = False,
 ) -> AsyncIterator[Port]:
-    """Serve methods, given by their paths."""
-    port = Port(bounds or limits(), max_bytes, form)
+    """Serve methods, given by their paths, by the transport that is `chosen`."""
+    bounds = bounds or limits()
+    port = Port(bounds, max_bytes, form)
     with reserve("127.0.0.1", 0) as reserved:
-        port.address = f"127.0.0.1:{reserved.getsockname()[1]}"
-        port.listener = Listener(
-            port.address,
-            (("grpc.so_reuseport", 1), *options),
-            methods(port.handlers),
-            port.handlers.unknown(),
-            queues,
-        )
+        number = reserved.getsockname()[1]
+        port.address = f"127.0.0.1:{number}"
+        settings = Settings(max_idle_s=bounds.max_idle_s, accept_compressed=accept_compressed)
+        of_connections = bounds_of(settings, 64 << 20, settings.max_connections)
+        served = (of_connections, methods(port.handlers), port.handlers.unknown())
+        if chosen[0] == "h2corn":
+            port.listener = H2corn(partial(listen_shared, "127.0.0.1", number), *served)
+        else:
+            port.listener = GrpcAio(port.address, *served, queues)
         await port.listener.open()
-        guard = Guard(port.calls, port.logger)
-        watch = partial(guard.watch, Sockets(reserved.getsockname()[1]))
+        guard = Guard(port.calls, port.logger, counts_unread=port.listener.holds_answers)
+        watch = partial(guard.watch, Sockets(number))
         port.supervisor.supervise("accept_loop", port.listener.accept, repair=port.listener.reopen)
         port.supervisor.supervise("guard", watch, repair=partial(asyncio.sleep, 0))
         try:

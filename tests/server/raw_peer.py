@@ -64,12 +64,19 @@ class RawPeer:
     ) -> None:
         self._socket.close()
 
-    def call(self, path: bytes, headers: Iterable[Header] = (), *, half_closed: bool = False) -> int:
+    def call(
+        self,
+        path: bytes,
+        headers: Iterable[Header] = (),
+        *,
+        content_type: bytes = b"application/grpc",
+        half_closed: bool = False,
+    ) -> int:
         """Begin a call; return the number of its stream."""
         stream = self._http.get_next_available_stream_id()
         usual = (
             *((b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"test")),
-            *((b"content-type", b"application/grpc"), (b"te", b"trailers")),
+            *((b"content-type", content_type), (b"te", b"trailers")),
         )
         self._http.send_headers(stream, [*usual, *headers], end_stream=half_closed)
         self.flush()
@@ -130,6 +137,14 @@ class RawPeer:
             assert time.monotonic() < ends_s, "the call does not end"
             self.receive(0.05)
         return dict(self.headers.get(stream, ()))
+
+    def first_ended(self) -> set[int]:
+        """Wait until a stream is over; return all that are."""
+        ends_s = time.monotonic() + _LIMIT_S
+        while not self.ended and not self.closed:
+            assert time.monotonic() < ends_s, "no call ends"
+            self.receive(0.05)
+        return set(self.ended)
 
     def wait_closed(self) -> None:
         """Wait until the server closes the connection."""

@@ -3,12 +3,12 @@
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Sequence
 
-import grpc
 from google.protobuf.message import Message
 
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.errors import InvalidRequestError, ModelNotFoundError
 from server.models.registry import Models, ModelStatistics
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
 from server.services.health import SERVER, Health
 from server.services.open_inference import model_config
@@ -38,7 +38,7 @@ class MetadataService:
             name=NAME, version=importlib.metadata.version(NAME), extensions=extensions
         )
 
-    def methods(self, handlers: Handlers, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    def methods(self, handlers: Handlers, service: str) -> Methods:
         """Return the methods of these calls; readiness has the pool of the health checks."""
         probes: Probes = {
             messages.ServerLiveRequest: self.server_live,

@@ -1,11 +1,10 @@
 """What the Open Inference Protocol lets a client change: the models, and regions of shared memory."""
 
-import grpc
-
 from modelzoo.v1 import open_inference_pb2 as messages
 from server.errors import ForbiddenError, InvalidRequestError, RegionNotFoundError, UnsupportedError
 from server.models.model import Model, State
 from server.models.registry import ModelControl, Models
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
 from server.services.open_inference.shared_memory import Regions
 
@@ -42,7 +41,7 @@ class ModelControlService:
         self._allow_model_control = allow_model_control
         self._allow_client_shm = allow_client_shm
 
-    def methods(self, handlers: Handlers, service: str) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    def methods(self, handlers: Handlers, service: str) -> Methods:
         """Return the methods of these calls."""
         return handlers.simple(
             service,

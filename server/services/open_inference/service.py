@@ -5,8 +5,6 @@ import time
 from contextlib import ExitStack
 from functools import partial
 
-import grpc
-
 from artifact.layout import OUTPUT
 from modelzoo.v1 import open_inference_pb2
 from server import deadlines
@@ -17,6 +15,7 @@ from server.processing.ranking import off_the_loop, rank_as_texts
 from server.processing.tracking import RequestTracker, TrackedRequest
 from server.rpc import wire
 from server.rpc.call import current_peer
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
 from server.rpc.in_flight import InFlight
 from server.rpc.streams import Answers
@@ -66,7 +65,7 @@ class OpenInference:
 
     def methods(
         self, handlers: Handlers, descriptions: MetadataService, administration: ModelControlService
-    ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
+    ) -> Methods:
         """Return the methods of the whole service."""
         # Somewhat too many images are parsed and refused by name, far too many unseen.
         parse = partial(read_infer_request, max_fields=4 * self._max_images + 64)

@@ -13,6 +13,7 @@ import pytest
 
 from client import ClientError
 from modelzoo.v1 import classifier_pb2, classifier_pb2_grpc
+from server.rpc.context import Methods
 from server.rpc.handlers import Handler, Handlers, parser, why_cancelled
 from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
@@ -51,7 +52,7 @@ class Served:
 async def served(
     handler: Handler[Request], form: str = "json", max_bytes: int = 1 << 20, max_fields: int = 16
 ) -> AsyncIterator[Served]:
-    def methods(all_: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    def methods(all_: Handlers) -> Methods:
         parse = parser(Request, max_fields)
         return {f"/{SERVICE}/Classify": all_.unary(SERVICE, "Classify", parse, handler)}
 

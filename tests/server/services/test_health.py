@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelzoo.v1 import classifier_pb2
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
 from server.services.health import SERVER, SERVICE, Health
 from tests.server.listening import listening
@@ -23,7 +24,7 @@ OTHER_STATES = [state for state in classifier_pb2.ModelState.values() if state !
 async def asked(health: Health) -> AsyncIterator[health_pb2_grpc.HealthStub]:
     """Serve it on a real port; gives a stub."""
 
-    def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    def methods(handlers: Handlers) -> Methods:
         return {f"/{SERVICE}/{name}": method for name, method in health.methods(handlers).items()}
 
     async with listening(methods) as port:

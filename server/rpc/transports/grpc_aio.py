@@ -1,4 +1,4 @@
-"""gRPC's port: calls are accepted whatever their path is, and the port is opened anew where that fails.
+"""grpc.aio: calls are accepted whatever their path is, and the port is opened anew where that fails.
 
 grpcio's own loop decodes the path of every call, and ends for good, and the port with it, when one is no
 text. Here every method is registered with gRPC's core, which compares bytes; what matches none is rejected
@@ -14,51 +14,67 @@ import asyncio
 import gc
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
 
-import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # grpcio's core is untyped
 
+from server.rpc.context import Method
 from server.rpc.pacer import CallStarts
+from server.rpc.transports.grpc_context import RpcMethodHandler, handler_of
+from server.rpc.transports.transport import Bounds
 
-Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-Methods = Mapping[str, Method]
-Options = Sequence[tuple[str, int]]
-
-QUEUES = 16  # of calls that are not accepted yet, where connections are enough; see `Listener`
+_QUEUES = 16  # of calls that are not accepted yet, where connections are enough
+_CONNECTIONS_PER_QUEUE = 128  # at the least: the kernel does not spread them evenly
+# That gRPC holds until they are accepted, 15 kB each; beyond, it rejects some of any peer.
+_PENDING_CALLS = 16_384
+_CONNECTION_OPTIONS = (
+    ("grpc.so_reuseport", 1),  # or the port could not be opened more than once, nor anew
+    # Of a call that is not accepted yet, gRPC reads no more than 64 KiB; it would measure the connection, and
+    # read megabytes. A message of any size takes one round trip more.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # connections that never say a word
+    ("grpc.max_connection_idle_ms", 300_000),  # and those that say no more
+    ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished without a word
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Of pings that come too often, gRPC would note each in the error that closes the connection once what is
+    # written to it is read: 3,400 pings, 110 kB, are half a second of a core.
+    ("grpc.http2.max_ping_strikes", 0),
+)
 _CALLS_A_TURN = (
     4  # each takes half a millisecond at the start; light calls that go on must not wait for sixteen
 )
 
 
-class Listener:
-    """A port of gRPC; lives on the event loop.
+class GrpcAio:
+    """A port of grpc.aio; lives on the event loop.
 
     Args:
         address: to listen on; its port is not 0.
-        options: of gRPC's core, for each queue; `so_reuseport` must be among them, or the port could not be
-            opened more than once, nor anew.
-        methods: handlers, by the whole path of their method.
-        unknown: handler of all other paths.
-        queues: how many times the port is opened.
+        methods: by their whole path.
+        unknown: answers all other paths.
+        queues: how many times the port is opened; None for as many as its connections are worth.
 
     Attributes:
         servers: that accept now, or accepted last; none before the port is opened and once it is closed.
     """
 
+    holds_answers = False  # a message is written when the connection has taken it
+
     def __init__(
         self,
         address: str,
-        options: Options,
-        methods: Methods,
+        bounds: Bounds,
+        methods: Mapping[str, Method],
         unknown: Method,
-        queues: int = 1,
+        queues: int | None = None,
     ) -> None:
+        queues = queues or max(1, min(_QUEUES, bounds.max_connections // _CONNECTIONS_PER_QUEUE))
         self._address = address
-        self._options = options
-        self._methods = methods
-        self._unknown = unknown
+        self._options = _options(bounds, queues)
+        self._methods = {path: handler_of(method) for path, method in methods.items()}
+        self._unknown = handler_of(unknown)
         self._queues = queues
         self._crashed = asyncio.Event()
         self._starts = CallStarts(_CALLS_A_TURN)
@@ -126,10 +142,16 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
     """grpcio's asyncio server, with an accept loop for each method in the place of one for all.
 
     It overrides, and calls, what grpcio keeps to itself: pyproject.toml bounds the versions, and
-    tests/server/rpc/test_listener.py fails where one differs.
+    tests/server/rpc/transports/test_grpc_aio.py fails where one differs.
     """
 
-    def prepare(self, methods: Methods, unknown: Method, crashed: asyncio.Event, starts: CallStarts) -> None:
+    def prepare(
+        self,
+        methods: Mapping[str, RpcMethodHandler],
+        unknown: RpcMethodHandler,
+        crashed: asyncio.Event,
+        starts: CallStarts,
+    ) -> None:
         """Take the handlers, before the start; what is set when accepting ends; and when calls may begin."""
         self._resolvers = {path.encode(): _Resolver(handler) for path, handler in methods.items()}
         self._unknown = _Resolver(unknown)
@@ -200,6 +222,25 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc] # grpcio's core is untype
             self.end(error)
 
 
+def _options(bounds: Bounds, queues: int) -> list[tuple[str, int]]:
+    """Return gRPC's options for what the connections of one queue may cost."""
+    # gRPC's own limits reject without a word of ours, so ours come first. Streams that are reset count
+    # until they are accepted: a queue has room for all of two connections, and for others beside them.
+    pending_calls = max(2 * bounds.max_streams, _PENDING_CALLS // queues)
+    return [
+        ("grpc.max_receive_message_length", bounds.max_message_bytes),
+        # Identity alone, or with deflate and gzip: what is compressed is counted when it no longer is.
+        ("grpc.compression_enabled_algorithms_bitset", 0b111 if bounds.accept_compressed else 0b1),
+        ("grpc.max_concurrent_streams", bounds.max_streams),
+        ("grpc.server.max_pending_requests", pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 3 * pending_calls // 2),
+        ("grpc.max_allowed_incoming_connections", bounds.max_connections // queues),
+        ("grpc.max_connection_age_ms", int(1000 * bounds.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", int(1000 * bounds.max_connection_age_grace_s)),
+        *_CONNECTION_OPTIONS,
+    ]
+
+
 def _unblock_poller() -> None:
     """Keep gRPC's poller, which brings all events, from ever waiting for the event loop.
 
@@ -224,9 +265,9 @@ def sockets_of_poller() -> list[socket.socket]:
 class _Resolver:
     """Gives grpcio the handler of a call that is known before its path is read."""
 
-    def __init__(self, handler: Method) -> None:
+    def __init__(self, handler: RpcMethodHandler) -> None:
         self._handler = handler
 
-    def resolve_handler(self, _: object) -> Method:
+    def resolve_handler(self, _: object) -> RpcMethodHandler:
         """Return the handler."""
         return self._handler

@@ -12,8 +12,9 @@ import pytest
 
 from modelzoo.v1 import classifier_pb2
 from server.rpc.call import Call
+from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
-from server.rpc.listener import sockets_of_poller
+from server.rpc.transports.grpc_aio import sockets_of_poller
 from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
 from tests.server.raw_peer import RawPeer, prefixed
@@ -21,7 +22,7 @@ from tests.server.raw_peer import RawPeer, prefixed
 PATHS = [b"/\xff", b"", b"/", b"\xff\xfe", b"//", b"/a.B/C\x00", b"/\xf0\x28\x8c\x28", b"*", b"/a" * 2000]
 
 
-def methods(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+def methods(handlers: Handlers) -> Methods:
     async def echo(call: Call, deadline_s: float | None) -> None:
         while (body := await call.read()) is not None:
             await call.write(body)
@@ -122,7 +123,7 @@ def test_of_several_queues_one_that_crashes_is_opened_anew_and_the_others_go_on(
 def test_a_flood_of_calls_on_one_connection_does_not_go_before_all_calls_of_others() -> None:
     flood, others, came, all_came = 1000, 8, [], asyncio.Event()
 
-    def noting(handlers: Handlers) -> dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]:
+    def noting(handlers: Handlers) -> Methods:
         async def note(call: Call, deadline_s: float | None) -> None:
             came.append(call.connection.peer)
             if len(came) == flood + others:
@@ -167,9 +168,9 @@ def test_pings_without_number_are_answered_and_hold_up_nobody(server) -> None:
 
 
 def test_where_few_connections_may_be_they_share_few_queues(start_server) -> None:
-    assert len(start_server(max_connections=4096).front._listener.servers) == 16
+    assert len(start_server(max_connections=4096).front._transport.servers) == 16
     few = start_server(max_connections=255)
-    assert len(few.front._listener.servers) == 1
+    assert len(few.front._transport.servers) == 1
     with few.client() as client:
         assert client.is_serving()
 
