@@ -20,8 +20,9 @@ from artifact.headers import Header
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
 from server.errors import InvalidRequestError, ModelZooError, OverloadedError
+from server.inference import Rows
 from server.processing import jpeg
-from server.processing.raw_pixels import Source, Taken, WrongImage, take_pixels
+from server.processing.raw_pixels import Source, Taken, WrongImage, stack_pixels, take_pixels
 from server.processing.working_set import WorkingSet
 
 _RETRY_DELAY_S = 0.5  # some pictures of a camera's size
@@ -87,8 +88,10 @@ class Decoder:
         """Return the pixels that wait or are being decoded."""
         return self._waiting_pixels
 
-    async def decode(self, images: Sequence[Source], manifest: manifest_pb2.Manifest) -> list[Pixels]:
+    async def decode(self, images: Sequence[Source], manifest: manifest_pb2.Manifest) -> Rows:
         """Return the pixels of every image, uint8 ``[H, W, C]``, in the order of the request.
+
+        In one array where none of them was encoded.
 
         Being cancelled leaves at most one chunk per thread to be finished in vain.
 
@@ -98,6 +101,9 @@ class Decoder:
                 nothing of the request alive.
             OverloadedError: the decoders have no room for all of them; the same holds.
         """
+        stacked = stack_pixels(images, manifest)
+        if stacked is not None:
+            return stacked
         taken = take_pixels(images, manifest)
         if taken.sources:
             outcome = await self._outcome(taken, len(images), manifest)

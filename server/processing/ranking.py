@@ -1,8 +1,7 @@
 """From probabilities to the best labels, as they go over the wire."""
 
 import asyncio
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ MAX_LABELS = 32_768
 _LABELS_ON_THE_LOOP, _SCORES_ON_THE_LOOP = 2_000, 250_000
 _FEW_SCORES = 64  # below, NumPy's calls take longer than sorting a list
 _LENGTH_BYTES = 4  # in front of every element of raw BYTES
-_FLOAT = struct.Struct("<f")  # on the wire
+_FLOAT_BYTES = 4  # on the wire
 
 _CLASSIFICATION = wire.tag(classifier_pb2.ClassifyResponse.CLASSIFICATIONS_FIELD_NUMBER, wire.BYTES)
 _LABEL = wire.tag(classifier_pb2.Classification.LABELS_FIELD_NUMBER, wire.BYTES)
@@ -44,25 +43,25 @@ def require_labels(field: str, images: int, top_k: int) -> None:
         )
 
 
-class EncodedLabels:
+class EncodedLabels(dict[int, bytes]):
     """The labels of one model as an answer of the classifier service has them: each is encoded once.
+
+    By index it has a field of `Classification` up to the float that ends it, the probability.
 
     Args:
         labels: K of them.
     """
 
     def __init__(self, labels: tuple[str, ...]) -> None:
+        super().__init__()
         self._labels = labels
-        self._encoded: dict[int, bytes] = {}
 
-    def __getitem__(self, index: int) -> bytes:
-        """Return a field of `Classification` up to the float that ends it, the probability."""
-        encoded = self._encoded.get(index)
-        if encoded is None:
-            score = classifier_pb2.LabelScore(label=self._labels[index], label_index=index)
-            # As long as it is with the float, which follows.
-            field = wire.with_length(score.SerializeToString() + _PROBABILITY + bytes(_FLOAT.size))
-            encoded = self._encoded[index] = _LABEL + field[: -_FLOAT.size]
+    def __missing__(self, index: int) -> bytes:
+        """Encode a label."""
+        score = classifier_pb2.LabelScore(label=self._labels[index], label_index=index)
+        # As long as it is with the float, which follows.
+        field = wire.with_length(score.SerializeToString() + _PROBABILITY + bytes(_FLOAT_BYTES))
+        encoded = self[index] = _LABEL + field[:-_FLOAT_BYTES]
         return encoded
 
 
@@ -76,13 +75,15 @@ def rank(probabilities: Probabilities, labels: EncodedLabels, top_k: int) -> byt
     Returns:
         The field `classifications` of a `ClassifyResponse`, N times; behind the other fields it is one.
     """
-    parts: list[bytes] = []
-    for positions, scores in _best(probabilities, top_k):
-        entries: list[bytes] = []
-        for index, score in zip(positions, scores, strict=True):
-            entries += (labels[index], _FLOAT.pack(score))
-        parts += (_CLASSIFICATION, wire.with_length(b"".join(entries)))
-    return b"".join(parts)
+    positions, scores = _best(probabilities, top_k)
+    encoded = [labels[index] for row in positions for index in row]
+    floats = np.array(scores, "<f4").tobytes()
+    entries = [
+        label + floats[at : at + _FLOAT_BYTES]
+        for label, at in zip(encoded, range(0, len(floats), _FLOAT_BYTES), strict=True)
+    ]
+    rows = [b"".join(entries[at : at + top_k]) for at in range(0, len(entries), top_k)]
+    return b"".join([_CLASSIFICATION + wire.with_length(row) for row in rows])
 
 
 def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: int) -> bytes:
@@ -91,7 +92,7 @@ def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: 
     An element is ``probability:index:label``.
     """
     parts = []
-    for positions, scores in _best(probabilities, top_k):
+    for positions, scores in zip(*_best(probabilities, top_k), strict=True):
         for index, score in zip(positions, scores, strict=True):
             text = f"{score:f}:{index}:{labels[index]}".encode()
             parts += [len(text).to_bytes(_LENGTH_BYTES, "little"), text]
@@ -110,22 +111,22 @@ async def off_the_loop(
     return ranking(probabilities, labels, top_k)
 
 
-def _best(probabilities: Probabilities, top_k: int) -> Iterator[tuple[list[int], list[float]]]:
+def _best(probabilities: Probabilities, top_k: int) -> tuple[list[list[int]], list[list[float]]]:
     """Return the positions and scores of the best labels of every row."""
     images, label_count = probabilities.shape
     if probabilities.size <= _FEW_SCORES:
-        for row in probabilities.tolist():
-            order = sorted(range(label_count), key=row.__getitem__, reverse=True)[:top_k]
-            yield order, [row[index] for index in order]
-        return
+        rows = probabilities.tolist()
+        orders = [sorted(range(label_count), key=row.__getitem__, reverse=True)[:top_k] for row in rows]
+        return orders, [[row[index] for index in order] for row, order in zip(rows, orders, strict=True)]
     if label_count <= _FEW_SCORES:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        scores = probabilities[np.arange(images)[:, np.newaxis], best]
-        yield from zip(best.tolist(), scores.tolist(), strict=True)
-        return
+        return best.tolist(), probabilities[np.arange(images)[:, np.newaxis], best].tolist()
     # top_k in a row, and more where some are as good as the last
     able = probabilities >= np.partition(probabilities, -top_k, axis=1)[:, -top_k, np.newaxis]
+    positions, scores = [], []
     for row, able_in_row in zip(probabilities, able, strict=True):
-        (positions,) = able_in_row.nonzero()
-        best = positions[(-row[positions]).argsort(kind="stable")[:top_k]]
-        yield best.tolist(), row[best].tolist()
+        (candidates,) = able_in_row.nonzero()
+        best = candidates[(-row[candidates]).argsort(kind="stable")[:top_k]]
+        positions.append(best.tolist())
+        scores.append(row[best].tolist())
+    return positions, scores

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from artifact.pictures import Pixels
 from modelzoo.v1 import classifier_pb2, manifest_pb2
@@ -31,6 +32,30 @@ class Taken(NamedTuple):
     rows: dict[int, Pixels]
     sources: deque[tuple[int, Source]]
     wrong: WrongImage | None
+
+
+def stack_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> npt.NDArray[np.uint8] | None:
+    """Put a request's images into one array, uint8 ``[N, H, W, C]``; None unless all are raw, and right.
+
+    Args:
+        images: at least one.
+    """
+    if not isinstance(images[0], classifier_pb2.Image) or not images[0].HasField("pixels"):
+        return None
+    wanted = manifest.input
+    height, width, channels = wanted.height, wanted.width, wanted.channels
+    size_bytes = height * width * channels
+    parts: list[bytes] = []
+    for image in images:
+        if not isinstance(image, classifier_pb2.Image):
+            return None
+        pixels = image.pixels  # empty where it is a file
+        data = pixels.data  # read once: every access copies
+        if len(data) != size_bytes or (pixels.height, pixels.width) != (height, width):
+            return None  # with these right, the channels are
+        parts.append(data)
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    return np.frombuffer(content, np.uint8).reshape(len(parts), height, width, channels)
 
 
 def take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> Taken:

@@ -12,6 +12,7 @@ _FIXED_BYTES = {_FIXED64: 8, FIXED32: 4}
 # of up to so many bytes, which is decoded and hashed whole (1.4 ms a megabyte).
 Inside: TypeAlias = Mapping[int, "Inside | int | None"]
 NOTHING: Inside = {}
+_SMALL = [bytes([value]) for value in range(0x80)]
 TEXT = 1 << 16  # far above any name; longer ones of some kilobytes are answered with what they are not
 
 
@@ -57,12 +58,19 @@ def _fields(body: bytes, position: int, stop: int) -> Iterator[tuple[int, tuple[
     open_groups = 0  # obsolete; what is in one is none of the message's fields
     while position < stop:
         content = None
-        tag, position = read_varint(body, position)
+        tag = body[position]
+        if tag < 0x80:  # as that of nearly every field
+            position += 1
+        else:
+            tag, position = read_varint(body, position)
         kind = tag & 7
         if kind == _VARINT:
             _, position = read_varint(body, position)
         elif kind == BYTES:
-            length, start = read_varint(body, position)
+            length = body[position] if position < stop else 0x80
+            start = position + 1
+            if length >= 0x80:
+                length, start = read_varint(body, position)
             position = start + length
             content = None if open_groups else (start, position)
         elif kind in _FIXED_BYTES:
@@ -103,6 +111,8 @@ def with_length(content: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _SMALL[value]
     parts = bytearray()
     while value >= 0x80:
         parts.append(value & 0x7F | 0x80)

@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from modelzoo.v1 import classifier_pb2
 from server import deadlines
@@ -30,6 +33,7 @@ _LABELS_ON_THE_LOOP = 10_000  # copied in 0.4 ms; more are copied by a thread
 StreamRequest = classifier_pb2.ClassifyStreamRequest
 StreamResponse = classifier_pb2.ClassifyStreamResponse
 _RESPONSE = wire.tag(StreamResponse.RESPONSE_FIELD_NUMBER, wire.BYTES)
+_TIMING = wire.tag(classifier_pb2.ClassifyResponse.TIMING_FIELD_NUMBER, wire.BYTES)
 _INSIDE_REQUEST: wire.Inside = {classifier_pb2.ClassifyRequest.MODEL_FIELD_NUMBER: wire.TEXT}
 _INSIDE_STREAM_REQUEST: wire.Inside = {
     StreamRequest.ID_FIELD_NUMBER: wire.TEXT,
@@ -50,7 +54,7 @@ class Classifier:
         self._tracker = tracker
         self._decoder = decoder
         self._max_images = max_images
-        self._labels: WeakKeyDictionary[ReadyModel, EncodedLabels] = WeakKeyDictionary()
+        self._encoded: WeakKeyDictionary[ReadyModel, _Encoded] = WeakKeyDictionary()
 
     def methods(self, handlers: Handlers) -> Methods:
         """Return the service's methods."""
@@ -136,30 +140,40 @@ class Classifier:
             raise InvalidRequestError("priority", f"{request.priority} is no priority")
         decode_started_s = time.monotonic()
         rows = await self._decoder.decode(request.images, model.manifest)
-        any_encoded = any(image.HasField("encoded") for image in request.images)
-        decode_s = time.monotonic() - decode_started_s if any_encoded else 0.0
+        decode_s = 0.0 if isinstance(rows, np.ndarray) else time.monotonic() - decode_started_s
         tracked.decoded(decode_s)
         priority = _PRIORITIES[request.priority]
         answer = await model.submit(rows, deadline_s, priority=priority, peer=current_peer())
         tracked.inferred(answer)
-        classifications = await off_the_loop(rank, answer.probabilities, self._encoded_labels(model), top_k)
-        response = classifier_pb2.ClassifyResponse(
-            model=model.status.name,
-            version=model.status.version,
-            timing=classifier_pb2.Timing(
-                decode_us=round(decode_s * 1e6),
-                queue_us=round(answer.queue_s * 1e6),
-                infer_us=round(answer.infer_s * 1e6),
-                batch_size=answer.batch_size,
-            ),
-        )
-        return response.SerializeToString() + classifications
-
-    def _encoded_labels(self, model: ReadyModel) -> EncodedLabels:
-        encoded = self._labels.get(model)
+        encoded = self._encoded.get(model)
         if encoded is None:
-            encoded = self._labels[model] = EncodedLabels(model.labels)
-        return encoded
+            encoded = self._encoded[model] = _Encoded.of(model)
+        classifications = await off_the_loop(rank, answer.probabilities, encoded.labels, top_k)
+        timing = classifier_pb2.Timing(
+            decode_us=round(decode_s * 1e6),
+            queue_us=round(answer.queue_s * 1e6),
+            infer_us=round(answer.infer_s * 1e6),
+            batch_size=answer.batch_size,
+        )
+        # The fields of a message may come in any order.
+        return encoded.begin + _TIMING + wire.with_length(timing.SerializeToString()) + classifications
+
+
+class _Encoded(NamedTuple):
+    """What the answers of one model have in common, encoded once.
+
+    Attributes:
+        begin: the fields `model` and `version` of a `ClassifyResponse`.
+    """
+
+    begin: bytes
+    labels: EncodedLabels
+
+    @classmethod
+    def of(cls, model: ReadyModel) -> "_Encoded":
+        """Encode that of a model."""
+        begin = classifier_pb2.ClassifyResponse(model=model.status.name, version=model.status.version)
+        return cls(begin.SerializeToString(), EncodedLabels(model.labels))
 
 
 def _failed(request: StreamRequest | None, error: ModelZooError) -> classifier_pb2.ClassifyStreamResponse:
