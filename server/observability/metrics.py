@@ -13,9 +13,10 @@ from functools import partial
 from typing import Literal, Protocol
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
 from server.observability.model_gauges import ModelGauges
+from server.observability.registry import LoopCounter, LoopCounters, LoopHistogram, LoopHistograms
 from server.observability.statistics import Statistics
 
 NAMESPACE = "modelzoo"
@@ -73,10 +74,10 @@ class WatchedQueue(Protocol):
 class BatcherMetrics:
     """What the batcher counts, bound to one model."""
 
-    batch_size: Histogram
-    queue: Histogram
-    infer: Histogram
-    unanswered: Mapping[Unanswered, Counter]
+    batch_size: LoopHistogram
+    queue: LoopHistogram
+    infer: LoopHistogram
+    unanswered: Mapping[Unanswered, LoopCounter]
     statistics: Statistics
 
 
@@ -84,21 +85,21 @@ class BatcherMetrics:
 class RequestMetrics:
     """What requests count, bound to one model."""
 
-    duration: Histogram
-    decode: Histogram
-    images: Counter
-    answered: Counter
+    duration: LoopHistogram
+    decode: LoopHistogram
+    images: LoopCounter
+    answered: LoopCounter
 
 
 @dataclass(frozen=True)
 class RpcMetrics:
     """What handlers count, bound to one method; named as the stock gRPC dashboards expect."""
 
-    started: Counter
-    handled: Mapping[grpc.StatusCode, Counter]
-    handling: Histogram
-    received: Counter
-    sent: Counter
+    started: LoopCounter
+    handled: Mapping[grpc.StatusCode, LoopCounter]
+    handling: LoopHistogram
+    received: LoopCounter
+    sent: LoopCounter
 
 
 class Metrics:
@@ -112,24 +113,22 @@ class Metrics:
         self.registry = registry
         self._models: set[str] = {UNKNOWN_MODEL}  # those that have series
 
-        def counter(name: str, text: str, labels: list[str]) -> Counter:
-            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
+        def counter(name: str, text: str, labels: list[str]) -> LoopCounters:
+            return LoopCounters(f"{NAMESPACE}_{name}", text, labels, registry)
 
         def gauge(name: str, text: str, labels: list[str]) -> Gauge:
             return Gauge(name, text, labels, namespace=NAMESPACE, registry=registry)
 
-        def seconds(name: str, text: str, labels: list[str], namespace: str = NAMESPACE) -> Histogram:
-            return Histogram(
-                name, text, labels, namespace=namespace, registry=registry, buckets=DURATION_BUCKETS_S
-            )
+        def seconds(name: str, text: str, labels: list[str]) -> LoopHistograms:
+            return LoopHistograms(name, text, labels, registry, DURATION_BUCKETS_S)
 
-        self._rpc_started = Counter(
+        self._rpc_started = LoopCounters(
             "grpc_server_started_total",
             "RPCs that began.",
             ["grpc_type", "grpc_service", "grpc_method"],
             registry=registry,
         )
-        self._rpc_handled = Counter(
+        self._rpc_handled = LoopCounters(
             "grpc_server_handled_total",
             "RPCs that ended, by their status.",
             ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
@@ -139,10 +138,9 @@ class Metrics:
             "grpc_server_handling_seconds",
             "Time from the request's arrival to its answer.",
             ["grpc_type", "grpc_service", "grpc_method"],
-            namespace="",
         )
         self._rpc_received, self._rpc_sent = (
-            Counter(
+            LoopCounters(
                 f"grpc_server_msg_{done}_total",
                 f"Messages that were {done}: one a call, or many of a stream.",
                 ["grpc_type", "grpc_service", "grpc_method"],
@@ -151,12 +149,12 @@ class Metrics:
             for done in ("received", "sent")
         )
         self._request_duration = seconds(
-            "request_duration_seconds",
+            f"{NAMESPACE}_request_duration_seconds",
             "Time from a classification request's arrival to its answer, successful ones only.",
             ["model"],
         )
         self._stage_duration = seconds(
-            "stage_duration_seconds",
+            f"{NAMESPACE}_stage_duration_seconds",
             "Time in one stage: decode and queue once a request, infer once a batch.",
             ["model", "stage"],
         )
@@ -170,13 +168,8 @@ class Metrics:
             "Images that were refused or dropped after decoding, or that the device failed.",
             ["model", "reason"],
         )
-        self._batch_size = Histogram(
-            "batch_size_images",
-            "Images that ran together.",
-            ["model"],
-            namespace=NAMESPACE,
-            registry=registry,
-            buckets=BATCH_BUCKETS,
+        self._batch_size = LoopHistograms(
+            f"{NAMESPACE}_batch_size_images", "Images that ran together.", ["model"], registry, BATCH_BUCKETS
         )
         self._batch_latency = gauge(
             "batch_latency_seconds",

@@ -33,6 +33,7 @@ _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # zlib's, of the formats that gRPC
 _OWN_HEADERS = {b"host", b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # stands as it is in a grpc-message
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
+_SUBTYPES = (b"application/grpc+", b"application/grpc;")
 NO_MORE = {"type": "http.response.body"}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _DEADLINE = status_pb2.Status(code=4, message="Deadline Exceeded")  # gRPC's own number and words
@@ -60,7 +61,11 @@ class Framing:
 
 
 class AsgiContext:
-    """A call that came over ASGI; see `server.rpc.context.Context`."""
+    """A call that came over ASGI; see `server.rpc.context.Context`.
+
+    Attributes:
+        is_grpc: whether it is one of gRPC, not of gRPC-Web or of something else.
+    """
 
     def __init__(self, framing: Framing, scope: Any, receive: Receive, send: Send) -> None:
         self._framing, self._scope, self._receive, self._send = framing, scope, receive, send
@@ -72,8 +77,11 @@ class AsgiContext:
         self._ends_s: float | None = None
         self._last_word: status_pb2.Status | None = None  # to a call that we cancel
         self._when_ended: list[Callable[[], None]] = []
+        self.is_grpc = False
         for name, value in scope["headers"]:
-            if name == b"grpc-timeout":
+            if name == b"content-type":
+                self.is_grpc = value == b"application/grpc" or value.startswith(_SUBTYPES)
+            elif name == b"grpc-timeout":
                 timeout_s = _early(value)
                 self._ends_s = None if timeout_s is None else self._loop.time() + timeout_s
             elif name == b"grpc-encoding":

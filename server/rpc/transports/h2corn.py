@@ -7,7 +7,7 @@ needs. tests/server/rpc/transports/test_h2corn.py fails where one differs.
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -138,11 +138,11 @@ class _App:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if not _is_grpc(scope["headers"]):
+        call = AsgiContext(self._framing, scope, receive, send)
+        if not call.is_grpc:
             await send({"type": "http.response.start", "status": 415, "headers": []})
             await send(NO_MORE)
             return
-        call = AsgiContext(self._framing, scope, receive, send)
         self._calls.add(call)
         try:
             await call.serve(self._methods.get(scope["path"], self._unknown))
@@ -195,9 +195,3 @@ class _Listening:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # h2corn alone would leave new connections waiting
         self._listener.close()
-
-
-def _is_grpc(fields: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Tell gRPC from gRPC-Web and all else."""
-    kind = next((value for name, value in fields if name == b"content-type"), b"")
-    return kind == b"application/grpc" or kind.startswith((b"application/grpc+", b"application/grpc;"))
