@@ -77,7 +77,7 @@ def rank(probabilities: Probabilities, labels: EncodedLabels, top_k: int) -> byt
     """
     positions, scores = _best(probabilities, top_k)
     encoded = [labels[index] for row in positions for index in row]
-    floats = np.array(scores, "<f4").tobytes()
+    floats = scores.astype("<f4", copy=False).tobytes()
     entries = [
         label + floats[at : at + _FLOAT_BYTES]
         for label, at in zip(encoded, range(0, len(floats), _FLOAT_BYTES), strict=True)
@@ -92,8 +92,9 @@ def rank_as_texts(probabilities: Probabilities, labels: tuple[str, ...], top_k: 
     An element is ``probability:index:label``.
     """
     parts = []
-    for positions, scores in zip(*_best(probabilities, top_k), strict=True):
-        for index, score in zip(positions, scores, strict=True):
+    positions, scores = _best(probabilities, top_k)
+    for indices, values in zip(positions, scores.tolist(), strict=True):
+        for index, score in zip(indices, values, strict=True):
             text = f"{score:f}:{index}:{labels[index]}".encode()
             parts += [len(text).to_bytes(_LENGTH_BYTES, "little"), text]
     return b"".join(parts)
@@ -111,22 +112,24 @@ async def off_the_loop(
     return ranking(probabilities, labels, top_k)
 
 
-def _best(probabilities: Probabilities, top_k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Return the positions and scores of the best labels of every row."""
+def _best(probabilities: Probabilities, top_k: int) -> tuple[list[list[int]], Probabilities]:
+    """Return the positions, and the scores, float32 ``[N, top_k]``, of the best labels of every row."""
     images, label_count = probabilities.shape
     if probabilities.size <= _FEW_SCORES:
         rows = probabilities.tolist()
         orders = [sorted(range(label_count), key=row.__getitem__, reverse=True)[:top_k] for row in rows]
-        return orders, [[row[index] for index in order] for row, order in zip(rows, orders, strict=True)]
+        best = [[row[index] for index in order] for row, order in zip(rows, orders, strict=True)]
+        return orders, np.array(best, np.float32)
     if label_count <= _FEW_SCORES:
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        return best.tolist(), probabilities[np.arange(images)[:, np.newaxis], best].tolist()
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        return order.tolist(), np.take_along_axis(probabilities, order, axis=1)
     # top_k in a row, and more where some are as good as the last
     able = probabilities >= np.partition(probabilities, -top_k, axis=1)[:, -top_k, np.newaxis]
-    positions, scores = [], []
-    for row, able_in_row in zip(probabilities, able, strict=True):
+    positions = []
+    scores = np.empty((images, top_k), np.float32)
+    for row, able_in_row, best_in_row in zip(probabilities, able, scores, strict=True):
         (candidates,) = able_in_row.nonzero()
-        best = candidates[(-row[candidates]).argsort(kind="stable")[:top_k]]
-        positions.append(best.tolist())
-        scores.append(row[best].tolist())
+        chosen = candidates[(-row[candidates]).argsort(kind="stable")[:top_k]]
+        positions.append(chosen.tolist())
+        best_in_row[:] = row[chosen]
     return positions, scores
