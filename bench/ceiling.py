@@ -153,7 +153,7 @@ async def _serve_with_rpc() -> None:
 
 
 @contextmanager
-def _served(kind: str) -> Iterator[tuple[str, int]]:
+def served(kind: str) -> Iterator[tuple[str, int]]:
     """Start a server; give its address and its process."""
     command = [sys.executable, "-m", "bench.ceiling", "--serve", kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command
@@ -169,7 +169,7 @@ def _served(kind: str) -> Iterator[tuple[str, int]]:
 _SERVERS: dict[str, Callable[[], Coroutine[None, None, None]]] = {"bare": _serve_bare, "rpc": _serve_with_rpc}
 
 
-def _measure(load: Load, address: str, pid: int) -> tuple[Report, float]:
+def measure(load: Load, address: str, pid: int) -> tuple[Report, float]:
     """Run a load; give what was answered, and how many requests for a second of the server's processors."""
     before_s = processes.cpu_s(pid)
     by_hand = load.streams or load.outstanding == 1 or not h2load.installed()
@@ -199,11 +199,11 @@ def main() -> int:
     found: dict[str, list[tuple[Report, float]]] = {name: [] for name in ways}
     try:
         with ExitStack() as stack:
-            served = {kind: stack.enter_context(_served(kind)) for kind in _SERVERS}
+            servers = {kind: stack.enter_context(served(kind)) for kind in _SERVERS}
             for _ in range(options.rounds):
                 for name, (load, kind) in ways.items():
                     timed = replace(load, seconds=options.seconds, warm_up_s=_WARM_UP_S)
-                    found[name].append(_measure(timed, *served[kind]))
+                    found[name].append(measure(timed, *servers[kind]))
     except (BenchError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

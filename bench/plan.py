@@ -70,6 +70,7 @@ class Plan:
         deadline_s: that the requests of the open loop have.
         starts: servers that are started to measure their first requests.
         frontends: of the server that is started; None leaves it to its settings.
+        transport: of the same.
     """
 
     repository: Path
@@ -89,6 +90,7 @@ class Plan:
     deadline_s: float | None = None
     starts: int = 0
     frontends: int | None = None
+    transport: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other.

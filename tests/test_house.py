@@ -69,7 +69,7 @@ COMPOSITION_ROOTS = {
     "server": {"app", "frontend", "grpc_server", "process"},
     "export": {"pipeline", "sources"},
     # each a command
-    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "start", "zoo"},
+    "bench": {"batcher", "ceiling", "lanes", "loop_occupancy", "loop_requests", "start", "transports", "zoo"},
     "cli": {
         *(
             "main",

@@ -153,6 +153,7 @@ def started(plan: Plan, repository: str) -> Iterator[Server]:
         "--device": plan.device,
         "--config": plan.config,
         "--frontends": plan.frontends,
+        "--transport": plan.transport,
     }
     command += [word for flag, value in options.items() if value is not None for word in (flag, str(value))]
     with subprocess.Popen(  # noqa: S603 - our own command, and what its caller says

@@ -179,7 +179,7 @@ class Call:
         """End the call while it waits for its peer."""
         if self._task is None:
             return
-        if self.writes:
+        if self.writes or self.connection.unread_bytes:
             # No status overtakes an answer that is not read.
             if self._calls.cut(self.connection, limit, str(error)):
                 self.evicted = self.evicted or error

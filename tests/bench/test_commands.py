@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import batcher, ceiling, lanes, start
+from bench import batcher, ceiling, lanes, start, transports
 
 
 def test_what_the_batcher_costs_is_told_for_both_ways(
@@ -90,3 +90,22 @@ def test_what_cannot_be_measured_is_one_line(
     assert captured.out == ""
     assert reason in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_transports_are_compared_with_a_server_that_does_nothing(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["transports", "lenet5-digits", "--repository", str(repository), "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--seconds", "0.5"])
+    assert transports.main() == 0
+    lines = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if len(line) == 8 and line[0] in ("calls", "streams")]
+    servers = ("nothing", "grpc", "h2corn")
+    assert [row[:2] for row in rows] == [[way, server] for way in ("calls", "streams") for server in servers]
+    for _, _, rate, cpu_ms, ratio, mean_batch, generator, errors in rows:
+        assert float(rate) > 0 < float(cpu_ms)
+        assert float(ratio) > 0
+        assert mean_batch == "-" or float(mean_batch) >= 1
+        assert generator in {"h2load", "python"}
+        assert errors == "0"

@@ -69,6 +69,7 @@ class H2corn:
             h2_max_header_block_size=_HEADER_BYTES,
             h2_max_header_list_size=_HEADER_BYTES,
             timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=2 * _LAST_WORDS_S,  # `close` has its own grace before
             h2_timeout_response_stall=2 * bounds.max_idle_s,  # `rpc`'s guard comes first
         )
         self._open: _Listening | None = None
