@@ -207,7 +207,10 @@ def test_a_peer_that_does_not_read_its_answers_loses_its_connection_and_what_the
             for _ in range(4):
                 stream = peer.call(path.encode())
                 await asyncio.to_thread(peer.send, stream, body, half_closed=path == UNARY)
-            await asyncio.to_thread(wait_for, lambda: port.in_flight.excess_bytes + (1 << 30) >= 4 * MEGABYTE)
+            # Where the kernel is asked what is unread, it knows of frames, a little more than the answers.
+            await asyncio.to_thread(
+                wait_for, lambda: port.in_flight.excess_bytes + (1 << 30) >= 3.9 * MEGABYTE
+            )
             assert (await classify(port)).model == "answer"
             await asyncio.to_thread(peer.wait_closed)
         assert [json.loads(line)["event"] for line in port.log.getvalue().splitlines()] == ["connection_cut"]

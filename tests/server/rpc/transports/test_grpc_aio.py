@@ -15,11 +15,17 @@ from server.rpc.call import Call
 from server.rpc.context import Methods
 from server.rpc.handlers import Handlers
 from server.rpc.transports.grpc_aio import sockets_of_poller
+from tests.server import listening as listening_
 from tests.server.listening import Port, listening
 from tests.server.progress import wait_for
 from tests.server.raw_peer import RawPeer, prefixed
 
 PATHS = [b"/\xff", b"", b"/", b"\xff\xfe", b"//", b"/a.B/C\x00", b"/\xf0\x28\x8c\x28", b"*", b"/a" * 2000]
+
+
+@pytest.fixture(autouse=True)
+def by_grpc_aio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening_, "chosen", ["grpc"])
 
 
 def methods(handlers: Handlers) -> Methods:
@@ -168,8 +174,8 @@ def test_pings_without_number_are_answered_and_hold_up_nobody(server) -> None:
 
 
 def test_where_few_connections_may_be_they_share_few_queues(start_server) -> None:
-    assert len(start_server(max_connections=4096).front._transport.servers) == 16
-    few = start_server(max_connections=255)
+    assert len(start_server(transport="grpc", max_connections=4096).front._transport.servers) == 16
+    few = start_server(transport="grpc", max_connections=255)
     assert len(few.front._transport.servers) == 1
     with few.client() as client:
         assert client.is_serving()
@@ -199,7 +205,7 @@ def test_a_message_that_is_too_large_is_rejected_by_its_prefix_and_counted(serve
 
 @pytest.mark.parametrize("frontends", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_path_that_is_no_text_ends_no_port_of_a_server(start_server, frontends: int) -> None:
-    running = start_server(frontends=frontends)
+    running = start_server(transport="grpc", frontends=frontends)
     for path in (
         b"/\xff",
         b"/grpc.health.v1.Health/\xff",
@@ -214,7 +220,7 @@ def test_a_path_that_is_no_text_ends_no_port_of_a_server(start_server, frontends
 
 
 def test_a_connection_is_asked_to_go_at_its_age_and_closed_after_its_grace(start_server) -> None:
-    running = start_server(max_connection_age_s=1, max_connection_age_grace_s=0.1)
+    running = start_server(transport="grpc", max_connection_age_s=1, max_connection_age_grace_s=0.1)
     with running.client() as client, RawPeer(running.address) as peer:
         stream = peer.call(b"/modelzoo.v1.ClassifierService/ClassifyStream")
         peer.wait_closed()
@@ -223,7 +229,7 @@ def test_a_connection_is_asked_to_go_at_its_age_and_closed_after_its_grace(start
 
 
 def test_where_compressed_messages_are_accepted_they_are_small_and_calls_are_few(start_server) -> None:
-    running = start_server(accept_compressed=True)
+    running = start_server(transport="grpc", accept_compressed=True)
     limits = running.front.calls.limits
     assert (limits.max_calls, limits.max_calls_per_connection) == (128, 128)  # 512 MiB of 4 MiB each
     path, gzip_header = b"/modelzoo.v1.ClassifierService/Classify", [(b"grpc-encoding", b"gzip")]
