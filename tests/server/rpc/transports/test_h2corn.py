@@ -4,8 +4,9 @@ import asyncio
 import gzip
 import json
 import socket
+import sys
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,7 +16,7 @@ import pytest
 
 from modelzoo.v1 import classifier_pb2
 from server.config import Settings
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, StartError
 from server.grpc_server import bounds_of
 from server.ports import listen_shared
 from server.rpc.call import Call
@@ -321,3 +322,14 @@ def test_connections_find_clients_that_vanish() -> None:
                     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
 
     asyncio.run(scenario())
+
+
+def test_a_server_without_the_extra_says_what_to_install(
+    start_empty: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h2corn", None)
+    monkeypatch.delitem(sys.modules, "server.rpc.transports.h2corn")
+    with pytest.raises(
+        StartError, match=r"transport h2corn is not installed \(.*\); pip install 'modelzoo\[h2corn\]'"
+    ):
+        start_empty(transport="h2corn")
