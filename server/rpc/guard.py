@@ -42,6 +42,7 @@ class Guard:
         self._counts_unread = counts_unread
         self._log = log
         self._idle_since_s: dict[Socket, float] = {}
+        self._scanned_s = time.monotonic()
         self._closing: set[Socket] = set()  # shut down, and not closed by gRPC yet
         self._crowded = False
         self._thread: ThreadPoolExecutor | None = None
@@ -112,10 +113,12 @@ class Guard:
                 del idle[socket]
             elif socket is not None:
                 idle[socket] = connection.used_s
-        # A connection without calls was idle since the first scan that saw it so, or since its last call.
+        # A connection without calls is idle since its last call, or since it came: after the scan before the
+        # first that saw it.
         self._idle_since_s = {
-            one: max(self._idle_since_s.get(one, now_s), used_s) for one, used_s in idle.items()
+            one: max(self._idle_since_s.get(one, self._scanned_s), used_s) for one, used_s in idle.items()
         }
+        self._scanned_s = now_s
         self._closing |= {one.socket for one in self._calls.connections.values() if one.cut and one.socket}
         self._closing &= set(found.values())
         crowd = len(found) - len(self._closing) - int(self._calls.limits.max_connections * _CROWDED_RATIO)
