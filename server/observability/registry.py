@@ -1,6 +1,7 @@
 """The registries that the metrics of a process live in, and what the event loop counts by itself."""
 
 import math
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -109,8 +110,9 @@ class LoopFamily(Collector, Generic[Child]):
         """Return the family."""
         return [self._family(list(self.children.items()))]
 
+    @abstractmethod
     def _family(self, series: list[tuple[tuple[str, ...], Child]]) -> Metric:
-        raise NotImplementedError
+        """Make the family of some series."""
 
 
 class LoopCounters(LoopFamily[LoopCounter]):

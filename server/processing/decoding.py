@@ -105,10 +105,7 @@ class Decoder:
         if stacked is not None:
             return stacked
         taken = take_pixels(images, manifest)
-        if taken.sources:
-            outcome = await self._outcome(taken, len(images), manifest)
-        else:
-            outcome = list(taken.rows.values()) if taken.wrong is None else taken.wrong.error()
+        outcome = await self._outcome(taken, len(images), manifest)
         if isinstance(outcome, list):
             return outcome
         del images, taken

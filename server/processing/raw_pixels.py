@@ -40,22 +40,22 @@ def stack_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> n
     Args:
         images: at least one.
     """
-    if not isinstance(images[0], classifier_pb2.Image) or not images[0].HasField("pixels"):
+    raw = [
+        image.pixels
+        for image in images
+        if isinstance(image, classifier_pb2.Image) and image.HasField("pixels")
+    ]
+    if len(raw) < len(images):
         return None
-    wanted = manifest.input
-    height, width, channels = wanted.height, wanted.width, wanted.channels
-    size_bytes = height * width * channels
+    shape = _shape(manifest)
     parts: list[bytes] = []
-    for image in images:
-        if not isinstance(image, classifier_pb2.Image):
+    for pixels in raw:
+        content = _content(pixels, shape)
+        if isinstance(content, str):
             return None
-        pixels = image.pixels  # empty where it is a file
-        data = pixels.data  # read once: every access copies
-        if len(data) != size_bytes or (pixels.height, pixels.width) != (height, width):
-            return None  # with these right, the channels are
-        parts.append(data)
-    content = parts[0] if len(parts) == 1 else b"".join(parts)
-    return np.frombuffer(content, np.uint8).reshape(len(parts), height, width, channels)
+        parts.append(content)
+    whole = parts[0] if len(parts) == 1 else b"".join(parts)
+    return np.frombuffer(whole, np.uint8).reshape(len(parts), *shape)
 
 
 def take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> Taken:
@@ -67,20 +67,21 @@ def take_pixels(images: Sequence[Source], manifest: manifest_pb2.Manifest) -> Ta
         if not isinstance(image, classifier_pb2.Image) or not image.HasField("pixels"):
             sources.append((index, image))
             continue
-        shape = shape or (manifest.input.height, manifest.input.width, manifest.input.channels)
-        pixels = _pixels(image.pixels, shape)
-        if isinstance(pixels, str):
-            return Taken(rows, sources, WrongImage(index, pixels))
-        rows[index] = pixels
+        shape = shape or _shape(manifest)
+        content = _content(image.pixels, shape)
+        if isinstance(content, str):
+            return Taken(rows, sources, WrongImage(index, content))
+        rows[index] = np.frombuffer(content, np.uint8).reshape(shape)
     return Taken(rows, sources, None)
 
 
-def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixels | str:
-    """Take raw pixels as uint8 ``[H, W, C]``, or return why they cannot be taken.
+def _shape(manifest: manifest_pb2.Manifest) -> tuple[int, int, int]:
+    """Return height, width and channels of the model's input."""
+    return manifest.input.height, manifest.input.width, manifest.input.channels
 
-    Args:
-        wanted: height, width and channels of the model's input.
-    """
+
+def _content(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> bytes | str:
+    """Return the bytes of raw pixels of a shape, or why they cannot be taken."""
     given = (pixels.height, pixels.width, pixels.channels)
     if given != wanted:
         return f"pixels of shape {given} (height, width, channels), not {wanted}"
@@ -88,4 +89,4 @@ def _pixels(pixels: classifier_pb2.Pixels, wanted: tuple[int, int, int]) -> Pixe
     size_bytes = wanted[0] * wanted[1] * wanted[2]
     if len(data) != size_bytes:
         return f"{len(data)} bytes of pixels, not {size_bytes}"
-    return np.frombuffer(data, np.uint8).reshape(wanted)
+    return data

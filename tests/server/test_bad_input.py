@@ -164,6 +164,20 @@ def test_pixels_of_another_shape_are_refused(client: Client, shape: tuple[int, i
     assert "not (32, 32, 1)" in str(error)
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 0), (32, 32, 3), (32, 16, 2), (1, 1, 1024), (16, 64, 1)])
+def test_pixels_of_another_shape_with_as_many_bytes_are_refused(server, shape: tuple[int, int, int]) -> None:
+    height, width, channels = shape
+    pixels = classifier_pb2.Pixels(height=height, width=width, channels=channels, data=bytes(1024))
+    request = classifier_pb2.ClassifyRequest(model=MODEL, images=[classifier_pb2.Image(pixels=pixels)])
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        classifier_pb2_grpc.ClassifierServiceStub(channel).Classify(request)
+    assert caught.value.code() == INVALID
+    assert (
+        f"images[0]: pixels of shape {shape} (height, width, channels), not (32, 32, 1)"
+        in caught.value.details()
+    )
+
+
 @pytest.mark.parametrize("size_bytes", [0, 1023, 1025])
 def test_pixels_of_another_size_than_their_shape_are_refused(server, size_bytes: int) -> None:
     pixels = classifier_pb2.Pixels(height=32, width=32, channels=1, data=bytes(size_bytes))

@@ -9,7 +9,7 @@ import base64
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import quote
 
 from google.rpc import status_pb2
@@ -26,7 +26,7 @@ _COPIED_BYTES = 1 << 16  # messages up to this are copied behind their prefix; l
 _UNCOUNTED_BYTES = 1 << 10  # an answer up to this is less than what its stream takes; see `AsgiContext._sent`
 _INLINE_BYTES = 1 << 14  # compressed messages up to this are inflated on the event loop
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-# A client resets a call whose deadline passes, and h2corn closes connections of many resets: be first.
+# Clients reset calls at their deadlines, and h2corn closes connections of many resets: be first.
 _EARLY_S, _EARLY_RATIO = 0.02, 0.1
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # zlib's, of the formats that gRPC names so
 # Headers that belong to HTTP and to gRPC itself; all others are the client's metadata.
@@ -259,11 +259,9 @@ class AsgiContext:
             raise ModelZooError(f"a message is not all of its {encoding.decode()}")
         return plain
 
-    def _too_large(self, size: int) -> None:
-        limit = self._framing.max_message_bytes
-        raise MessageTooLargeError(
-            f"Received message larger than max ({size} vs. {limit})"
-        )  # as gRPC says it
+    def _too_large(self, size: int) -> NoReturn:
+        limit = self._framing.max_message_bytes  # in gRPC's own words:
+        raise MessageTooLargeError(f"Received message larger than max ({size} vs. {limit})")
 
 
 def _start(fields: list[tuple[bytes, bytes]], *, trailers: bool) -> dict[str, object]:
