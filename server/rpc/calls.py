@@ -110,6 +110,7 @@ class Calls:
         if not connection.all_calls:
             connection.used_s = time.monotonic()
             self.explain(connection, connection.unfinished_bytes)
+            connection.forget_unread()
 
     def require_share(self, connection: Connection) -> None:
         """Reject the request that came last, if its connection holds too much.

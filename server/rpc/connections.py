@@ -153,14 +153,18 @@ class Connection:
         """Take a measurement of what has reached the peer: what was answered beyond that is unread.
 
         What is acknowledged are frames, somewhat more than the answers in them; so where it is more, all has
-        been read. A stream that is reset takes its answers with it: all is forgotten while no call is open.
+        been read.
         """
-        if acked_bytes >= self.answered_bytes or not self.all_calls:
-            self.answered_bytes = acked_bytes
+        self.answered_bytes = max(self.answered_bytes, acked_bytes)
         if acked_bytes != self.acked_bytes or self.answered_bytes == acked_bytes:
             self.read_s = now_s
         self.acked_bytes = acked_bytes
         self.unread_bytes = max(0, self.answered_bytes - acked_bytes - self.held_bytes)
+
+    def forget_unread(self) -> None:
+        """Take all for read: no call is open, and streams that were reset took their answers with them."""
+        self.answered_bytes = self.acked_bytes
+        self.unread_bytes = 0
 
 
 class Sockets:

@@ -17,7 +17,8 @@ class InFlight:
 
     Attributes:
         idle: set while there is no request.
-        unfinished_bytes: what has come of messages that are not whole yet, as last measured.
+        unfinished_bytes: what has come of messages that are not whole yet, and what the transport holds of
+            answers that are not read, as last measured.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -33,6 +33,7 @@ _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # zlib's, of the formats that gRPC
 _OWN_HEADERS = {b"host", b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # stands as it is in a grpc-message
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
+_CUT_OFF = "the call ended within a message"
 _SUBTYPES = (b"application/grpc+", b"application/grpc;")
 NO_MORE = {"type": "http.response.body"}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
@@ -156,7 +157,7 @@ class AsgiContext:
             rest = self._chunk[self._at :]
             if not self._more:
                 if rest:
-                    raise ModelZooError("the call ended within a message")
+                    raise ModelZooError(_CUT_OFF)
                 return None
             chunk = await self._next()
             self._chunk, self._at = rest + chunk if rest else chunk, 0
@@ -232,7 +233,7 @@ class AsgiContext:
         missing = size - len(start)
         while missing > 0:
             if not self._more:
-                raise ModelZooError("the call ended within a message")
+                raise ModelZooError(_CUT_OFF)
             self._chunk = await self._next()
             parts.append(memoryview(self._chunk)[:missing])
             self._at = len(parts[-1])

@@ -25,11 +25,8 @@ _IDLE_S = 300.0
 _HEADER_BYTES = 16_384  # of all headers of a call, as gRPC's own limit
 # Of what a client may send before it is read: of one stream, and of all streams of its connection.
 _STREAM_WINDOW_BYTES, _CONNECTION_WINDOW_BYTES = 1 << 20, 8 << 20
-_KEEPALIVE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = (
-    30,
-    10,
-    3,
-)  # finds clients that vanished without a word
+# Finds clients that vanished without a word.
+_KEEPALIVE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 30, 10, 3
 
 
 class H2corn:

@@ -373,6 +373,36 @@ def test_what_is_explained_after_a_measurement_stays_explained() -> None:
     assert (connection.explained_bytes, connection.unfinished_bytes) == (150, 0)
 
 
+def test_what_is_unread_is_what_was_answered_and_not_acknowledged_beyond_what_calls_hold() -> None:
+    connection = Connection("ipv4:127.0.0.1:1", ("127.0.0.1", 1), calls={"pool": 1})
+    connection.acknowledge(300, now_s=1.0)  # settings, headers
+    connection.answered_bytes += 1000
+    connection.acknowledge(400, now_s=2.0)
+    assert (connection.unread_bytes, connection.read_s) == (900, 2.0)
+    connection.held_bytes = 250  # of an answer that a call counts itself
+    connection.acknowledge(400, now_s=3.0)
+    assert (connection.unread_bytes, connection.read_s) == (650, 2.0)
+    connection.held_bytes = 0
+    connection.acknowledge(1400, now_s=4.0)  # frames take more than what is in them
+    assert (connection.unread_bytes, connection.read_s) == (0, 4.0)
+    connection.answered_bytes += 1000
+    connection.acknowledge(1400, now_s=5.0)
+    assert (connection.unread_bytes, connection.read_s) == (1000, 4.0)
+    connection.forget_unread()  # its streams were reset
+    connection.acknowledge(1400, now_s=6.0)
+    assert (connection.unread_bytes, connection.read_s) == (0, 6.0)
+
+
+def test_a_connection_without_calls_owes_no_answer() -> None:
+    async def scenario(port: Port) -> None:
+        assert (await classify(port)).model == "answer"
+        [connection] = port.calls.connections.values()
+        await asyncio.to_thread(wait_for, lambda: not connection.all_calls)
+        assert (connection.answered_bytes, connection.unread_bytes) == (connection.acked_bytes, 0)
+
+    run(scenario)
+
+
 def test_a_socket_whose_descriptor_is_another_files_by_now_is_left_alone() -> None:
     with socket.socket() as one, Path(os.devnull).open() as other:
         before = len(list(Path("/proc/self/fd").iterdir()))
