@@ -59,7 +59,7 @@ def run(flags: dict[str, Any], config: Path | None) -> None:
     log = logs.make(settings.log_format, stderr.stream)
     capture.divert_python(log)
     if settings.diverts_stderr:
-        stderr.divert(log)
+        stderr.divert(log, python=settings.log_format == "json")
     uvloop.run(serve_and_exit())
 
 

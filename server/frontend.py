@@ -137,7 +137,7 @@ class Frontend:
         if settings.transport == "h2corn":
             machine.keep_freed_memory()
         if settings.diverts_stderr:
-            stderr.divert(self._log)
+            stderr.divert(self._log, python=settings.log_format == "json")
         loop.set_exception_handler(capture.loop_errors(self._log))
         registry = empty_registry()
         metrics = Metrics(registry)

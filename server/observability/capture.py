@@ -71,15 +71,19 @@ class StandardError:
         self.stream: TextIO = os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
         self._thread: threading.Thread | None = None
 
-    def divert(self, log: FilteringBoundLogger) -> None:
-        """Begin; a crash of the process, a segmentation fault say, is still written as plain text."""
+    def divert(self, log: FilteringBoundLogger, *, python: bool = True) -> None:
+        """Begin; a crash of the process, a segmentation fault say, is still written as plain text.
+
+        Args:
+            python: whether what Python writes becomes events, too, and not only what native libraries do.
+        """
         faulthandler.enable(self.stream)
         ours, theirs = os.pipe()
         # Full, it loses lines: a library that waited here for its reader could hold what that needs.
         os.set_blocking(theirs, False)
         os.dup2(theirs, _STDERR)
         os.close(theirs)
-        sys.stderr = cast("TextIO", _LineStream(log))
+        sys.stderr = cast("TextIO", _LineStream(log)) if python else self.stream
         self._thread = threading.Thread(target=_read, args=(ours, log), name="stderr", daemon=True)
         self._thread.start()
 

@@ -126,3 +126,24 @@ def test_a_model_that_is_removed_while_others_load_leaves_the_server_alone(scrat
         wait_for(lambda: serves(process, port))
         assert ends_in_order(process)
         drain.join()
+
+
+def test_over_h2corn_the_command_speaks_for_itself_and_not_through_the_log(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "cli.main",
+            "serve",
+            "--repository",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ]
+        command += ["--grpc-port", str(port), "--metrics-port", "0", "--transport", "h2corn"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert run.returncode != 0
+    assert run.stderr == f"modelzoo: cannot listen on 127.0.0.1:{port}: address already in use\n"
